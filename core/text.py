@@ -1,0 +1,58 @@
+"""Words, numbers and normal forms of text, for any script."""
+
+import re
+import unicodedata
+
+WORD = re.compile(r"\w+(?:['’\-]\w+)*", re.UNICODE)
+GAP = r"[ \u00a0\u2009\u202f]"
+NUMBER = re.compile(
+    r"(?:(?<![\w.)\]])[-−])?(?:"  # a minus, unless it joins 10-12, COVID-19 or f(x)-5
+    r"(?<!\d)\d{1,3}(?:,\d{3}){1,8}(?!\d)(?:\.\d+)?"
+    rf"|(?<!\d)(?<!\d{GAP})\d{{1,3}}(?:{GAP}\d{{3}}){{1,8}}(?!\d)(?:\.\d+)?"
+    r"|\d+(?:\.\d+)?"
+    r"|(?<![\w.])\.\d+)"
+)
+LIST_MARK = re.compile(
+    r"^[ \t]*+(?:(?:#{1,6}|[>*+•-])[ \t]++)?[*_(]{0,3}(?:\d{1,3}[.):][*_]{0,3}(?=[ \t])|step[ \t]++\d{1,3}\b[.:)]?)",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a text, case-folded; digits and letters of any script count."""
+    return [match.casefold() for match in WORD.findall(text)]
+
+
+def normal_form(text: str) -> str:
+    """Return a text in NFKC, case-folded, punctuation as spaces, white space collapsed."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    spaced = "".join(c if c.isalnum() or unicodedata.category(c).startswith("M") else " " for c in folded)
+    return " ".join(spaced.split())
+
+
+def numbers(text: str) -> list[str]:
+    """Return the numbers of a text in canonical form, list numbering left out: "1,250.50" is "1250.5", "−5" is "-5".
+
+    Read the English way: "1.000" is 1, and "12,5" is 12 and 5. A plain space groups digits ("1 000"), so "room 5 200
+    guests" is read as 5200. Ranges and dates fall apart ("2024-05-01" is 2024, 5, 1), as do exponents and fractions.
+    """
+    return [_canonical(match) for match in NUMBER.findall(LIST_MARK.sub(" ", text))]
+
+
+def _canonical(number: str) -> str:
+    plain = "".join(str(int(c)) if c.isdecimal() else c for c in number if c == "." or c.isdecimal())
+    whole, _, decimals = plain.partition(".")
+    value = ".".join(filter(None, (whole.lstrip("0") or "0", decimals.rstrip("0"))))
+    return f"-{value}" if number[0] in "-−" and value != "0" else value
+
+
+def repeat_rate(text: str, n: int = 4) -> float:
+    """Return the fraction, in [0, 1], of a text's word n-grams that have occurred before in it."""
+    tokens = words(text)
+    grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def squash(text: str) -> str:
+    """Return a text on one line, white space collapsed."""
+    return " ".join(text.split())

@@ -1,0 +1,1 @@
+"""What leaves the flow, and why: rules, near-duplicates, balance."""

@@ -1,0 +1,195 @@
+"""Select the wanted number of rows of each category, spread over clusters; the only file that imports faiss.
+
+Spherical k-means on sentence embeddings, quotas per cluster in proportion to the square root of its size, within a
+cluster the best quality first, and nothing too close to what is taken already (DEITA's filter, arXiv:2312.15685, but
+against *taken* rows and on cosine similarity).
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from core.config import Natural, NonNegative, Share, settings
+from core.models import Embedder
+from core.table import Outcome, full_instruction, with_verdicts
+
+
+@settings
+class BalanceConfig:
+    """The `[balance]` table of a run's TOML."""
+
+    clusters: Natural = 0
+    """Number of clusters; 0 takes a tenth of the wanted rows, at least 8, at most a fortieth of the candidates."""
+    temper: NonNegative = 0.5
+    """A cluster's quota grows with its size to this power; 0 is equal shares, 1 is proportional."""
+    max_cosine: Share = 0.90
+    """Cosine with a taken row from which a row is too similar to be taken."""
+    reserve: NonNegative = 0.15
+    """Rows taken beyond the wanted number, as a fraction of it, for the style stage to choose from."""
+
+
+def balance(
+    table: pl.DataFrame, embedder: Embedder, wanted: Mapping[str, int], config: BalanceConfig,
+    *, seed: int, seeds_in_set: bool, fill: bool,
+) -> Outcome:  # fmt: skip
+    """Keep `wanted` rows of each category and the reserve; add the column `cluster`, and `nearest_cosine` to taken rows.
+
+    Args:
+        table: Candidates with the column `quality`.
+        embedder: For instruction and input.
+        wanted: Rows of each category.
+        config: The `[balance]` table.
+        seed: Of k-means.
+        seeds_in_set: Whether seeds may be taken; otherwise they leave as `seed_kept_apart`.
+        fill: Whether other categories make up for one that falls short.
+    """
+    verdicts: dict[str, dict[str, Any]] = {}
+    for id, source, category in table.select("id", "source", "category").iter_rows():
+        if source == "seed" and not seeds_in_set:
+            verdicts[id] = {"reason": "seed_kept_apart", "evidence": "seeds are not selected ([seeds] in_set = false)"}
+        elif category not in wanted:
+            verdicts[id] = {"reason": "category_not_wanted", "evidence": f"no row of {category} is wanted"}
+    candidates = table.filter(~pl.col("id").is_in(list(verdicts)))
+    if candidates.is_empty():
+        nothing = (_nothing("cluster", pl.Int32), _nothing("nearest_cosine", pl.Float64))
+        return with_verdicts(table.with_columns(nothing), verdicts)
+    vectors = embedder.embed(full_instruction(candidates))  # (rows, dims), length 1
+    labels = cluster(vectors, _cluster_count(config, sum(wanted.values()), candidates.height), seed)
+    pick = _Picker(candidates, vectors, labels, config)
+    for category in sorted(wanted):
+        pick.take(category, wanted[category] + math.ceil(wanted[category] * config.reserve - 1e-9))
+    if fill and (short := sum(wanted.values()) - len(pick.taken)) > 0:
+        pick.fill(short)
+    verdicts |= pick.verdicts()
+    ids = candidates["id"].to_list()
+    found = pl.DataFrame(
+        {
+            "id": ids,
+            "cluster": pl.Series(labels, dtype=pl.Int32),
+            "nearest_cosine": pl.Series(pick.nearest(), dtype=pl.Float64),
+        }
+    )
+    return with_verdicts(table.join(found, on="id", how="left", maintain_order="left"), verdicts)
+
+
+def cluster(vectors: NDArray[np.float32], count: int, seed: int) -> list[int]:
+    """Return each row's cluster by spherical k-means, 25 iterations; the same for the same seed."""
+    import faiss
+
+    if count < 2:
+        return [0] * len(vectors)
+    means = faiss.Kmeans(vectors.shape[1], count, niter=25, seed=seed + 1, spherical=True, min_points_per_centroid=1)
+    means.train(np.ascontiguousarray(vectors))
+    return [int(label) for label in means.index.search(np.ascontiguousarray(vectors), 1)[1][:, 0]]
+
+
+def tempered_quotas(sizes: Mapping[int, int], total: int, temper: float) -> dict[int, int]:
+    """Divide `total` over clusters in proportion to size ** temper, none above its size; what one cannot use goes round.
+
+    At least one each while there is one, the largest first; ties go to the smaller label.
+    """
+    quotas = dict.fromkeys(sizes, 0)
+    left = min(total, sum(sizes.values()))
+    while left > 0:
+        open_ = [label for label in sizes if quotas[label] < sizes[label]]
+        # Whoever has none comes first; then who is furthest below its share (Sainte-Laguë's divisors).
+        best = min(
+            open_, key=lambda label: (quotas[label] > 0, (2 * quotas[label] + 1) / sizes[label] ** temper, label)
+        )
+        quotas[best] += 1
+        left -= 1
+    return quotas
+
+
+class _Picker:
+    """The rows taken so far."""
+
+    def __init__(
+        self, table: pl.DataFrame, vectors: NDArray[np.float32], labels: Sequence[int], config: BalanceConfig
+    ) -> None:
+        self.ids, self.categories = table["id"].to_list(), table["category"].to_list()
+        self.quality = table["quality"].to_list()
+        self.vectors, self.labels, self.config = vectors, labels, config
+        self.taken: list[int] = []
+        self._close: dict[int, tuple[float, int]] = {}
+        self._refused: dict[int, tuple[float, int]] = {}
+
+    def take(self, category: str, count: int) -> None:
+        """Take up to `count` rows of a category, cluster by cluster, then the best of what is left."""
+        rows = self._best_first([i for i, name in enumerate(self.categories) if name == category])
+        sizes: dict[int, int] = {}
+        for row in rows:
+            sizes[self.labels[row]] = sizes.get(self.labels[row], 0) + 1
+        quotas = tempered_quotas(dict(sorted(sizes.items())), count, self.config.temper)
+        before = len(self.taken)
+        for label, quota in quotas.items():
+            self._take([row for row in rows if self.labels[row] == label], quota)
+        self._take(rows, count - (len(self.taken) - before))
+
+    def fill(self, count: int) -> None:
+        """Take the best of all that is left, whatever its category."""
+        self._take(self._best_first(list(range(len(self.ids)))), count)
+
+    def verdicts(self) -> dict[str, dict[str, Any]]:
+        """Say of every row that was not taken why."""
+        said: dict[str, dict[str, Any]] = {}
+        place: Counter[tuple[str, int]] = Counter()
+        groups = list(zip(self.categories, self.labels, strict=True))
+        taken, share = set(self.taken), Counter(groups[row] for row in self.taken)
+        for row in self._best_first(list(range(len(self.ids)))):
+            group = groups[row]
+            place[group] += 1
+            if row in taken:
+                continue
+            if row in self._refused:
+                cosine, other = self._refused[row]
+                evidence = (
+                    f"cosine {cosine:.2f} with {self.ids[other]}, which was taken (limit {self.config.max_cosine:.2f})"
+                )
+                said[self.ids[row]] = {"reason": "too_similar", "evidence": evidence, "measured": cosine,
+                                       "limit": self.config.max_cosine, "twin": self.ids[other]}  # fmt: skip
+            else:
+                evidence = (
+                    f"number {place[group]} by quality ({self.quality[row]:.2f}) in cluster {group[1]} of {group[0]}, "
+                    f"from which {share[group]} were taken"
+                )
+                said[self.ids[row]] = {"reason": "over_quota", "evidence": evidence,
+                                       "measured": float(place[group]), "limit": float(share[group])}  # fmt: skip
+        return said
+
+    def nearest(self) -> list[float | None]:
+        """Return, for each taken row, its cosine with the nearest row taken before it."""
+        return [self._close[row][0] if row in self._close else None for row in range(len(self.ids))]
+
+    def _take(self, rows: Sequence[int], count: int) -> None:
+        for row in rows:
+            if count <= 0:
+                return
+            if row in self.taken or row in self._refused:
+                continue
+            if self.taken:
+                cosines = self.vectors[self.taken] @ self.vectors[row]
+                at = int(np.argmax(cosines))
+                nearest = (round(float(cosines[at]), 4), self.taken[at])
+                if nearest[0] >= self.config.max_cosine:
+                    self._refused[row] = nearest
+                    continue
+                self._close[row] = nearest
+            self.taken.append(row)
+            count -= 1
+
+    def _best_first(self, rows: Sequence[int]) -> list[int]:
+        return sorted(rows, key=lambda row: (-self.quality[row], self.ids[row]))
+
+
+def _cluster_count(config: BalanceConfig, wanted: int, candidates: int) -> int:
+    return min(candidates, config.clusters or max(1, min(max(8, wanted // 10), candidates // 40)))
+
+
+def _nothing(name: str, kind: Any) -> pl.Expr:
+    return pl.lit(None, kind).alias(name)

@@ -1,0 +1,258 @@
+"""Named rules, each of which drops what it can show to be wrong.
+
+Rules on the instruction run before an answer is paid for; rules on the whole row run on everything but the user's own
+seeds. Each has a name, a measured value and a limit, and can be switched off.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from core.config import Count, Fraction, Names, settings
+from core.errors import ConfigError
+from core.table import Outcome
+from core.text import normal_form, repeat_rate, words
+
+MEDIA = r"images?|pictures?|photos?|photographs?|videos?|audio|recordings?|files?|graphs?|maps?|diagrams?|charts?|attachments?|screenshots?"
+TEXTS = r"texts?|passages?|sentences?|paragraphs?|lists?|articles?|story|stories|data|code|snippets?|functions?|e-?mails?|messages?|words?|poems?|songs?|links?|tables?|reviews?|statements?|conversations?|numbers|items|facts|notes?"
+BESIDE = r"(?:below|above|given|provided|shown|attached)(?! (?:by|zero|the|an?|\d+)\b)"
+GIVEN = r"(?:the following|attached|above|below|(?<!\ba )(?<!\ban )(?<!\bany )(?:(?-i:given)|provided))"
+MEDIA_REFERENCE = re.compile(rf"\b(?:(?:this|these|{GIVEN}) (?:{MEDIA})\b|the (?:{MEDIA}) {BESIDE}\b)", re.IGNORECASE)
+TEXT_REFERENCE = re.compile(
+    rf"\b(?:(?:the|this|these|each) (?:following |given |same )?(?:{TEXTS}) {BESIDE}\b"
+    rf"|(?:the following|this|these|(?<!\ba )(?<!\ban )(?<!\bany )(?-i:given)) (?:{TEXTS})\b)",
+    re.IGNORECASE,
+)
+HELD = re.compile(
+    r"(?::(?!//)|[：\n])\s*(?!https?:|www\.|[\[<(](?:insert|your|paste|image|picture|photo|video|text|article|link)\b)\S"
+    r"|[\"“«「『`]\S|\s['‘]\S|\A\s*[\[({]?-?\d[\d.]*,\s*-?\d|\?\s[^.?]*,[^.?]*,",
+    re.IGNORECASE,
+)
+"""What shows, after such a reference, that the text itself follows: a colon or line break, a quotation, a list."""
+PROGRAM = re.compile(
+    r"\b(?:write|create|implement|develop|build|make|design|define)\b[^.?!]{0,60}"
+    r"\b(?:functions?|programs?|scripts?|methods?|class|algorithm|regex|query|command)\b",
+    re.IGNORECASE,
+)
+"""Who asks for a program means its argument by "the given list"."""
+CANNOT = r"(?:(?:i (?:cannot|can['’]t|can not|will not|won['’]t|am (?:unable|not able|not allowed) to)|i['’]m (?:unable|not able|not allowed) to)"
+REFUSAL = (
+    r"(?i)^\W*(?:(?:(?:i['’]m |i am )?(?:really |very |so |truly )?sorry|i apologi[sz]e|my apologies|unfortunately)"
+    r"(?: for (?:any|the) (?:confusion|inconvenience))?[,.:;!]? ?(?:but )?)?(?:as an? (?:ai|(?:large )?language model)\b[\w ]{0,30},? ?)?"
+    rf"(?:{CANNOT} (?:assist|help (?:you|with)|provide|comply|fulfil|complete (?:this|that|the|your)|answer (?:this|that|the|your)|generate|create"
+    r"|produce|engage in|discuss|respond to|write|translate|summari[sz]e"
+    rf"|(?:see|view|open|access|process) (?:(?:any|the|your|that|this) )?(?:{MEDIA}|{TEXTS})\b))"
+    r"|i do(?:n['’]t| not) have (?:access to (?:the|your|any|real|external|current)|the (?:ability|capability)|enough (?:context|information)))"
+)
+SELF = (
+    r"(?i)\bas an? (?:[\w-]+ ){0,2}ai(?: language model\b|(?: model| assistant)?,? i\b)"
+    r"|\bi(?:['’]m| am) not an? (?:[\w-]+ ){0,3}ai(?:[,.;:!)]|\s*$)|\bi(?:['’]m| am) designed to (?:assist|help|provide|be)\b"
+    r"|\bi(?:['’]m| am) (?:just |only )?an? (?:(?:ai|artificial intelligence) (?:language model|model|assistant|chatbot|program)\b|(?:large )?language model\b"
+    r"|(?:ai|artificial intelligence)(?:[,.;:!)]|\s*$))|\b(?:i(?:['’]m| am)|my name is) smollm|trained by hugging face\b"
+)
+TEMPLATE = (
+    r"<\|[a-z_]+\|>|\[/?INST\]|</s>\s*$|<(?:start|end)_of_turn>|(?:^|\n)###\s*(?:Instruction|Response|Input|Output):"
+)
+LEAK = (
+    r"(?im)^[^\w\n]*(?:task|instruction|input|output|answer)\s*\d*\s*:(?:\s|$)|\b(?:task|instruction|input|output)\s*\d+\s*:\s"
+    r"|come up with a series of (?:different )?(?:tasks|instructions)"
+)
+INPUT_LEAK = r"(?im)^\s*(?:output|instruction|text)\s*\d*\s*:|^\s*task\s*\d+\s*:"
+CUT = r"[,:]\s*$|(?:^|[^:;=\-])[(\[{]\s*$|[a-z],? (?:and|or|the|an?|because)\s*$"
+SIGN_OFF = r"(?i)\n\W*(?:thank|many thanks|sincerely|regards|best|cheers|yours|love|warm|kind|respectfully|with|take care|all the)[^\n]{0,30},\s*$"
+LOOP_WORDS = 30
+"""A response of fewer words may repeat itself: a list of labels does. (A looping model runs on to its limit.)"""
+CONTROL = r"[\x00-\x08\x0B\x0C\x0E-\x1F\x7F\x{FFFD}]"
+
+
+@settings
+class RulesConfig:
+    """The `[rules]` table of a run's TOML."""
+
+    off: Names = ()
+    """Names of rules not to apply."""
+    min_instruction_words: Count = 3
+    """Shortest instruction kept, in words (Self-Instruct's bound)."""
+    max_instruction_words: Count = 150
+    """Longest instruction kept, in words (Self-Instruct's bound)."""
+    max_input_words: Count = 600
+    """Longest input kept, in words."""
+    max_response_words: Count = 800
+    """Longest response kept, in words."""
+    max_repeat_rate: Fraction = 0.25
+    """Largest fraction of a text's 4-grams of words that may have occurred before in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """What is measured, when it is broken, the limit, and how to say it."""
+
+    measured: pl.Expr
+    broken: pl.Expr
+    limit: float
+    says: str
+
+
+def instruction_rules(config: RulesConfig) -> dict[str, _Rule]:
+    """Return the rules an instruction alone can break, in order of precedence."""
+    length, characters = _words("instruction"), _words("instruction", cjk=1)
+    return {
+        "instruction_too_short": _Rule(
+            characters, characters < config.min_instruction_words, config.min_instruction_words, "words"
+        ),
+        "instruction_too_long": _Rule(
+            length, length > config.max_instruction_words, config.max_instruction_words, "words"
+        ),
+        "instruction_needs_media": _over("instruction", _needs_media, 0, "references to a medium no text model sees"),
+        "instruction_repetitive": _over("instruction", repeat_rate, config.max_repeat_rate, "repeated 4-grams"),
+        "instruction_leaks_prompt": _matches("instruction", f"{LEAK}|{TEMPLATE}", "scaffolding of a prompt"),
+        "instruction_has_answer": _matches(
+            "instruction", r"(?i)[?.]\s*(?:answer|output|response)\s*[:=]\s*\S", "the answer within the task"
+        ),
+    }
+
+
+def row_rules(config: RulesConfig) -> dict[str, _Rule]:
+    """Return the rules a whole row can break, in order of precedence."""
+    given, answer = _words("input"), _words("response")
+    cut = pl.col("response").str.count_matches(CUT) * ~pl.col("response").str.contains(SIGN_OFF)
+    fences = pl.col("response").str.count_matches("```").cast(pl.Float64)
+    return {
+        "refers_to_missing_input": _over_rows(_missing_input, 0, "references to a text that is not given"),
+        "input_too_long": _Rule(given, given > config.max_input_words, config.max_input_words, "words"),
+        "input_repetitive": _over("input", repeat_rate, config.max_repeat_rate, "repeated 4-grams"),
+        "input_leaks_prompt": _matches("input", f"{INPUT_LEAK}|{TEMPLATE}", "scaffolding of a prompt"),
+        "response_empty": _Rule(answer, pl.col("response").str.strip_chars() == "", 1, "words"),
+        "response_too_long": _Rule(answer, answer > config.max_response_words, config.max_response_words, "words"),
+        "response_refuses": _matches("response", REFUSAL, "a refusal"),
+        "response_speaks_of_itself": _matches("response", SELF, "the model speaking of itself"),
+        "response_repetitive": _over("response", _looped, config.max_repeat_rate, "repeated 4-grams"),
+        "response_loops": _over("response", _top_word_share, 0.5, "share of one word"),
+        "response_leaks_template": _matches("response", TEMPLATE, "tokens of a chat template"),
+        "response_unfinished": _Rule(cut.cast(pl.Float64), cut > 0, 0, "ends in the middle of a sentence"),
+        "response_fence_open": _Rule(fences, fences % 2 == 1, 0, "code fences without their pair"),
+        "response_echoes": _over_rows(_echo, 0, "the response is the instruction or the input again"),
+        "control_characters": _over_rows(_control, 0, "control or replacement characters"),
+    }  # fmt: skip
+
+
+def check_rule_names(config: RulesConfig) -> None:
+    """Refuse a name in `off` that is no rule.
+
+    Raises:
+        ConfigError: With the rules there are.
+    """
+    known = [*instruction_rules(config), *row_rules(config)]
+    for name in config.off:
+        if name not in known:
+            raise ConfigError(f"[rules] off: no rule {name!r}; known: {', '.join(known)}")
+
+
+def screen_instructions(table: pl.DataFrame, config: RulesConfig) -> Outcome:
+    """Drop rows whose instruction breaks a rule; the first rule broken is the reason."""
+    return _apply(table, instruction_rules(config), config.off)
+
+
+def drop_by_rules(table: pl.DataFrame, config: RulesConfig) -> Outcome:
+    """Drop rows, other than seeds, that break a rule of either kind; the first rule broken is the reason."""
+    return _apply(table, {**instruction_rules(config), **row_rules(config)}, config.off)
+
+
+def _apply(table: pl.DataFrame, rules: dict[str, _Rule], off: Sequence[str]) -> Outcome:
+    active = {name: rule for name, rule in rules.items() if name not in off}
+    # Every rule is measured once, in a column of its own; then the first broken one speaks.
+    found = table.select(
+        *(rule.measured.cast(pl.Float64).alias(f"measured {name}") for name, rule in active.items()),
+        *((rule.broken & (pl.col("source") != "seed")).alias(f"broken {name}") for name, rule in active.items()),
+    )
+    reason, measured, limit, says = (pl.lit(None, kind) for kind in (pl.String, pl.Float64, pl.Float64, pl.String))
+    for name, rule in reversed(active.items()):
+        broken = pl.col(f"broken {name}")
+        reason = pl.when(broken).then(pl.lit(name)).otherwise(reason)
+        measured = pl.when(broken).then(pl.col(f"measured {name}")).otherwise(measured)
+        limit = pl.when(broken).then(pl.lit(float(rule.limit))).otherwise(limit)
+        says = pl.when(broken).then(pl.lit(rule.says)).otherwise(says)
+    verdict = found.select(reason=reason, measured=measured, limit=limit, says=says).select(
+        "reason",
+        pl.format("{} {} (limit {})", pl.col("measured").round(3), pl.col("says"), pl.col("limit")).alias("evidence"),
+        "measured",
+        "limit",
+        pl.lit(None, pl.String).alias("twin"),
+    )
+    judged = table.hstack(verdict)
+    kept = pl.col("reason").is_null()
+    return Outcome(kept=judged.filter(kept).drop(verdict.columns), dropped=judged.filter(~kept))
+
+
+def _words(column: str, cjk: int = 2) -> pl.Expr:
+    """Count words at white space, and in Chinese and Japanese, which have none, one for every `cjk` characters."""
+    script = r"\p{Han}\p{Hiragana}\p{Katakana}"
+    return pl.col(column).str.count_matches(rf"[{script}]{{1,{cjk}}}|[^\s{script}]+").cast(pl.Float64)
+
+
+def _matches(column: str, pattern: str, says: str) -> _Rule:
+    found = pl.col(column).str.count_matches(pattern).cast(pl.Float64)
+    return _Rule(found, found > 0, 0, f"matches of {says}")
+
+
+def _over(column: str, measure: Callable[[str], float], limit: float, says: str) -> _Rule:
+    value = pl.col(column).map_elements(measure, return_dtype=pl.Float64, skip_nulls=False)
+    return _Rule(value, value > limit, limit, says)
+
+
+def _over_rows(measure: Callable[[dict[str, str]], float], limit: float, says: str) -> _Rule:
+    value = pl.struct("instruction", "input", "response").map_elements(measure, return_dtype=pl.Float64)
+    return _Rule(value, value > limit, limit, says)
+
+
+def _needs_media(text: str) -> float:
+    return _points_outside(text, MEDIA_REFERENCE)
+
+
+def _missing_input(row: dict[str, str]) -> float:
+    text = row["instruction"]
+    if row["input"] or len(text.split()) >= 40:
+        return 0.0
+    return 1.0 if text.rstrip().endswith((":", "：")) else _points_outside(text, TEXT_REFERENCE)
+
+
+def _points_outside(text: str, reference: re.Pattern[str]) -> float:
+    """Count references to what the text does not hold itself, either after them or, for "this" and "these", before."""
+    return float(
+        sum(
+            not (
+                HELD.search(text[found.end() :]) or PROGRAM.search(text[: found.start()]) or _named_before(text, found)
+            )
+            for found in reference.finditer(text)
+        )
+    )
+
+
+def _named_before(text: str, found: re.Match[str]) -> bool:
+    determiner, noun = found[0].casefold().split()[:2]
+    earlier = rf"(?<!\bthe )(?<!\bthis )(?<!\bthese )(?<!ing )(?<!\bgiven )\b{re.escape(noun.rstrip('s'))}"
+    return determiner in ("this", "these") and bool(re.search(earlier, text[: found.start()], re.IGNORECASE))
+
+
+def _looped(text: str) -> float:
+    return repeat_rate(text) if len(words(text)) >= LOOP_WORDS else 0.0
+
+
+def _top_word_share(text: str) -> float:
+    tokens = words(text)
+    return max(Counter(tokens).values()) / len(tokens) if len(tokens) >= LOOP_WORDS else 0.0
+
+
+def _echo(row: dict[str, str]) -> float:
+    """Tell a copy of the instruction, or of the input to the letter: to punctuate it may be the task."""
+    answer = normal_form(row["response"])
+    copied = answer == normal_form(row["instruction"]) or row["response"].strip() == row["input"].strip()
+    return float(len(answer.split()) > 3 and copied)
+
+
+def _control(row: dict[str, str]) -> float:
+    texts = pl.Series([row["instruction"], row["input"], row["response"]])
+    return float(texts.str.count_matches(CONTROL).sum())

@@ -1,0 +1,1 @@
+"""Seeds, pool and the loop that asks for what is still missing."""

@@ -1,0 +1,118 @@
+"""Which category a row belongs to, and how many rows of each are wanted."""
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from fractions import Fraction
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import polars as pl
+from pydantic import Field
+
+from core.config import Positive, settings
+from core.errors import ConfigError
+from core.models import Embedder
+from core.table import full_instruction
+
+
+@settings
+class CategoriesConfig:
+    """The `[categories]` table: what the set should be made of."""
+
+    target: Literal["uniform", "seeds", "candidates"] | dict[str, Positive] = "uniform"
+    """Shares: uniform, as in the seeds, as the candidates happen to be (for a pool), or a table of category = weight."""
+    fill: bool = False
+    """Where a category falls short, take more of the others to reach the size; otherwise the set stays short."""
+    neighbours: Annotated[int, Field(ge=1, le=50)] = 5
+    """Labelled seeds that vote on the category of a row without one."""
+    labels: str = "seeds/seeds.jsonl"
+    """Labelled examples that teach the categories where the seeds have none."""
+
+
+def label_by_neighbours(
+    table: pl.DataFrame, labelled: pl.DataFrame, embedder: Embedder, neighbours: int
+) -> pl.DataFrame:
+    """Give each row without a category that of its nearest labelled rows, by a vote weighted with the cosine.
+
+    Ties go to the category whose name sorts first. `category_source` becomes `nearest`, and `category_share` holds the
+    share of the vote, in [0, 1].
+    """
+    blank = table.filter(pl.col("category") == "")
+    share = pl.lit(None, pl.Float64).alias("category_share")
+    if blank.is_empty():
+        return table.with_columns(share)
+    known = embedder.embed(full_instruction(labelled))  # (labelled, dims)
+    asked = embedder.embed(full_instruction(blank))  # (rows, dims)
+    # Rounded: a matrix product gives equal rows cosines that differ in the last bits, and a tie must stay a tie.
+    cosines = np.round(asked @ known.T, 6)
+    names = labelled["category"].to_list()
+    chosen: dict[str, tuple[str, float]] = {}
+    for id, row in zip(blank["id"], cosines, strict=True):
+        votes: dict[str, float] = {}
+        for at in np.argsort(-row, kind="stable")[:neighbours]:
+            votes[names[at]] = votes.get(names[at], 0.0) + max(float(row[at]), 0.0)
+        best = min(votes, key=lambda name: (-votes[name], name))
+        chosen[id] = (best, votes[best] / sum(votes.values()) if sum(votes.values()) > 0 else 0.0)
+    read = pl.DataFrame(
+        [{"id": id, "read": name, "category_share": share} for id, (name, share) in chosen.items()],
+        schema={"id": pl.String, "read": pl.String, "category_share": pl.Float64},
+    )
+    return (
+        table.join(read, on="id", how="left", maintain_order="left")
+        .with_columns(
+            pl.coalesce("read", "category").alias("category"),
+            pl.when(pl.col("read").is_not_null())
+            .then(pl.lit("nearest"))
+            .otherwise("category_source")
+            .alias("category_source"),
+        )
+        .drop("read")
+    )
+
+
+def wanted_rows(config: CategoriesConfig, known: Sequence[str], counts: Mapping[str, int], size: int) -> dict[str, int]:
+    """Return how many rows of each category the set should have; they sum to `size`.
+
+    Largest remainders, ties to the name that sorts first.
+
+    Args:
+        config: The `[categories]` table.
+        known: The categories there are.
+        counts: Rows per category that `seeds` or `candidates` refers to.
+        size: Rows in the set.
+
+    Raises:
+        ConfigError: The target names a category that does not exist.
+    """
+    if isinstance(config.target, dict):
+        check_target(config.target, known)
+        weights: dict[str, Any] = {name: Fraction(str(weight)) for name, weight in sorted(config.target.items())}
+    elif config.target == "uniform":
+        weights = {name: Fraction(1) for name in sorted(known)}
+    else:
+        weights = {name: Fraction(counts[name]) for name in sorted(counts) if counts[name]}
+    return apportion(weights, size)
+
+
+def check_target(target: Mapping[str, float], known: Sequence[str]) -> None:
+    """Refuse a target that names an unknown category.
+
+    Raises:
+        ConfigError: With the nearest known one.
+    """
+    for name in target:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"[categories] target: no category {name!r}{hint}; known: {', '.join(sorted(known))}")
+
+
+def apportion(weights: Mapping[str, Any], size: int) -> dict[str, int]:
+    """Divide `size` in proportion to `weights` by largest remainders; ties go to the name that stands first."""
+    total = sum(weights.values())
+    exact = {name: Fraction(size) * Fraction(weight) / Fraction(total) for name, weight in weights.items()}
+    given = {name: int(share) for name, share in exact.items()}
+    order = sorted(given, key=lambda name: given[name] - exact[name])
+    for name in order[: size - sum(given.values())]:
+        given[name] += 1
+    return given

@@ -1,0 +1,118 @@
+"""The models of one run, each loaded when first used and at most once."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from core.models import Completion, Embedder, Message, Request, Scorer, TextEngine
+from engines.embedded import check_model, model_path, revision
+from engines.embedder import SentenceEmbedder
+from engines.scorer import TransformersScorer
+from engines.vllm import VllmEngine, has_cuda
+from kiloset.settings import RunConfig
+
+
+class Models(Protocol):
+    """What the stages may use."""
+
+    generator: TextEngine
+    base: TextEngine
+    scorer: Scorer
+    embedder: Embedder
+
+
+def base_name(config: RunConfig) -> str:
+    """Return the base model's name: its own, or the generator's."""
+    return config.models.base.name or config.models.generator.name
+
+
+def check_models(config: RunConfig) -> None:
+    """Refuse names that cannot be meant, before anything is loaded.
+
+    Raises:
+        ModelError: See `engines.embedded.check_model`.
+    """
+    check_model(config.models.generator.name, "models.generator")
+    check_model(base_name(config), "models.base")
+    check_model(config.models.embedder.name, "models.embedder")
+
+
+class RealModels:
+    """vLLM for both text models (one process if they are the same), transformers and sentence-transformers."""
+
+    def __init__(self, config: RunConfig, log: Path, say: Callable[[str], None]) -> None:
+        """Find the models' files; nothing is loaded yet."""
+        self._say = say
+        generator = model_path(config.models.generator.name, "models.generator", say)
+        base = model_path(base_name(config), "models.base", say)
+        embedder = model_path(config.models.embedder.name, "models.embedder", say)
+        self.generator: TextEngine = _Told(self._vllm(config, config.models.generator.name, generator, log), self)
+        same = base_name(config) == config.models.generator.name
+        self.base: TextEngine = (
+            self.generator if same else _Told(self._vllm(config, base_name(config), base, log), self)
+        )
+        self.scorer: Scorer = _Scorer(TransformersScorer(base, self.base.identity, config.engine.max_model_len), self)
+        self.embedder: Embedder = SentenceEmbedder(embedder, f"{config.models.embedder.name}@{revision(embedder)}")
+
+    def _vllm(self, config: RunConfig, name: str, path: str, log: Path) -> VllmEngine:
+        return VllmEngine(path, f"{name}@{revision(path)}", config.engine, log)
+
+    def make_room(self, but: VllmEngine | None) -> None:
+        """On a GPU, end the engines that hold its memory, all but one."""
+        if has_cuda():
+            for told in (self.generator, self.base):
+                if isinstance(told, _Told) and told.engine is not but:
+                    told.engine.close()
+
+    def say(self, text: str) -> None:
+        """Tell the user."""
+        self._say(text)
+
+    def close(self) -> None:
+        """End every process."""
+        for told in (self.generator, self.base):
+            if isinstance(told, _Told):
+                told.engine.close()
+
+
+class _Told:
+    """A vLLM engine that says once what it runs on, and makes room for itself."""
+
+    def __init__(self, engine: VllmEngine, models: RealModels) -> None:
+        self.engine, self._models = engine, models
+        self.identity = engine.identity
+        self.render = engine.render
+
+    def complete(self, requests: Sequence[tuple[str, Request]]) -> Iterator[tuple[str, Completion]]:
+        self._models.make_room(but=self.engine)
+        first = not self.engine.description
+        if first:
+            self._models.say(f"starting {self.identity}")
+        for answer in self.engine.complete(requests):
+            if first:
+                self._models.say(self.engine.description)
+                first = False
+            yield answer
+
+
+class _Scorer:
+    """A scorer that makes room for itself."""
+
+    def __init__(self, scorer: TransformersScorer, models: RealModels) -> None:
+        self._scorer, self._models = scorer, models
+        self.identity = scorer.identity
+
+    def logprobs(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> list[tuple[float, int]]:
+        self._models.make_room(but=None)
+        return self._scorer.logprobs(prompts, responses)
+
+
+@contextmanager
+def real_models(config: RunConfig, log: Path, say: Callable[[str], None]) -> Iterator[RealModels]:
+    """Hold the models of a run, and end every process they started."""
+    models = RealModels(config, log, say)
+    try:
+        yield models
+    finally:
+        models.close()

@@ -1,0 +1,162 @@
+"""The whole of a run's TOML, each table the dataclass of the room that uses it."""
+
+from dataclasses import asdict, field
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from core.config import Count, Fraction, Natural, describe, parse, read_toml, settings, with_override
+from core.errors import ConfigError
+from core.run import sha256_of
+from engines.vllm import EngineConfig
+from filters.balance import BalanceConfig
+from filters.near_duplicates import NearDuplicatesConfig
+from filters.quality import QualityConfig
+from filters.rules import RulesConfig
+from generator.categories import CategoriesConfig
+from generator.loop import GenerateConfig
+from generator.seeds import PoolConfig, SeedsConfig
+from rewrite.gate import GateConfig
+from rewrite.rewrite import RewriteConfig
+from rewrite.style import StyleConfig
+from train.lora import TrainConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@settings
+class RunSettings:
+    """The `[run]` table."""
+
+    size: Count = 120
+    """Rows of the curated set."""
+    seed: Natural = 0
+    """Every random choice of the run follows from it."""
+    validation: Fraction = 0.1
+    """Share of the curated rows marked as validation, not trained on."""
+
+
+@settings
+class ModelSettings:
+    """One of the tables `[models.generator]`, `[models.base]`, `[models.embedder]`."""
+
+    name: str = ""
+    """A local folder, a hub id (owner/model), or an embedded model; for the base, "" is the generator model."""
+    license: str = "unknown"
+    """SPDX id under which the model's output may be used; recorded in each row it writes."""
+
+
+@settings
+class ModelsSettings:
+    """The `[models]` table."""
+
+    generator: ModelSettings = field(
+        default_factory=lambda: ModelSettings(name="embedded:smollm2-135m-instruct", license="Apache-2.0")
+    )
+    """Writes instructions and reference answers."""
+    base: ModelSettings = field(default_factory=ModelSettings)
+    """Is to be tuned; rewrites and scores."""
+    embedder: ModelSettings = field(
+        default_factory=lambda: ModelSettings(name="embedded:all-minilm-l6-v2", license="Apache-2.0")
+    )
+    """Turns texts into vectors."""
+
+
+@settings
+class RunConfig:
+    """A run's TOML."""
+
+    run: RunSettings = field(default_factory=RunSettings)
+    seeds: SeedsConfig = field(default_factory=SeedsConfig)
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    categories: CategoriesConfig = field(default_factory=CategoriesConfig)
+    models: ModelsSettings = field(default_factory=ModelsSettings)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    generate: GenerateConfig = field(default_factory=GenerateConfig)
+    rules: RulesConfig = field(default_factory=RulesConfig)
+    near_duplicates: NearDuplicatesConfig = field(default_factory=NearDuplicatesConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    balance: BalanceConfig = field(default_factory=BalanceConfig)
+    rewrite: RewriteConfig = field(default_factory=RewriteConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
+    style: StyleConfig = field(default_factory=StyleConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+HOW_NOT_WHAT = ("engine", "train")
+"""Tables that change how a set is made or used, not what is in it; a run may be continued with others."""
+
+
+def load_config(path: Path, overrides: list[str]) -> RunConfig:
+    """Read a TOML and apply `table.key=value` overrides.
+
+    Raises:
+        ConfigError: See `core.config.parse`.
+    """
+    table = read_toml(path)
+    for assignment in overrides:
+        table = with_override(table, assignment)
+    return parse(RunConfig, table)
+
+
+def data_relevant(config: RunConfig) -> dict[str, Any]:
+    """Return what decides the content of the set."""
+    return {name: table for name, table in asdict(config).items() if name not in HOW_NOT_WHAT}
+
+
+def run_name(config: RunConfig, stem: str, content: dict[str, str]) -> str:
+    """Return `<config name>-<hash>`, the hash over all that decides the content: settings, seeds and pool."""
+    return f"{stem}-{sha256_of({'config': data_relevant(config), 'content': content})[:8]}"
+
+
+def to_toml(config: RunConfig) -> str:
+    """Return the effective configuration as TOML."""
+    return tomli_w.dumps(_plain(asdict(config)))
+
+
+def check_same(config: RunConfig, written: str, folder: Path) -> None:
+    """Check that a run folder belongs to this configuration.
+
+    Raises:
+        ConfigError: Naming the first settings that differ.
+    """
+    there = data_relevant(parse(RunConfig, read_toml_text(written, folder / "config.toml")))
+    here = data_relevant(config)
+    differ = [
+        f"[{table}] {key} = {there[table].get(key)!r} there, {value!r} here"
+        for table in here
+        for key, value in here[table].items()
+        if there[table].get(key) != value
+    ]
+    if differ:
+        more = f" and {len(differ) - 2} more" if len(differ) > 2 else ""
+        raise ConfigError(
+            f"{folder}: is a run of another config: {'; '.join(differ[:2])}{more}; choose another RUN=, or none to have one named"
+        )
+
+
+def read_toml_text(text: str, path: Path) -> dict[str, Any]:
+    """Parse a run's config.toml.
+
+    Raises:
+        ConfigError: It is not TOML.
+    """
+    import tomllib
+
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+
+
+def settings_help() -> list[tuple[str, str, Any, str]]:
+    """Return `(table, key, default, help)` of every setting."""
+    return describe(RunConfig)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value TOML can hold: no tuples, no None."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items() if inner is not None}
+    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value

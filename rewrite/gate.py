@@ -1,0 +1,205 @@
+"""The fidelity gate: may a rewrite of a response stand in for the reference?
+
+SDFT (Yang et al., "Self-Distillation Bridges Distribution Gap in Language Model Fine-Tuning", 2024, arXiv:2402.13669)
+keeps a rewrite unless it holds one of six phrases or, for some data sets, a task checker fails. Here it must pass every
+check: those below, of how the rewrite is told, and those of `checks.py`, of what it keeps. Whatever fails one keeps its
+reference. We depart from SDFT in four ways: phrases match whole words and not what the reference says itself; numbers,
+names, quotes, links and identifiers are held against the reference on every task; an answer without a number never
+equals another without one; meaning is compared by embedding.
+
+The gate reads surfaces: it cannot see that a sentence without number, name or negation has become false. Its phrases,
+names, refusals and yes/no words are English; in other languages those checks pass or do not apply. Nothing is executed.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from itertools import islice
+from typing import Annotated
+
+from pydantic import Field
+
+from core.config import Fraction, Natural, Share, settings
+from core.text import WORD, numbers, repeat_rate, squash, words
+from rewrite import checks
+from rewrite.checks import Verdict, fences, not_applicable, plain, verdict
+
+__all__ = ["GateConfig", "Verdict", "first_failure", "judge"]
+
+
+OPENING_WORDS = 12
+"""How far into a rewrite "another" still points at something unseen."""
+REPEATED_LINES = 3
+"""So many copies of one line, of as many words at least, are a loop."""
+CHAT_TOKENS = re.compile(
+    r"<\|[a-z_]{2,30}\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|</?think>|</s>\Z|^### (?:Instruction|Response):",
+    re.MULTILINE,
+)
+CUT_OFF = re.compile(r"(?:[,:]|[a-z]-|[a-z],? (?:and|or|the|an|because)|\n[ \t]*+[-*•])\Z")
+LEAKS = re.compile(
+    r"\b(?:reference answer|the given answer|the reference|as mentioned above|(?:my|your) (?:own )?response"
+    r"|now it's your turn)\b",
+    re.IGNORECASE,
+)
+LEAK_OPENINGS = re.compile(r"\A\W*+(your turn)\b|\b(another|additional|in addition to)\b", re.IGNORECASE)
+LIST_START = re.compile(r"^[ \t]*+[*_(]{0,3}(\d{1,3})[.)][*_]{0,3}[ \t]", re.MULTILINE)
+REFUSAL = re.compile(
+    r"\W*(?:(?:(?:i'm|i am) (?:very |so |really |truly )?sorry|sorry|i apologi[sz]e|my apologies|unfortunately)\b"
+    r"[\w ]{0,40}[,.:;!]? ?(?:but )?)?(?:as an? (?:ai|(?:large )?language model)\b[\w ]{0,40},? ?)?"
+    r"(?:i (?:cannot|can't|can not|will not|won't|am unable to|am not able to)|i'm (?:unable|not able) to)"
+    r" (?:assist|help (?:you|with)|provide|comply|fulfil|complete (?:this|that|the|your)|answer (?:this|that|the|your)"
+    r"|generate|create|produce|engage in|offer|share|discuss|respond to)|\W*i must (?:respectfully )?decline\b"
+    r"|\W*as an? (?:ai|(?:large )?language model)\b[\w ]{0,40},? ?i (?:do not|don't|cannot|can't|am not|am unable)\b"
+)
+
+
+@settings
+class GateConfig:
+    """The `[gate]` table of a run's TOML: what a rewrite must keep to stand in for its reference."""
+
+    shortest_ratio: Share = 0.5
+    """Words of the shortest rewrite allowed, as a ratio of the reference's words, before the slack; in (0, 1]."""
+    longest_ratio: Annotated[float, Field(ge=1)] = 2.0
+    """Words of the longest rewrite allowed, as a ratio of the reference's words, before the slack; at least 1."""
+    length_slack_words: Natural = 20
+    """Words by which both length limits are widened, so that short answers may grow or shrink."""
+    short_reference_words: Natural = 3
+    """A reference of at most this many words is not rewritten at all; 0 switches the check off."""
+    min_number_recall: Fraction = 0.95
+    """Share of the reference's distinct numbers that the rewrite must hold; all of them where there are 3 or fewer."""
+    min_name_recall: Fraction = 0.8
+    """Share of the reference's capitalised name words that the rewrite must hold, in [0, 1]."""
+    min_meaning: Fraction = 0.80
+    """Least cosine between the embeddings of reference and rewrite; to be calibrated on labelled pairs."""
+    max_repeat_rate: Fraction = 0.2
+    """Largest share of the rewrite's word 4-grams that may have occurred in it before, in [0, 1]."""
+    max_new_numbers: Natural = 0
+    """Distinct numbers that neither reference nor instruction holds and the rewrite may."""
+
+
+def judge(
+    instruction: str,
+    reference: str,
+    rewrite: str,
+    *,
+    category: str,
+    finish_reason: str,
+    meaning: float | None,
+    config: GateConfig,
+) -> list[Verdict]:
+    """Return the verdict of every check, always all of them and in this order; it never raises on any text.
+
+    `instruction` is instruction and input joined, `finish_reason` is the engine's, `meaning` the cosine between the
+    embeddings of reference and rewrite, or None where none was computed. A pure function of its arguments.
+    """
+    return [
+        is_finished(reference, rewrite, finish_reason),
+        keeps_silent_about_the_prompt(instruction, reference, rewrite),
+        has_similar_length(reference, rewrite, config.shortest_ratio, config.longest_ratio, config.length_slack_words),
+        leaves_short_reference_alone(reference, rewrite, config.short_reference_words),
+        checks.keeps_numbers(reference, rewrite, config.min_number_recall),
+        checks.adds_no_numbers(instruction, reference, rewrite, config.max_new_numbers),
+        checks.keeps_names(reference, rewrite, config.min_name_recall),
+        checks.keeps_quotes(reference, rewrite),
+        checks.keeps_links(instruction, reference, rewrite),
+        checks.keeps_identifiers(reference, rewrite),
+        checks.keeps_polarity(reference, rewrite),
+        checks.keeps_final_number(reference, rewrite, category),
+        checks.keeps_code(reference, rewrite, category),
+        checks.keeps_json(reference, rewrite),
+        does_not_refuse(reference, rewrite),
+        keeps_meaning(meaning, config.min_meaning),
+        does_not_repeat(rewrite, config.max_repeat_rate),
+    ]
+
+
+def first_failure(verdicts: Sequence[Verdict]) -> Verdict | None:
+    """Return the first verdict that failed, whose check is the reason to keep the reference, or None."""
+    return next((found for found in verdicts if found.status == "failed"), None)
+
+
+def is_finished(reference: str, rewrite: str, finish_reason: str) -> Verdict:
+    """`finished`: the engine stopped by itself and the text is whole; a cut in mid-sentence is seen if it is plain."""
+    text = rewrite.rstrip()
+    token, cut = CHAT_TOKENS.search(text), CUT_OFF.search(text)
+    faults = {
+        f"the engine stopped for {finish_reason!r}, not for 'stop'": finish_reason != "stop",
+        "the rewrite is empty": not text,
+        "the rewrite holds broken UTF-8": any(c == "\ufffd" or "\ud800" <= c <= "\udfff" for c in text),
+        f"the rewrite holds the chat-template token {token and token[0]!r}": bool(token and token[0] not in reference),
+        f"the rewrite breaks off after {text[-20:]!r}": bool(cut and not reference.rstrip().endswith(cut[0])),
+    }
+    fault = next((sentence for sentence, found in faults.items() if found), None)
+    return verdict("finished", not fault, fault or "the rewrite is finished")
+
+
+def keeps_silent_about_the_prompt(instruction: str, reference: str, rewrite: str) -> Verdict:
+    """`leak`: the rewrite does not speak of the reference it was shown, nor go on counting where that ended."""
+    if not WORD.search(rewrite):
+        return not_applicable("leak", "the rewrite has no words")
+    known = plain(f"{instruction}\n{reference}")
+    text = plain(rewrite)
+    opening = text[: [match.end() for match in islice(WORD.finditer(text), OPENING_WORDS)][-1]]
+    said = [match[match.lastindex or 0] for match in [*LEAKS.finditer(text), *LEAK_OPENINGS.finditer(opening)]]
+    leak = next((phrase for phrase in said if not re.search(rf"\b{re.escape(phrase)}\b", known, re.IGNORECASE)), None)
+    if leak:
+        return verdict("leak", False, f'the rewrite says "{leak}", which neither instruction nor reference does')
+    ours, theirs = LIST_START.search(rewrite), LIST_START.search(reference)
+    starts = {int(theirs[1])} if theirs else {0, 1}
+    if ours and int(ours[1]) not in starts and str(int(ours[1])) not in numbers(reference):
+        where = f"at {theirs[1]}" if theirs else "nowhere"
+        return verdict("leak", False, f"the rewrite's list starts at {ours[1]}, the reference's {where}")
+    return verdict("leak", True, "the rewrite does not mention its prompt")
+
+
+def has_similar_length(reference: str, rewrite: str, shortest: float, longest: float, slack: int) -> Verdict:
+    """`length`: words between `shortest` and `longest` times the reference's, give or take `slack` words.
+
+    A run of Chinese, Japanese or Thai counts as one word, so that the slack hides most changes there.
+    """
+    wanted, length = len(words(reference)), len(words(rewrite))
+    if not wanted:
+        return not_applicable("length", "the reference has no words")
+    low, high = shortest * wanted - slack, longest * wanted + slack
+    limit = low if length < low else high
+    return verdict(
+        "length", low <= length <= high, f"the rewrite has {length} words, the reference {wanted}", length, limit
+    )
+
+
+def leaves_short_reference_alone(reference: str, rewrite: str, short: int) -> Verdict:
+    """`short_reference`: a reference of at most `short` words, a label mostly, stands as it is."""
+    length = len(words(reference))
+    if length > short:
+        return not_applicable("short_reference", f"the reference has {length} words")
+    same = squash(reference) == squash(rewrite)
+    evidence = f"the reference has only {length} words and the rewrite {'repeats' if same else 'changes'} them"
+    return verdict("short_reference", same, evidence, length, short)
+
+
+def does_not_refuse(reference: str, rewrite: str) -> Verdict:
+    """`refusal`: the rewrite does not begin by declining to answer. Polite evasion goes unseen."""
+    if REFUSAL.match(plain(reference).casefold()):
+        return not_applicable("refusal", "the reference refuses too")
+    refusal = REFUSAL.match(plain(rewrite).casefold())
+    return verdict("refusal", not refusal, f"the rewrite begins {refusal[0]!r}" if refusal else "the rewrite answers")
+
+
+def keeps_meaning(meaning: float | None, limit: float) -> Verdict:
+    """`meaning`: the cosine between the embeddings of reference and rewrite reaches the limit."""
+    if meaning is None:
+        return not_applicable("meaning", "no embedding was computed")
+    return verdict("meaning", meaning >= limit, f"cosine {meaning:.3f} with the reference", meaning, limit)
+
+
+def does_not_repeat(rewrite: str, limit: float) -> Verdict:
+    """`repetition`: few word 4-grams recur, and outside code no line of three words or more stands three times."""
+    if len(words(rewrite)) < 4:
+        return not_applicable("repetition", "the rewrite has fewer than 4 words")
+    lines = [squash(line) for line in fences(rewrite).prose.split("\n")]
+    copies_of = Counter(line for line in lines if len(words(line)) >= REPEATED_LINES)
+    line, copies = max(copies_of.items(), key=lambda pair: pair[1], default=("", 0))
+    if copies >= REPEATED_LINES:
+        return verdict("repetition", False, f"the line {line[:60]!r} stands {copies} times", copies, REPEATED_LINES - 1)
+    rate = repeat_rate(rewrite)
+    return verdict("repetition", rate <= limit, f"{rate:.1%} of the word 4-grams occur again", rate, limit)

@@ -1,0 +1,99 @@
+"""A whole run on fakes: what test_pipeline.py runs in process, and in a process of its own to be killed."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from core.config import parse
+from core.models import Silent
+from core.run import RunFolder
+from kiloset.pipeline import read_inputs, run_pipeline
+from kiloset.settings import ROOT, RunConfig
+from tests.fakes import FakeEmbedder, FakeEngine, FakeScorer
+
+TABLE = {
+    "run": {"size": 12, "validation": 0.25},
+    "seeds": {"path": str(ROOT / "seeds" / "seeds.jsonl")},
+    "categories": {"target": {"maths": 1, "open_qa": 1, "summarising": 1}, "fill": True},
+    "generate": {"candidates_per_row": 2.0, "max_waves": 4, "max_response_tokens": 96},
+    "models": {"generator": {"name": "embedded:smollm2-135m-instruct", "license": "Apache-2.0"}},
+}
+
+
+class Halt(BaseException):
+    """The end of a run that a test halts."""
+
+
+def die():
+    """End this process as `kill -9` does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Moments:
+    """Counts the moments a run can be halted at, and halts it at one of them."""
+
+    def __init__(self, at=None, act=die):
+        self.count, self.at, self.act = 0, at, act
+
+    def pass_one(self):
+        self.count += 1
+        if self.count == self.at:
+            self.act()
+
+
+class FakeModels:
+    """The four fakes; every completion, embedding and score is a moment."""
+
+    def __init__(self, moments=None):
+        moments = moments or Moments()
+        self.engine = FakeEngine()
+        self.generator = self.base = _Counted(self.engine, moments)
+        self.scorer = _Counted(FakeScorer(), moments)
+        self.embedder = _Counted(FakeEmbedder(), moments)
+
+
+class _Counted:
+    def __init__(self, model, moments):
+        self._model, self._moments = model, moments
+        self.identity = model.identity
+        self.render = getattr(model, "render", None)
+
+    def complete(self, requests):
+        for answer in self._model.complete(requests):
+            yield answer
+            self._moments.pass_one()
+
+    def logprobs(self, prompts, responses):
+        self._moments.pass_one()
+        return self._model.logprobs(prompts, responses)
+
+    def embed(self, texts):
+        self._moments.pass_one()
+        return self._model.embed(texts)
+
+
+def run(path, *, table=TABLE, moments=None, models=None):
+    """Run, or continue, the pipeline on fakes in the folder `path`."""
+    config = parse(RunConfig, table)
+    models = models or FakeModels(moments)
+    return run_pipeline(config, read_inputs(config), RunFolder(Path(path)), models, Silent())
+
+
+def count_renames(moments):
+    """Make every atomic rename a moment too, before it and after it."""
+    rename = os.replace
+
+    def counted(source, target):
+        moments.pass_one()
+        rename(source, target)
+        moments.pass_one()
+
+    os.replace = counted
+
+
+if __name__ == "__main__":
+    watched = Moments(at=int(sys.argv[2]) or None)
+    count_renames(watched)
+    run(sys.argv[1], moments=watched)
+    print(watched.count)

@@ -1,0 +1,362 @@
+"""The audit's figures against hand-computed values and naive loops, on run folders made by hand."""
+
+import io
+import itertools
+import json
+import math
+import random
+from collections.abc import Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from audit.explain import explain, show_life
+from audit.figures import duplicates, funnel, js_distance, lengths, rewriting, spread
+from audit.report import audit, show
+from core.calls import CallStore
+from core.errors import DataError
+from core.models import Completion, Request
+from core.run import RunFolder, file_sha256
+from core.table import ROW, VERDICT, table_of, user_turn, with_verdicts
+from core.text import normal_form
+
+HOSTILE = "Say [red]x[/red] and :smile: \x1b[2J\x9b2J\u202e now\\"
+SHOWN = "Say [red]x[/red] and :smile: [2J2J now\\"
+REQUEST = Request("П" * 700 + "The task [bold]is[/bold]:", "instruction", 64, 0.7, 0.9)
+KEY = REQUEST.key("tiny@1")
+SEEDS = [
+    {"id": "s0001", "instruction": "Назови три цвета радуги", "response": "красный, синий, жёлтый", "category": "list"},
+    {
+        "id": "s0002",
+        "instruction": "Read this aloud and smile",
+        "input": "色は匂へど",
+        "response": "いろは",
+        "category": "write",
+    },
+]
+MADE = [
+    {
+        "id": "g00001",
+        "instruction": HOSTILE,
+        "response": "Here is one: x",
+        "parents": ["s0001"],
+        "calls": [KEY, "gone"],
+    },
+    {"id": "g00002", "instruction": "Hi", "response": "Hello", "parents": ["s0002"]},
+    {"id": "g00003", "instruction": HOSTILE + "!", "response": "Here is one", "parents": ["s0001", "s0002"]},
+]
+REWRITES = [
+    {"kind": "plain", "status": "rejected", "check": "numbers", "evidence": "3 is gone", "score": -1.5, "text": "A"},
+    {"kind": "guided", "status": "accepted", "check": "", "evidence": "", "score": -0.5, "text": "Here is one: x"},
+]
+NAMES = ("seeds", "generate", "rules", "near_duplicates", "balance", "rewrite", "style")
+
+
+def rows_of(rows: Sequence[dict[str, Any]], **same: Any) -> pl.DataFrame:
+    return table_of([{"writer": "human", "license": "MIT", "source": "seed", **same, **row} for row in rows])
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """A whole run of five rows: three curated, one lost to a rule, one lost to its twin g00001."""
+    folder = RunFolder(tmp_path / "demo")
+    folder.create()
+    seeds = rows_of(SEEDS)
+    made = rows_of(MADE, source="generated", strategy="self_instruct", category="list", depth=1, writer="tiny@1")
+    everything = pl.concat([seeds, made])
+    short = {"g00002": {"reason": "instruction_too_short", "evidence": "1 word", "measured": 1.0, "limit": 3.0}}
+    twin = {"g00003": {"reason": "near_duplicate", "evidence": "jaccard 0.97", "measured": 0.97, "limit": 0.7}}
+    twin["g00003"]["twin"] = "g00001"
+    rules = with_verdicts(everything, short)
+    near = with_verdicts(rules.kept.with_columns(nearest=pl.Series([0.1, 0.2, 0.9, 0.97])), twin)
+    balanced = near.kept.with_columns(cluster=pl.Series([0, 0, 1]))
+    response_source = pl.Series(["reference", "plain", "guided"])
+    styled = balanced.with_columns(
+        response_source=response_source,
+        fit_gain=pl.Series([None, 0.25, 0.75]),
+        rewrites=pl.Series([[], None, REWRITES]),
+    )
+    nothing = with_verdicts(everything, {}).dropped
+    kept = [seeds, everything, rules.kept, near.kept, balanced, styled, styled]
+    dropped = [nothing, nothing, rules.dropped, near.dropped, nothing, nothing, nothing]
+    said, before = {}, 0
+    for number, (name, rows, gone) in enumerate(zip(NAMES, kept, dropped, strict=True), start=1):
+        folder.write_stage(number, name, "f", rows, gone)
+        reasons = dict.fromkeys(gone["reason"], 1)
+        said[name] = {"in": before, "kept": rows.height, "dropped": reasons, "seconds": 1.5}
+        before = rows.height
+    write_curated(folder, styled)
+    sha256 = file_sha256(folder.curated)
+    folder.update_manifest(
+        {"name": "demo", "target": {"list": 1, "write": 1}, "stages": said, "curated_sha256": sha256}
+    )
+    store = CallStore(folder.calls)
+    store.note_sent([(KEY, REQUEST)])
+    store.add("tiny@1", KEY, REQUEST, Completion("Say \x1b[1mx", "stop", 11, 7))
+    store.close()
+    return folder
+
+
+def write_curated(folder: RunFolder, table: pl.DataFrame) -> None:
+    lines = []
+    for row in table.to_dicts():
+        user = {"role": "user", "content": user_turn(row["instruction"], row["input"])}
+        messages = [user, {"role": "assistant", "content": row["response"]}]
+        split = {"split": "train"} if row["id"] != "s0002" else {"split": "validation"}
+        lines.append(
+            json.dumps(
+                {"messages": messages, "id": row["id"], "category": row["category"], **split}, ensure_ascii=False
+            )
+        )
+    folder.curated.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def shown(draw: Any, *values: Any, width: int = 80, terminal: bool = False, **options: Any) -> str:
+    file = io.StringIO()
+    draw(*values, Console(file=file, width=width, force_terminal=terminal), **options)
+    return file.getvalue()
+
+
+def test_a_run_adds_up(run: RunFolder) -> None:
+    found = audit(run)
+    assert found.problems == []
+    counted = [(c.stage, c.entered, c.created, c.kept, c.dropped) for c in found.funnel]
+    assert counted[:4] == [
+        ("seeds", 0, 2, 2, {}),
+        ("generate", 2, 3, 5, {}),
+        ("rules", 5, 0, 4, {"instruction_too_short": 1}),
+        ("near_duplicates", 4, 0, 3, {"near_duplicate": 1}),
+    ]
+    assert all(c.entered + c.created == c.kept + sum(c.dropped.values()) for c in found.funnel)
+    assert (found.rows, found.got, found.yields) == (3, {"list": 2, "write": 1}, {"self_instruct": (3, 1)})
+    spent = {"sent": 1, "completed": 1, "prompt_tokens": 11, "completion_tokens": 7}
+    assert (found.calls, found.resent, sum(found.seconds.values())) == ({"instruction": spent}, 0, 7 * 1.5)
+    assert found.openings == {"here is one": 1, "красный синий жёлтый": 1, "いろは": 1}
+    assert found.lengths["input"].rows == 1
+    run.curated.write_text(run.curated.read_text(encoding="utf-8").splitlines()[0], encoding="utf-8")
+    run.update_manifest({"curated_sha256": file_sha256(run.curated)})
+    assert audit(run).problems == ["curated.jsonl has 1 rows, the last stage kept 3"]
+
+
+def test_a_row_that_vanishes_or_stands_twice_does_not_add_up() -> None:
+    two, ledger = rows_of(SEEDS), pl.DataFrame(schema={**ROW, **VERDICT})
+    said = {
+        "seeds": {"in": 0, "kept": 3, "dropped": {"r": 0}},
+        "rules": {"in": 2, "kept": 1, "dropped": {}},
+        "style": {},
+    }
+    _, problems = funnel([("seeds", two), ("rules", two.tail(1))], ledger, said)
+    lost = "rules: 1 rows vanished without a reason, s0001 among them"
+    assert problems == [
+        "seeds: the manifest says kept 3, the files say 2",
+        lost,
+        "style: in the manifest, but its file is gone",
+    ]
+    _, problems = funnel([("seeds", two.head(1)), ("rules", two)], ledger, {})
+    assert problems == ["rules: 1 rows from nowhere, s0002 among them"]
+    again = two.head(1).with_columns(stage=pl.lit("seeds"), reason=pl.lit("r"))
+    _, problems = funnel([("seeds", two)], again, {})
+    assert problems == ["seeds: 1 rows stand twice in what was kept and dropped, s0001 among them"]
+    _, problems = funnel([("seeds", two)], again.with_columns(stage=pl.lit("rules")), {})
+    assert problems == ["rules: 1 rows dropped, but no file of the rows it kept"]
+
+
+def test_the_distance_to_the_target_is_the_root_of_the_mean_divergence_from_the_middle() -> None:
+    target, got = {"a": 6, "b": 3, "c": 1}, {"a": 1, "b": 1, "d": 2}
+    p, q = (0.6, 0.3, 0.1, 0.0), (0.25, 0.25, 0.0, 0.5)
+    half = [
+        sum(x * math.log2(2 * x / (x + y)) for x, y in zip(a, b, strict=True) if x) / 2 for a, b in ((p, q), (q, p))
+    ]
+    assert js_distance(target, got) == pytest.approx(math.sqrt(sum(half)))
+    assert js_distance({"a": 1}, {"b": 5}) == pytest.approx(1)
+    assert js_distance({"a": 1, "b": 2}, {"a": 20, "b": 40}) == pytest.approx(0, abs=1e-7)
+    assert js_distance({}, {"a": 1}) is None
+
+
+def test_entropy_of_clusters_is_measured_in_nats_and_against_its_maximum() -> None:
+    found = spread(pl.DataFrame({"cluster": [4, 4, 7, None]}))
+    assert found is not None
+    by_hand = -(2 / 3) * math.log(2 / 3) - (1 / 3) * math.log(1 / 3)
+    assert found.clusters == 2
+    assert found.entropy == pytest.approx(by_hand)
+    assert found.evenness == pytest.approx(by_hand / math.log(2))
+    assert spread(pl.DataFrame({"id": ["a"]})) is None
+    one = spread(pl.DataFrame({"cluster": [1, 1]}))
+    assert one is not None
+    assert (one.entropy, one.evenness) == (0.0, 0.0)
+
+
+def test_duplicates_are_those_of_a_naive_double_loop() -> None:
+    rng = random.Random(0)
+    alphabet = ["abcdefg", "абвгдеж", "日本語の色は匂"]
+    texts = ["".join(rng.choices(rng.choice(alphabet) + "  ", k=rng.randint(1, 40))) for _ in range(300)]
+    texts += [text[:-1] + rng.choice("xyz") for text in texts[:120]] + [text.upper() + "!" for text in texts[5:9]]
+    texts = [text for text in texts if normal_form(text)]
+    ids = [f"p{i:05d}" for i in range(len(texts))]
+
+    def grams(text: str) -> set[str]:
+        key = f" {normal_form(text)} "
+        return {key[i : i + 5] for i in range(len(key) - 4)} if len(key) >= 5 else {key}
+
+    pairs = []
+    for (i, a), (j, b) in itertools.combinations(enumerate(texts), 2):
+        pairs.append((-len(grams(a) & grams(b)) / len(grams(a) | grams(b)), ids[i], ids[j]))
+    wide = {id for value, *both in pairs if -value >= 0.70 for id in both}
+    found = duplicates(ids, texts)
+    assert 100 < found.rows == len(wide) < 300
+    assert found.share == len(wide) / len(texts)
+    assert [(-p.jaccard, p.first, p.second) for p in found.nearest] == sorted(pairs)[:3]
+
+
+def test_seven_of_ten_shingles_is_a_duplicate_and_punctuation_alone_is_compared_as_written() -> None:
+    found = duplicates(["a", "b"], ["abcdefghij", "abcdefghijk"])  # 8 and 9 shingles, " abcd" to "fghij" in common
+    assert (found.rows, found.nearest[0].jaccard) == (2, 7 / 10)
+    assert duplicates(["a", "b"], ["abcdefghij", "abcdefghijkl"]).rows == 0  # 7 of 11
+    assert duplicates(["a", "b"], ["???????", "!!!!!!!"]).nearest == ()
+    assert duplicates(["a", "b"], ["Hi!", "hi"]).share == 1.0
+    assert duplicates([], []).rows == 0
+
+
+def test_lengths_are_words_of_texts_that_are_not_empty() -> None:
+    found = lengths(["a", "b c", "", "один два три", "d e f g", "h i j k l"])
+    assert found.quantiles == pytest.approx((1, 1.4, 3, 4.6, 5))
+    assert lengths([""]).quantiles == ()
+
+
+def test_rewriting_counts_sources_gains_and_the_checks_that_rejected(run: RunFolder) -> None:
+    found = audit(run).rewriting
+    assert found is not None
+    assert found.sources == {"guided": 1, "plain": 1, "reference": 1}
+    assert (found.share, found.mean_gain) == (2 / 3, 0.5)
+    assert (found.offered, found.rejections) == ({"accepted": 1, "rejected": 1}, {"numbers": 1})
+    assert rewriting(rows_of(SEEDS)) is None
+    bare = rewriting(rows_of(SEEDS).with_columns(response_source=pl.lit("plain")))
+    assert bare is not None
+    assert (bare.share, bare.mean_gain, bare.rejections) == (1.0, None, None)
+
+
+def test_edits_by_hand_are_counted_against_the_last_stage(run: RunFolder) -> None:
+    before = audit(run).edits
+    assert before is not None
+    assert before.untouched
+    first, second, third = run.curated.read_text(encoding="utf-8").splitlines()
+    edited = [first.replace("синий", "белый"), second.replace("匂", "散")]
+    copies = [third.replace("g00001", "g90001"), third.replace("g00001", "g90002")]
+    run.curated.write_text("\n".join([*edited, *copies, ""]), encoding="utf-8")
+    edits = audit(run).edits
+    assert edits is not None
+    assert (edits.untouched, edits.changed, edits.added, edits.removed) == (False, 2, 2, 1)
+    assert "5 rows: 2 changed, 2 added, 1 removed" in shown(show, audit(run))
+    assert explain(run, "g00001").ended == "kept by style, but not in curated.jsonl"
+    with pytest.raises(DataError, match=r"no row 'g90001'; it was added to curated.jsonl by hand"):
+        explain(run, "g90001")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"messages":', r"curated.jsonl:4: not JSON \(Expecting value at column"),
+        ("[]", "curated.jsonl:4: must be an object"),
+        ('{"id": "a"}', 'curated.jsonl:4: "messages" must be a list of turns'),
+        ('{"messages": [{"role": "user", "content": "a"}]}', "curated.jsonl:4: the assistant turn is missing"),
+        ('{"messages": [{"role": "user", "content": "\\ud800"}]}', "curated.jsonl:4: not UTF-8 text"),
+    ],
+)
+def test_a_broken_line_is_named(run: RunFolder, line: str, message: str) -> None:
+    with run.curated.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+    with pytest.raises(DataError, match=message):
+        audit(run)
+
+
+def test_a_folder_that_is_no_finished_run_is_refused(run: RunFolder, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no run there; runs there: demo"):
+        audit(RunFolder(tmp_path / "other"))
+    run.curated.write_text(run.curated.read_text(encoding="utf-8") * 2, encoding="utf-8")
+    with pytest.raises(DataError, match=r"curated.jsonl:4: the id 's0001' stands twice"):
+        audit(run)
+    run.curated.unlink()
+    with pytest.raises(DataError, match=r"curated.jsonl: not there, the run is not finished"):
+        audit(run)
+    assert explain(run, "s0001").ended == "kept so far by style; the run is not finished"
+    run.stage_file(3, "rules").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match="a stage's file cannot be read"):
+        audit(run)
+
+
+def test_a_run_without_optional_columns_says_so(tmp_path: Path) -> None:
+    bare = RunFolder(tmp_path / "bare")
+    bare.create()
+    bare.write_stage(1, "seeds", "f", rows_of(SEEDS), with_verdicts(rows_of(SEEDS), {}).dropped)
+    write_curated(bare, rows_of(SEEDS))
+    bare.update_manifest({"name": "bare"})
+    text = shown(show, audit(bare))
+    assert text.count("not recorded") == 8
+    assert not bare.calls.exists()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_what_is_shown_is_literal_and_within_the_width(run: RunFolder, width: int, terminal: bool) -> None:
+    report = shown(show, audit(run), width=width, terminal=terminal)
+    life = shown(show_life, explain(run, "g00001"), width=width, terminal=terminal)
+    styles = ("\x1b[1m", "\x1b[0m", "\x1b[1;3m", "\x1b[3m") if terminal else ()
+    for text in (report, life):
+        bare = reduce(lambda left, style: left.replace(style, ""), styles, text)
+        assert not {"\x1b", "\x9b", "\u202e"} & set(bare)
+    assert "+16.7" in report  # two of three rows where one of two was wanted
+    if width == 120:
+        assert SHOWN in report
+        assert SHOWN in life
+    if not terminal:
+        assert max(len(line) for line in (report + life).splitlines()) <= width
+
+
+def test_the_life_of_a_kept_row(run: RunFolder) -> None:
+    life = explain(run, "g00001")
+    assert (life.ended, life.verdict, life.twin) == ("curated, split train", None, None)
+    assert [(p.id, p.instruction) for p in life.parents] == [("s0001", "Назови три цвета радуги")]
+    assert [(w.id, w.note) for w in life.won] == [("g00003", "at near_duplicates: near_duplicate")]
+    stored, missing = life.calls
+    assert isinstance(stored, dict)
+    assert (stored["prompt"], stored["text"], missing) == (REQUEST.prompt, "Say \x1b[1mx", "gone")
+    assert [(p.stage, p.added) for p in life.passages if p.added] == [
+        ("near_duplicates", {"nearest": 0.9}),
+        ("balance", {"cluster": 1}),
+        ("rewrite", {"response_source": "guided", "fit_gain": 0.75}),
+    ]
+    assert [p.stage for p in life.passages] == list(NAMES[1:])
+    assert [rewrite["status"] for rewrite in life.rewrites] == ["rejected", "accepted"]
+    text = shown(show_life, life)
+    assert "its last 600 of 725 characters" in text
+    assert text.count("П") == 600 - len("The task [bold]is[/bold]:")
+    assert shown(show_life, life, full=True).count("П") == 700
+
+
+def test_the_life_of_a_dropped_row_names_its_twin(run: RunFolder) -> None:
+    life = explain(run, "g00003")
+    assert life.ended == "dropped at near_duplicates, near_duplicate"
+    assert life.verdict is not None
+    assert (life.verdict["evidence"], life.verdict["measured"], life.verdict["limit"]) == ("jaccard 0.97", 0.97, 0.7)
+    assert life.twin is not None
+    assert (life.twin.id, life.twin.instruction) == ("g00001", HOSTILE)
+    passed = [(p.stage, p.kept, p.added) for p in life.passages]
+    assert passed[1:] == [("rules", True, {}), ("near_duplicates", False, {"nearest": 0.97})]
+
+
+def test_an_unknown_row_is_answered_with_the_nearest_ids(run: RunFolder) -> None:
+    with pytest.raises(DataError, match=r"no row 'g0003'; nearest: g00003"):
+        explain(run, "g0003")
+    with pytest.raises(DataError, match="ids look like s0007"):
+        explain(run, "\x1b")
+
+
+def test_the_audit_changes_no_file(run: RunFolder) -> None:
+    before = {path.name: file_sha256(path) for path in run.path.iterdir()}
+    audit(run)
+    explain(run, "g00001")
+    assert {path.name: file_sha256(path) for path in run.path.iterdir()} == before

@@ -1,0 +1,301 @@
+"""Balanced selection: quotas, the cosine cap and every verdict against brute force."""
+
+import itertools
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from core.table import Outcome, check_outcome, table_of
+from filters.balance import BalanceConfig, balance, cluster, tempered_quotas
+
+
+class Known:
+    """An embedder that looks vectors up."""
+
+    identity = "known"
+
+    def __init__(self, vectors: Mapping[str, NDArray[np.float32]]) -> None:
+        self.vectors = vectors
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return np.stack([self.vectors[text] for text in texts])
+
+
+def unit(rows: NDArray[np.float64]) -> NDArray[np.float32]:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def candidates(categories: Sequence[str], seed: int = 0, crowding: float = 0.5) -> tuple[pl.DataFrame, Known]:
+    """Return rows whose vectors crowd around six directions (the less `crowding`, the closer), with random quality."""
+    rng = np.random.default_rng(seed)
+    centres = unit(rng.normal(size=(6, 8)))
+    vectors = unit(centres[rng.integers(0, 6, len(categories))] + crowding * rng.normal(size=(len(categories), 8)))
+    rows = table_of(
+        [{"id": f"g{n:05d}", "instruction": f"task {n}", "category": name, "source": "generated"}
+         for n, name in enumerate(categories)]
+    )  # fmt: skip
+    rows = rows.with_columns(quality=pl.Series(np.round(rng.normal(size=len(categories)), 6), dtype=pl.Float64))
+    return rows, Known({f"task {n}": vector for n, vector in enumerate(vectors)})
+
+
+def run(
+    rows: pl.DataFrame, embedder: Known, wanted: Mapping[str, int], config: BalanceConfig | None = None, **given: Any
+) -> Outcome:
+    options = {"seed": 0, "seeds_in_set": True, "fill": False, **given}
+    outcome = balance(rows, embedder, wanted, config or BalanceConfig(reserve=0.0), **options)
+    check_outcome("balance", rows, outcome, creates=False)
+    return outcome
+
+
+def best_allocations(sizes: Mapping[int, int], total: int, temper: float) -> list[dict[int, int]]:
+    """Return the allocations that come nearest to proportionality, by trying all.
+
+    Sainte-Laguë's method is known to minimise the sum of (q - share) ** 2 / share, which for a fixed total is the sum of
+    q ** 2 / weight; at least one each, or if there are fewer rows than clusters, at most one.
+    """
+    total = min(total, sum(sizes.values()))
+    least, most = (1, max(sizes.values())) if total >= len(sizes) else (0, 1)
+    ranges = [range(least, min(size, most) + 1) for size in sizes.values()]
+    costs: dict[tuple[int, ...], float] = {
+        choice: sum(q * q / size**temper for q, size in zip(choice, sizes.values(), strict=True))
+        for choice in itertools.product(*ranges)
+        if sum(choice) == total
+    }
+    least_cost = min(costs.values())
+    return [dict(zip(sizes, c, strict=True)) for c, cost in costs.items() if cost <= least_cost * (1 + 1e-9)]
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 24), st.sampled_from([0.0, 0.5, 1.0, 2.0]))
+def test_quotas_are_the_most_proportional_of_all_allocations(sizes: list[int], total: int, temper: float) -> None:
+    labelled = dict(enumerate(sizes))
+    quotas = tempered_quotas(labelled, total, temper)
+    assert sum(quotas.values()) == min(total, sum(sizes))
+    assert all(0 <= quotas[label] <= labelled[label] for label in labelled)
+    if total >= len(sizes):
+        assert min(quotas.values()) >= 1
+    assert quotas in best_allocations(labelled, total, temper)
+    more = tempered_quotas(labelled, total + 1, temper)
+    assert all(quotas[label] <= more[label] for label in labelled)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "total", "temper", "quotas"),
+    [
+        ({0: 100, 1: 25, 2: 25}, 20, 0.5, {0: 10, 1: 5, 2: 5}),  # roots 10, 5, 5
+        ({0: 100, 1: 25, 2: 25}, 12, 1.0, {0: 8, 1: 2, 2: 2}),
+        ({0: 100, 1: 25, 2: 25}, 12, 0.0, {0: 4, 1: 4, 2: 4}),
+        ({0: 100, 1: 1}, 2, 1.0, {0: 1, 1: 1}),  # one each, although 100:1 is nearer to 2:0
+        ({0: 4, 1: 100, 2: 4}, 2, 1.0, {0: 1, 1: 1, 2: 0}),  # the largest first, then the smaller label
+        ({3: 5, 7: 5}, 5, 0.5, {3: 3, 7: 2}),  # a tie goes to the smaller label
+        ({0: 100, 1: 2, 2: 2}, 50, 0.0, {0: 46, 1: 2, 2: 2}),  # what the small cannot use goes to the large
+        ({0: 3, 1: 2}, 99, 0.5, {0: 3, 1: 2}),
+        ({0: 3}, 0, 0.5, {0: 0}),
+        ({}, 4, 0.5, {}),
+    ],
+)
+def test_quotas_by_hand(sizes: dict[int, int], total: int, temper: float, quotas: dict[int, int]) -> None:
+    assert tempered_quotas(sizes, total, temper) == quotas
+
+
+def test_large_shares_follow_the_tempered_sizes() -> None:
+    sizes = {0: 9000, 1: 4000, 2: 1000}
+    quotas = tempered_quotas(sizes, 1000, 0.5)
+    for label, size in sizes.items():
+        assert abs(quotas[label] - 1000 * math.sqrt(size) / sum(map(math.sqrt, sizes.values()))) < 1
+
+
+def test_exactly_the_wanted_rows_and_the_reserve_are_kept() -> None:
+    rows, embedder = candidates(["a"] * 120 + ["b"] * 150 + ["c"] * 9, crowding=5.0)
+    for reserve in ("0", "0.07", "0.15", "0.2", "0.333"):  # in floats, 100 * 0.07 is more than 7
+        kept = run(
+            rows, embedder, {"a": 20, "b": 100, "c": 9}, BalanceConfig(reserve=float(reserve), max_cosine=1.0)
+        ).kept
+        sizes = Counter(kept["category"])
+        exact = {name: math.ceil(count * (1 + Fraction(reserve))) for name, count in {"a": 20, "b": 100}.items()}
+        assert (sizes["a"], sizes["b"], sizes["c"]) == (exact["a"], exact["b"], 9)
+    assert kept["id"].to_list() == sorted(kept["id"])
+
+
+@pytest.mark.parametrize("max_cosine", [0.6, 0.8, 0.9])
+def test_no_two_kept_rows_are_closer_than_the_cap_and_each_refusal_names_a_kept_row(max_cosine: float) -> None:
+    rows, embedder = candidates(["a", "b"] * 80, crowding=0.3)
+    outcome = run(rows, embedder, {"a": 40, "b": 40}, BalanceConfig(reserve=0.0, max_cosine=max_cosine))
+    vector = dict(zip(rows["id"], embedder.embed(rows["instruction"].to_list()).astype(np.float64), strict=True))
+    for one, other in itertools.combinations(outcome.kept["id"], 2):
+        assert vector[one] @ vector[other] < max_cosine
+    refused = outcome.dropped.filter(pl.col("reason") == "too_similar")
+    assert refused.height > 10
+    for row in refused.to_dicts():
+        assert row["twin"] in set(outcome.kept["id"])
+        assert row["measured"] == pytest.approx(vector[row["id"]] @ vector[row["twin"]], abs=1e-4)
+        assert row["measured"] >= row["limit"] == max_cosine
+        assert row["evidence"].startswith(f"cosine {row['measured']:.2f} with {row['twin']}, which was taken")
+
+
+def test_a_row_is_held_against_taken_rows_only() -> None:
+    # At 0, 20 and 40 degrees; the limit is 25 degrees: the middle loses to the first, and so cannot stop the last.
+    turns = np.radians([0.0, 20.0, 40.0])
+    rows, _ = candidates(["a"] * 3)
+    rows = rows.with_columns(quality=pl.Series([3.0, 2.0, 1.0]))
+    embedder = Known({f"task {n}": v for n, v in enumerate(unit(np.stack([np.cos(turns), np.sin(turns)], axis=1)))})
+    outcome = run(
+        rows, embedder, {"a": 3}, BalanceConfig(reserve=0.0, max_cosine=math.cos(math.radians(25)), clusters=1)
+    )
+    assert outcome.kept["id"].to_list() == ["g00000", "g00002"]
+    assert outcome.dropped.select("id", "reason", "twin").rows() == [("g00001", "too_similar", "g00000")]
+    assert outcome.kept["nearest_cosine"].to_list() == [None, pytest.approx(math.cos(math.radians(40)), abs=1e-4)]
+    assert outcome.dropped["nearest_cosine"].to_list() == [None]
+
+
+def test_a_cosine_at_the_limit_is_too_similar() -> None:
+    rows, _ = candidates(["a"] * 2)
+    embedder = Known({"task 0": np.float32([1, 0]), "task 1": np.float32([0.8, 0.6])})
+    for limit, kept in ((0.8, 1), (0.81, 2)):
+        assert run(rows, embedder, {"a": 2}, BalanceConfig(reserve=0.0, max_cosine=limit)).kept.height == kept
+
+
+@pytest.mark.parametrize("fill", [False, True])
+@pytest.mark.parametrize("max_cosine", [0.9, 1.0])
+def test_every_dropped_row_has_a_true_reason(fill: bool, max_cosine: float) -> None:
+    rows, embedder = candidates(["a"] * 90 + ["b"] * 12 + ["c"] * 60 + ["spam"] * 5, crowding=0.4)
+    rows = rows.with_columns(source=pl.when(pl.int_range(pl.len()) % 10 == 0).then(pl.lit("seed")).otherwise("source"))
+    config = BalanceConfig(reserve=0.1, max_cosine=max_cosine, clusters=5)
+    outcome = run(rows, embedder, {"a": 20, "b": 30, "c": 10}, config, seeds_in_set=False, fill=fill)
+    kept = outcome.kept.to_dicts()
+    reasons = Counter(outcome.dropped["reason"])
+    assert set(reasons) >= {"over_quota", "seed_kept_apart", "category_not_wanted"}
+    for row in outcome.dropped.to_dicts():
+        if row["reason"] == "seed_kept_apart":
+            assert row["source"] == "seed"
+        elif row["reason"] == "category_not_wanted":
+            assert row["category"] == "spam"
+            assert "spam" in row["evidence"]
+        elif row["reason"] == "over_quota":
+            place, shared = (
+                int(number) for number in re.findall(r"number (\d+) by.*which (\d+) were", row["evidence"])[0]
+            )
+            peers = [r for r in kept if (r["category"], r["cluster"]) == (row["category"], row["cluster"])]
+            assert (shared, row["limit"], row["measured"]) == (len(peers), len(peers), place)
+            assert place > shared
+            assert all(peer["quality"] >= row["quality"] for peer in peers)
+        else:
+            assert row["reason"] == "too_similar"
+
+
+def test_within_a_cluster_the_best_are_taken() -> None:
+    rows, embedder = candidates(["a"] * 60, crowding=5.0)
+    kept = run(rows, embedder, {"a": 12}, BalanceConfig(reserve=0.0, max_cosine=1.0, clusters=1)).kept
+    best = rows.sort("quality", descending=True)["id"].head(12)
+    assert set(kept["id"]) == set(best)
+
+
+def test_clusters_share_a_category_by_their_tempered_sizes() -> None:
+    rows, embedder = candidates(["a"] * 200, crowding=0.2)
+    config = BalanceConfig(reserve=0.0, max_cosine=1.0, clusters=6)
+    outcome = run(rows, embedder, {"a": 40}, config)
+    every = Counter([*outcome.kept["cluster"], *outcome.dropped["cluster"]])
+    assert dict(Counter(outcome.kept["cluster"])) == tempered_quotas(dict(sorted(every.items())), 40, 0.5)
+
+
+def test_what_a_crowded_cluster_cannot_give_the_others_give() -> None:
+    rows, _ = candidates(["a"] * 20)
+    turns = np.radians([0.0] * 10 + [90.0 + 2 * n for n in range(10)])  # ten copies, and ten rows two degrees apart
+    embedder = Known({f"task {n}": v for n, v in enumerate(unit(np.stack([np.cos(turns), np.sin(turns)], axis=1)))})
+    config = BalanceConfig(reserve=0.0, max_cosine=0.9999, clusters=2)
+    outcome = run(rows, embedder, {"a": 8}, config)
+    copies = {f"g{n:05d}" for n in range(10)}
+    assert (outcome.kept.height, len(copies & set(outcome.kept["id"]))) == (8, 1)
+    assert Counter(outcome.dropped["reason"]) == {"too_similar": 9, "over_quota": 3}
+
+
+def test_other_categories_fill_what_one_lacks_only_if_asked() -> None:
+    rows, embedder = candidates(["a"] * 40 + ["b"] * 3, crowding=5.0)
+    wanted, config = {"a": 10, "b": 10}, BalanceConfig(reserve=0.0, max_cosine=1.0, clusters=1)
+    short = run(rows, embedder, wanted, config, fill=False).kept
+    assert Counter(short["category"]) == {"a": 10, "b": 3}
+    full = run(rows, embedder, wanted, config, fill=True).kept
+    assert Counter(full["category"]) == {"a": 17, "b": 3}
+    best = rows.filter(pl.col("category") == "a").sort("quality", descending=True)["id"].head(17)
+    assert set(full.filter(pl.col("category") == "a")["id"]) == set(best)
+
+
+def test_seeds_are_in_the_set_or_kept_apart() -> None:
+    rows, embedder = candidates(["a"] * 6, crowding=5.0)
+    rows = rows.with_columns(source=pl.Series(["seed", "seed", "pool", *["generated"] * 3]))
+    config = BalanceConfig(reserve=0.0, max_cosine=1.0)
+    assert run(rows, embedder, {"a": 6}, config).kept.height == 6
+    apart = run(rows, embedder, {"a": 6}, config, seeds_in_set=False)
+    assert apart.kept["id"].to_list() == ["g00002", "g00003", "g00004", "g00005"]
+    assert apart.dropped.select("id", "reason").rows() == [(f"g0000{n}", "seed_kept_apart") for n in (0, 1)]
+    alone = run(rows[:2], embedder, {"a": 6}, config, seeds_in_set=False)
+    assert (alone.kept.height, alone.dropped["reason"].to_list()) == (0, ["seed_kept_apart"] * 2)
+    assert alone.kept.schema["cluster"] == pl.Int32
+
+
+def test_the_same_seed_gives_the_same_rows() -> None:
+    rows, embedder = candidates(["a", "b", "c"] * 60)
+    one, other = (run(rows, embedder, {"a": 10, "b": 20, "c": 5}, seed=4) for _ in range(2))
+    assert one.kept.equals(other.kept)
+    assert one.dropped.equals(other.dropped)
+
+
+def test_with_one_cluster_the_order_of_the_rows_does_not_matter() -> None:
+    rows, embedder = candidates(["a", "b", "c"] * 40, crowding=0.4)
+    config = BalanceConfig(reserve=0.1, clusters=1)
+    one = run(rows, embedder, {"a": 10, "b": 20, "c": 5}, config)
+    other = run(rows.sample(fraction=1.0, shuffle=True, seed=3), embedder, {"c": 5, "b": 20, "a": 10}, config)
+    assert other.kept.sort("id").equals(one.kept)
+    assert other.dropped.sort("id").equals(one.dropped.sort("id"))
+
+
+def test_more_clusters_than_rows_are_no_error() -> None:
+    rows, embedder = candidates(["a"] * 5, crowding=5.0)
+    kept = run(rows, embedder, {"a": 2}, BalanceConfig(reserve=0.0, max_cosine=1.0, clusters=50)).kept
+    assert kept.height == 2
+
+
+def test_one_row_and_no_row() -> None:
+    rows, embedder = candidates(["a"])
+    one = run(rows, embedder, {"a": 3})
+    assert (one.kept["id"].to_list(), one.kept["cluster"].to_list()) == (["g00000"], [0])
+    none = run(rows.clear(), embedder, {"a": 3})
+    assert (none.kept.height, none.dropped.height) == (0, 0)
+    assert {name: none.kept.schema[name] for name in ("cluster", "nearest_cosine")} == {
+        "cluster": pl.Int32, "nearest_cosine": pl.Float64,
+    }  # fmt: skip
+
+
+def test_clusters_are_directions() -> None:
+    rng = np.random.default_rng(1)
+    axes = np.eye(3, 12)
+    truth = np.repeat([0, 1, 2], 30)
+    vectors = unit(axes[truth] + 0.1 * rng.normal(size=(90, 12)))
+    labels = cluster(vectors, 3, seed=0)
+    assert len({(true, label) for true, label in zip(truth.tolist(), labels, strict=True)}) == 3
+    assert cluster(vectors, 3, seed=0) == labels
+    assert cluster(vectors, 1, seed=0) == [0] * 90
+
+
+def test_each_row_is_with_the_mean_direction_it_is_nearest_to_in_angle() -> None:
+    """A spherical fixed point: Euclidean k-means, whose means are shorter than 1, does not pass this."""
+    rng = np.random.default_rng(3)
+    spread = np.array([0.05, 1.5])[np.repeat([0, 1], 150)][:, None]  # one tight and one wide direction
+    vectors = unit(np.eye(2, 4)[np.repeat([0, 1], 150)] + spread * rng.normal(size=(300, 4)))
+    labels = np.array(cluster(vectors, 2, seed=0))
+    means = unit(np.stack([vectors[labels == label].sum(axis=0) for label in (0, 1)]).astype(np.float64))
+    nearest = np.argmax(vectors @ means.T, axis=1)
+    assert (nearest == labels).mean() > 0.99
+    shrunk = np.stack([vectors[labels == label].mean(axis=0) for label in (0, 1)])
+    euclidean = np.argmin(((vectors[:, None] - shrunk[None]) ** 2).sum(axis=2), axis=1)
+    assert (euclidean == labels).mean() < 0.97

@@ -1,0 +1,130 @@
+import json
+import signal
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from kiloset.cli import main
+from kiloset.settings import ROOT
+from tests import fake_run
+
+
+@pytest.fixture
+def kiloset(monkeypatch, capsys):
+    """Run the command line in this process; its signal handlers are not installed."""
+
+    def run(*arguments, cwd=ROOT):
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(signal, "signal", lambda *_: None)
+        monkeypatch.setattr(sys, "argv", ["kiloset", *map(str, arguments)])
+        try:
+            main()
+            status = 0
+        except SystemExit as ended:
+            status = ended.code or 0
+        said = capsys.readouterr()
+        return SimpleNamespace(returncode=status, stdout=said.out, stderr=said.err)
+
+    return run
+
+
+GOOD = {"instruction": "Name a colour.", "input": "", "response": "Blue.", "category": "open_qa"}
+
+
+@pytest.fixture
+def seeds(tmp_path):
+    def write(content):
+        path = tmp_path / "mine.jsonl"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "mine.jsonl: no example in it; [seeds] path needs at least one"),
+        (json.dumps(GOOD) + "\n{broken", "mine.jsonl:2: not JSON"),
+        (json.dumps(GOOD).encode("utf-16"), "mine.jsonl:1: not UTF-8 text"),
+        (json.dumps({**GOOD, "id": "a"}) + "\n" + json.dumps({**GOOD, "id": "a"}), "mine.jsonl:2: id 'a' stands already at"),
+        (json.dumps({**GOOD, "response": ""}), 'mine.jsonl:1: "response" is empty'),
+        (json.dumps({"prompt": "x"}), 'mine.jsonl:1: "response"'),
+    ],
+)  # fmt: skip
+def test_broken_seeds_are_refused_in_one_line_before_any_model_loads(kiloset, seeds, tmp_path, content, message):
+    ran = kiloset("dataset", "--seeds", seeds(content), "--runs", tmp_path / "runs", cwd=tmp_path)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.startswith("kiloset: ")
+    assert message in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds", "none.jsonl"], "none.jsonl: no such file or folder ([seeds] path)"),
+        (["--config", "none.toml"], "none.toml: no such config file"),
+        (["--set", "run.sise=3"], "[run] has no setting 'sise'; did you mean 'size'?"),
+        (["--size", "0"], "[run] size must be greater than or equal to 1, got 0"),
+        (["--set", "categories.target={matsh=1}"], "[categories] target: no category 'matsh'; did you mean 'maths'?"),
+        (["--set", "rules.off=['nothing']"], "[rules] off: no rule 'nothing'; known: instruction_too_short"),
+        (["--model", "./no-such-model"], "[models.generator] name: no-such-model: no such folder"),
+        (["--model", "embedded:gpt9"], "[models.generator] name: unknown embedded model"),
+        (["--base", "justaname"], "[models.base] name must be a local folder, a hub id owner/model"),
+        (["--set", "pool.path=gone.csv"], "gone.csv: no such file or folder ([pool] path)"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_line_with_status_2(kiloset, tmp_path, arguments, message):
+    ran = kiloset("dataset", "--runs", tmp_path / "runs", *arguments, cwd=tmp_path)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith(f"kiloset: {message}")
+    assert len(ran.stderr.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused(kiloset, tmp_path):
+    (tmp_path / "runs").write_text("a file, not a folder")
+    ran = kiloset("dataset", "--runs", tmp_path / "runs", cwd=tmp_path)
+    assert ran.returncode == 2
+    assert "cannot be written" in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1
+
+
+def test_a_run_of_another_config_is_refused_before_any_model_loads(kiloset, tmp_path):
+    fake_run.run(tmp_path / "runs" / "mine")
+    ran = kiloset("dataset", "--runs", tmp_path / "runs", "--run", "mine", cwd=tmp_path)
+    assert ran.returncode == 2
+    assert "is a run of another config: [run] size = 12 there, 120 here" in ran.stderr
+
+
+def test_audit_and_explain_read_the_run_folder_alone(kiloset, tmp_path):
+    fake_run.run(tmp_path / "runs" / "mine")
+    audit = kiloset("audit", "--runs", tmp_path / "runs")
+    assert audit.returncode == 0, audit.stderr
+    assert "open_qa" in audit.stdout
+    assert "seed_kept_apart" in audit.stdout
+    first = json.loads((tmp_path / "runs" / "mine" / "curated.jsonl").read_text().splitlines()[0])
+    life = kiloset("explain", first["id"], "--runs", tmp_path / "runs", "--run", "mine")
+    assert life.returncode == 0, life.stderr
+    assert first["id"] in life.stdout
+    assert "s0" in life.stdout
+    unknown = kiloset("explain", "g99999", "--runs", tmp_path / "runs")
+    assert unknown.returncode == 2
+    assert "g99999" in unknown.stderr
+
+
+@pytest.mark.parametrize("command", ["audit", "train"])
+def test_commands_on_no_run_say_how_to_make_one(kiloset, tmp_path, command):
+    ran = kiloset(command, "--runs", tmp_path / "runs")
+    assert ran.returncode == 2
+    assert "make one with `make dataset`" in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1
+
+
+def test_help_names_every_command(kiloset):
+    ran = kiloset("--help")
+    assert ran.returncode == 0
+    assert all(command in ran.stdout for command in ("dataset", "audit", "explain", "train", "config"))

@@ -1,0 +1,127 @@
+"""The form vector, held against counts made by hand, and its robust scores against their definition."""
+
+import math
+import statistics
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rewrite.form import FORM_COLUMNS, form_of, form_spread, opening, robust_z
+
+ANSWER = """# Tea
+
+Boil the water. Then wait: it must cool!
+
+- Add the leaves.
+2) Pour, and wait.
+"""
+
+
+def test_a_form_is_what_a_reader_counts() -> None:
+    form = form_of(ANSWER)
+    assert tuple(form) == FORM_COLUMNS
+    # tea | boil the water | then wait it must cool | add the leaves | 2 pour and wait
+    assert form["log_words"] == pytest.approx(math.log(17))
+    assert form["type_token_ratio"] == pytest.approx(14 / 16)  # "the" and "wait" stand twice
+    assert form["sentence_words"] == pytest.approx(16 / 5)
+    assert form["punctuation_rate"] == pytest.approx(9 / 16)  # # . : ! - . ) , .
+    assert form["list_lines"] == pytest.approx(2 / 4)
+    assert (form["heading"], form["code_fence"]) == (1.0, 0.0)
+    assert form["function_word_rate"] == pytest.approx(6 / 16)  # the, then, it, must, the, and
+
+
+@pytest.mark.parametrize("text", ["", " \n", "?!"])
+def test_a_text_without_words_has_a_form_of_zeros(text: str) -> None:
+    assert form_of(text) == dict.fromkeys(FORM_COLUMNS, 0.0)
+
+
+def test_the_type_token_ratio_does_not_fall_with_length() -> None:
+    text = " ".join(f"w{number}" for number in range(100))
+    assert form_of(text)["type_token_ratio"] == form_of(f"{text} {text}")["type_token_ratio"] == 1.0
+    assert form_of(f"w0 {text}")["type_token_ratio"] == pytest.approx(0.99)
+
+
+@pytest.mark.parametrize("line", ["- tea", "* tea", "• tea", "1. tea", "12) tea", "(3) tea", "  a) tea"])
+def test_a_list_item_is_told_by_its_mark(line: str) -> None:
+    assert form_of(line)["list_lines"] == 1.0
+
+
+@pytest.mark.parametrize("line", ["-tea", "3.5 cups", "1999. It was", "a tea", "**tea**"])
+def test_a_line_that_only_looks_like_a_list_item_is_none(line: str) -> None:
+    assert form_of(line)["list_lines"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "heading", "fence"),
+    [("### Tea", 1.0, 0.0), ("#tea", 0.0, 0.0), ("so\n```python\nx\n```", 0.0, 1.0), ("use ``` here", 0.0, 0.0)],
+)
+def test_headings_and_fences_stand_at_the_start_of_a_line(text: str, heading: float, fence: float) -> None:
+    assert (form_of(text)["heading"], form_of(text)["code_fence"]) == (heading, fence)
+
+
+def test_a_sign_is_not_punctuation() -> None:
+    assert form_of("It costs $5 + tax!")["punctuation_rate"] == pytest.approx(1 / 4)
+
+
+def test_a_decimal_point_ends_no_sentence() -> None:
+    assert form_of("It is 3.5 here... So it is.")["sentence_words"] == pytest.approx(8 / 2)
+
+
+def test_function_words_of_another_language_count_for_nothing() -> None:
+    assert form_of("Das Wasser kocht, wenn der Druck gleich ist.")["function_word_rate"] == 0.0
+
+
+def test_a_long_run_of_dots_is_read_in_linear_time() -> None:
+    form_of("." * 200_000 + "x" + " \n" * 50_000)  # a quadratic pattern would need minutes
+
+
+def test_a_robust_z_is_hand_computable() -> None:
+    values = np.array([[1.0, 0.0, 7.0], [2.0, 0.0, 7.0], [3.0, 0.0, 7.0], [4.0, 0.0, 7.0], [100.0, 1.0, 7.0]])
+    z = robust_z(values)
+    # column 0: median 3, deviations 2 1 0 1 97, their median 1
+    assert z[:, 0] == pytest.approx([-2 / 1.4826, -1 / 1.4826, 0, 1 / 1.4826, 5])
+    # column 1: the median absolute deviation is 0, the standard deviation 0.4
+    assert z[:, 1] == pytest.approx([0, 0, 0, 0, 2.5])
+    assert z[:, 2] == pytest.approx([0, 0, 0, 0, 0])
+
+
+def test_a_robust_z_of_no_rows_is_no_rows() -> None:
+    assert robust_z(np.empty((0, 3))).shape == (0, 3)
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20))
+def test_a_robust_z_is_bounded_and_leaves_its_input_alone(column: list[float]) -> None:
+    values = np.array(column)[:, None]
+    z = robust_z(values)
+    assert np.isfinite(z).all()
+    assert np.abs(z).max() <= 5
+    assert values[:, 0].tolist() == column
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("Sure! Here is it", "sure here is"), ("Don't, ever", "don't ever"), ("", "")]
+)
+def test_an_opening_is_the_first_three_words(text: str, expected: str) -> None:
+    assert opening(text) == expected
+
+
+def test_a_spread_is_the_standard_deviation_of_each_column() -> None:
+    forms = [form_of(text) for text in (ANSWER, "Boil it.", "- Wait\n- Pour the tea now")]
+    spread = form_spread([{"id": 1.0, **form} for form in forms])
+    assert spread == pytest.approx({name: statistics.pstdev(form[name] for form in forms) for name in FORM_COLUMNS})
+
+
+@pytest.mark.parametrize("rows", [[], [form_of(ANSWER)]])
+def test_fewer_than_two_rows_have_no_spread(rows: list[dict[str, float]]) -> None:
+    assert form_spread(rows) == dict.fromkeys(FORM_COLUMNS, 0.0)
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.text(st.characters(exclude_categories=())))
+def test_every_text_has_a_finite_form(text: str) -> None:
+    form = form_of(text)
+    assert all(math.isfinite(value) and value >= 0 for value in form.values())
+    assert all(form[name] <= 1 for name in ("type_token_ratio", "list_lines", "function_word_rate"))

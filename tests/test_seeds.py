@@ -1,0 +1,326 @@
+"""Every layout from every file type, and every way a file can be wrong."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import polars as pl
+import pytest
+
+from core.errors import DataError, EmptyError
+from generator.seeds import load_examples
+
+LAYOUTS: dict[str, list[dict[str, Any]]] = {
+    "own": [
+        {"instruction": "Sum it up.", "input": "A long\n\ntext.", "response": "Short.", "category": "summarising"},
+        {"instruction": "Напиши стих", "input": "", "response": "詩, \"1\"", "category": ""},
+    ],
+    "alpaca": [
+        {"instruction": " Sum it up.\n", "input": "A long\n\ntext.", "output": "Short.", "category": "summarising"},
+        {"instruction": "Напиши стих", "input": "<noinput>", "output": "詩, \"1\"", "category": None},
+    ],
+    "messages": [
+        {
+            "messages": [
+                {"role": "system", "content": "Sum it up."},
+                {"role": "user", "content": "A long\n\ntext."},
+                {"role": "assistant", "content": "Short."},
+                {"role": "user", "content": "Thanks."},
+                {"role": "assistant", "content": "Welcome."},
+            ],
+            "category": "summarising",
+        },
+        {"messages": [{"role": "user", "content": "Напиши стих"}, {"role": "assistant", "content": "詩, \"1\""}], "category": ""},
+    ],
+    "sharegpt": [
+        {
+            "conversations": [
+                {"from": "system", "value": "Sum it up."},
+                {"from": "human", "value": "A long\n\ntext."},
+                {"from": "gpt", "value": "Short."},
+            ],
+            "category": "summarising",
+        },
+        {"conversations": [{"from": "human", "value": "Напиши стих"}, {"from": "gpt", "value": "詩, \"1\""}], "category": ""},
+    ],
+    "self_instruct": [
+        {"instruction": "Sum it up.", "instances": [{"input": "A long\n\ntext.", "output": "Short."}], "category": "summarising"},
+        {"instruction": "Напиши стих", "instances": [{"input": "", "output": "詩, \"1\""}], "category": ""},
+    ],
+}  # fmt: skip
+FLAT = ("own", "alpaca")
+TURNS = ("messages", "sharegpt")
+GOOD = {"instruction": "Sum it up.", "response": "Short."}
+
+
+def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_json(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+
+
+def write_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    pl.DataFrame(rows).write_parquet(path)
+
+
+WRITERS = {".jsonl": write_jsonl, ".json": write_json, ".csv": write_csv, ".parquet": write_parquet}
+
+
+def load(path: Path | str, **options: Any) -> pl.DataFrame:
+    given = {"prefix": "s", "source": "seed", "license": "CC0-1.0", "where": "seeds", **options}
+    return load_examples(str(path), **given)
+
+
+def lines(path: Path, *values: Any) -> Path:
+    path.write_text("\n".join(v if isinstance(v, str) else json.dumps(v) for v in values), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("layout", "suffix"), [(a, b) for a in LAYOUTS for b in WRITERS if b != ".csv" or a in FLAT])
+def test_a_layout_reads_the_same_from_every_file_type(tmp_path: Path, layout: str, suffix: str) -> None:
+    path = tmp_path / f"seeds{suffix}"
+    WRITERS[suffix](path, LAYOUTS[layout])
+    instruction = ("Sum it up.\n\nA long\n\ntext.", "") if layout in TURNS else ("Sum it up.", "A long\n\ntext.")
+    columns = ("id", "instruction", "input", "response", "category", "category_source")
+    assert load(path).select(columns).rows() == [
+        ("s0001", *instruction, "Short.", "summarising", "seed"),
+        ("s0002", "Напиши стих", "", '詩, "1"', "", ""),
+    ]
+
+
+def test_a_folder_is_read_file_by_file_in_the_order_of_the_names(tmp_path: Path) -> None:
+    for name, layout in {"c.json": "messages", "a.jsonl": "own", "d.parquet": "sharegpt", "b.csv": "alpaca"}.items():
+        WRITERS[Path(name).suffix](tmp_path / name, [{**LAYOUTS[layout][0], "category": name}])
+    (tmp_path / "README.md").write_text("not a data file")
+    table = load(tmp_path)
+    assert table["category"].to_list() == ["a.jsonl", "b.csv", "c.json", "d.parquet"]
+    assert table["id"].to_list() == ["s0001", "s0002", "s0003", "s0004"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Sum it up.", "completion": "Short."},
+        {"question": "Sum it up.", "answer": "Short."},
+        {"instruction": "Sum it up.", "context": "", "response": "Short."},
+        {"instruction": "Sum it up.", "input": "N/A", "output": "Short."},
+        {"messages": None, "instruction": "Sum it up.", "response": "Short."},
+    ],
+)
+def test_the_usual_names_of_a_field_are_known(tmp_path: Path, row: dict[str, Any]) -> None:
+    table = load(lines(tmp_path / "x.jsonl", row))
+    assert table.select("instruction", "input", "response").rows() == [("Sum it up.", "", "Short.")]
+
+
+def test_a_context_is_an_input(tmp_path: Path) -> None:
+    row = {"instruction": "Sum it up.", "input": "", "context": "A text.", "response": "Short."}
+    assert load(lines(tmp_path / "x.jsonl", row))["input"].to_list() == ["A text."]
+
+
+def test_each_instance_of_a_self_instruct_task_is_a_row(tmp_path: Path) -> None:
+    instances = [{"input": letter, "output": letter.upper()} for letter in "abc"]
+    table = load(
+        lines(tmp_path / "x.jsonl", {"id": "seed_task_0", "instruction": "Shout.", "instances": instances}, GOOD)
+    )
+    assert table.select("id", "instruction", "input", "response").rows()[:3] == [
+        ("s0001", "Shout.", "a", "A"),
+        ("s0002", "Shout.", "b", "B"),
+        ("s0003", "Shout.", "c", "C"),
+    ]
+    assert table["id"].to_list()[3] == "s0004"
+
+
+def test_writer_and_licence_are_the_rows_own_or_the_default(tmp_path: Path) -> None:
+    path = lines(tmp_path / "x.jsonl", {**GOOD, "writer": "gpt-2@1", "license": "MIT"}, {**GOOD, "license": ""})
+    assert load(path).select("source", "writer", "license", "depth", "parents").rows() == [
+        ("seed", "gpt-2@1", "MIT", 0, []),
+        ("seed", "human", "CC0-1.0", 0, []),
+    ]
+
+
+def test_a_pool_has_longer_ids_of_its_own(tmp_path: Path) -> None:
+    table = load(lines(tmp_path / "x.jsonl", GOOD, GOOD), prefix="p", source="pool", where="pool")
+    assert table.select("id", "source").rows() == [("p00001", "pool"), ("p00002", "pool")]
+
+
+@pytest.mark.parametrize(("limit", "rows"), [(0, 7), (1, 1), (2, 2), (3, 3), (5, 5), (7, 7), (99, 7)])
+def test_a_limit_counts_rows_also_within_a_task_of_several(tmp_path: Path, limit: int, rows: int) -> None:
+    task = {"instruction": "Shout.", "instances": [{"input": letter, "output": letter} for letter in "abc"]}
+    assert load(lines(tmp_path / "x.jsonl", task, task, GOOD), limit=limit).height == rows
+
+
+def test_beyond_the_limit_nothing_is_read(tmp_path: Path) -> None:
+    assert load(lines(tmp_path / "x.jsonl", GOOD, GOOD, "{broken"), limit=2).height == 2
+
+
+def test_blank_lines_byte_order_marks_and_windows_line_ends_are_harmless(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n \r\n".join([json.dumps(GOOD)] * 2).encode() + b"\r\n")
+    assert load(path).height == 2
+
+
+BROKEN: dict[str, tuple[Any, str]] = {
+    "json": ("{'instruction': 1}", r"x\.jsonl:3: not JSON \(Expecting property name"),
+    "an array": ("[1]", r"x\.jsonl:3: must be an object, found list"),
+    "no response": ({"instruction": "a"}, r'x\.jsonl:3: "response" \(or output, completion, answer\) is missing; found instruction'),
+    "no instruction": ({}, r'x\.jsonl:3: "instruction" \(or prompt, question\) is missing; found nothing'),
+    "empty response": ({"instruction": "a", "output": " "}, r'x\.jsonl:3: "output" is empty'),
+    "null instruction": ({"instruction": None, "output": "b"}, r'x\.jsonl:3: "instruction" is empty'),
+    "a number": ({"instruction": "a", "response": 5}, r'x\.jsonl:3: "response" must be text, found int'),
+    "a list": ({"instruction": "a", "input": [], "response": "b"}, r'x\.jsonl:3: "input" must be text, found list'),
+    "zero": ({"instruction": "a", "context": 0, "response": "b"}, r'x\.jsonl:3: "context" must be text, found int'),
+    "category": ({**GOOD, "category": 5}, r'x\.jsonl:3: "category" must be text, found int'),
+    "half a character": ('{"instruction": "a \\ud83d", "response": "b"}', r'x\.jsonl:3: "instruction" holds \'\\ud83d\', one half of'),
+    "no turns": ({"messages": []}, r'x\.jsonl:3: "messages" must be a list of turns'),
+    "turns as text": ({"conversations": "a"}, r'x\.jsonl:3: "conversations" must be a list of turns'),
+    "no assistant": ({"messages": [{"role": "user", "content": "a"}]}, r'x\.jsonl:3: "messages" needs a user turn followed by an assist'),
+    "no user": ({"conversations": [{"from": "gpt", "value": "a"}]}, r'x\.jsonl:3: "conversations" needs a user turn'),
+    "two users": ({"messages": [{"role": "user", "content": "a"}] * 2}, r'x\.jsonl:3: "messages" needs a user turn followed by'),
+    "a turn of parts": ({"messages": [{"role": "user", "content": [{"text": "a"}]}]}, r'x\.jsonl:3: "content" must be text, found list'),
+    "a turn of text": ({"messages": ["a"]}, r"x\.jsonl:3: must be an object, found str"),
+    "an empty turn": (
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": None}]},
+        r"x\.jsonl:3: the first user or assistant turn is empty",
+    ),
+    "no instances": ({"instruction": "a", "instances": []}, r'x\.jsonl:3: "instances" must be a list with at least one'),
+    "no output": ({"instruction": "a", "instances": [{"input": "b"}]}, r'x\.jsonl:3: "output" is missing; found input'),
+    "an instance of text": ({"instruction": "a", "instances": ["b"]}, r"x\.jsonl:3: must be an object, found str"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "message"), BROKEN.values(), ids=BROKEN)
+def test_a_line_that_cannot_be_an_example_is_refused_with_its_number(tmp_path: Path, line: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load(lines(tmp_path / "x.jsonl", GOOD, "", line))
+
+
+def test_an_id_that_stands_twice_is_refused_with_both_places(tmp_path: Path) -> None:
+    lines(tmp_path / "a.jsonl", {**GOOD, "id": 7}, {**GOOD, "id": 8}, GOOD, GOOD)
+    lines(tmp_path / "b.jsonl", {**GOOD, "id": "7"})
+    with pytest.raises(
+        DataError, match=r"b\.jsonl:1: id '7' stands already at .*a\.jsonl:1; ids must differ, or be left out"
+    ):
+        load(tmp_path)
+
+
+LATIN = 'instruction,response\n"Où est le café?",ici\n'.encode("latin-1")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.csv", LATIN, r"x\.csv: not a readable csv file \(invalid utf-8"),
+        ("x.json", b'[{"instruction": "caf\xe9"}]', r"x\.json: not UTF-8 text \(.* at byte 21\); save it as UTF-8"),
+        (
+            "x.jsonl",
+            (json.dumps(GOOD) + "\n").encode() * 500 + b'{"instruction": "caf\xe9"}\n',
+            r"x\.jsonl:501: not UTF-8 text \(.* at its byte 20\); save it as UTF-8",
+        ),
+        ("x.json", b"", r"x\.json: not JSON \(Expecting value"),
+        ("x.json", b'{"instruction": "a"}', r"x\.json: must hold a list of objects, found dict; one object a line is \.jsonl"),
+        ("x.json", b'[{"instruction": "a", "response": "b"}, 5]', r"x\.json\[1\]: must be an object, found int"),
+        ("x.csv", b"", r"x\.csv: not a readable csv file \(empty CSV\)"),
+        ("x.csv", b"instruction,response\na,b\na,b,c\n", r"x\.csv: not a readable csv file \(found more fields"),
+        ("x.csv", b"instruction,response\na,b\na,\n", r'x\.csv:3: "response" is empty'),
+        ("x.parquet", b"PAR1", r"x\.parquet: not a readable parquet file"),
+        ("x.txt", b"a", r"x\.txt: must end in \.jsonl, \.json, \.csv, \.parquet \(\[seeds\] path\)"),
+        ("x", b"a", r"x: must end in \.jsonl"),
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.jsonl", b""),
+        ("x.jsonl", b"\n \n"),
+        ("x.jsonl", b"\xef\xbb\xbf"),
+        ("x.json", b"[]"),
+        ("x.csv", b"instruction,response\n"),
+    ],
+)
+def test_a_file_without_an_example_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(EmptyError, match=rf"{name}: no example in it; \[pool\] path needs at least one"):
+        load(tmp_path / name, where="pool")
+
+
+def test_a_folder_without_a_data_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no \.jsonl, \.json, \.csv, \.parquet file in this folder \(\[seeds\] path\)"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["nowhere.jsonl", "no/where.jsonl", "seeds"])
+def test_a_file_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=rf"{name}: no such file or folder \(\[seeds\] path\)"):
+        load(name)
+
+
+class NoSuchDataset(Exception):
+    """Stands for the hub client's own kind of error."""
+
+
+def hub(load_dataset: Callable[[str], Any]) -> SimpleNamespace:
+    return SimpleNamespace(load_dataset=load_dataset, exceptions=SimpleNamespace(DatasetsError=NoSuchDataset))
+
+
+def test_a_name_with_an_owner_is_read_from_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "datasets", hub(lambda name: {"test": [], "train": [{**GOOD, "category": name}]}))
+    assert load("owner/name")["category"].to_list() == ["owner/name"]
+
+
+def test_a_row_of_the_hub_is_named_by_split_and_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "datasets", hub(lambda _: {"validation": [GOOD, {"instruction": "a"}]}))
+    with pytest.raises(DataError, match='owner/name/validation:2: "response"'):
+        load("owner/name")
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (ConnectionError("no network\nand a long story"), "no network"),
+        (httpx.ConnectTimeout(""), "ConnectTimeout"),
+        (NoSuchDataset("Dataset 'owner/name' doesn't exist"), "Dataset 'owner/name' doesn't exist"),
+    ],
+)
+def test_what_the_hub_does_not_give_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception, cause: str
+) -> None:
+    def offline(_: str) -> None:
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "datasets", hub(offline))
+    message = rf"^owner/name: no such file, and not to be had as a hub data set \(\[seeds\] path\): {cause}$"
+    with pytest.raises(DataError, match=message):
+        load("owner/name")
+
+
+def test_a_name_in_a_folder_that_exists_is_not_looked_up_on_the_hub(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "seeds").mkdir()
+    with pytest.raises(DataError, match="seeds/mine: no such file or folder"):
+        load("seeds/mine")

@@ -1,0 +1,1 @@
+"""Tunes the base model on a run's curated rows with LoRA."""
