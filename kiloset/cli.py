@@ -180,6 +180,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, _interrupted)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # other libraries' bars; ours are rich's
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app()

@@ -100,6 +100,7 @@ BREAKING: dict[str, tuple[float, list[tuple[dict[str, Any], float]]]] = {
         (say(response="I am just an AI, so take this with care."), 1),
         (say(response="I'm sorry for your loss, but as a text-based AI, I don't read accounts."), 1),
         (say(response="Sorry for the misunderstanding, but I'm not a job search AI."), 1),
+        (say(response="I'm glad. I'm a chatbot designed to help with anything."), 1),
         (say(response="As you see, I'm designed to assist with any task about language."), 1),
         (say(response="My name is Ada and I was trained by Hugging Face."), 1),
     ]),
