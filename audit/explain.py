@@ -162,7 +162,7 @@ def _ending(
 def _calls(run: RunFolder, keys: Sequence[str]) -> list[dict[str, Any] | str]:
     if not keys or not run.calls.exists():
         return list(keys)
-    with closing(CallStore(run.calls)) as store:
+    with closing(CallStore.read_only(run.calls)) as store:
         return [store.call(key) or key for key in keys]
 
 

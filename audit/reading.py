@@ -29,7 +29,7 @@ def read_stages(run: RunFolder) -> tuple[list[tuple[str, pl.DataFrame]], pl.Data
     """Return `(stage, kept rows)` in order, and the ledger of dropped rows.
 
     Raises:
-        DataError: No stage is finished, or a file is broken.
+        DataError: No stage is finished, a file is broken, or the manifest counts drops and the ledger is missing.
     """
     try:
         stages, ledger = run.stages(), run.dropped()
@@ -37,6 +37,12 @@ def read_stages(run: RunFolder) -> tuple[list[tuple[str, pl.DataFrame]], pl.Data
         raise DataError(f"{run.path}: a stage's file cannot be read ({str(error).splitlines()[0]})") from None
     if not stages:
         raise DataError(f"{run.path}: no stage is finished; `make dataset` goes on where it stopped")
+    recorded = run.manifest.get("stages", {}).values()
+    if (drops := sum(sum(said.get("dropped", {}).values()) for said in recorded)) and not run.dropped_file.exists():
+        raise DataError(
+            f"{run.dropped_file}: the ledger is missing, manifest.json counts {drops} dropped rows; put it back, or "
+            "`make dataset` makes it anew from the stored completions"
+        )
     return stages, ledger
 
 

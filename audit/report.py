@@ -7,10 +7,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+import polars as pl
 from rich.console import Console
 
 from audit import figures
-from audit.figures import Duplicates, Lengths, Rewriting, Spread, StageCount
+from audit.figures import Duplicates, Lengths, Rewriting, Spread, StageCount, Style
 from audit.reading import Edits, find_edits, read_curated, read_stages
 from audit.terminal import literal, print_heading, print_table
 from core.calls import CallStore
@@ -40,6 +41,8 @@ class Audit:
     instructions: dict[str, str]
     """Texts of the rows in `duplicates.nearest`."""
     rewriting: Rewriting | None
+    style: Style | None
+    """Of the rows of the last stage that are still in curated.jsonl, their texts as the run wrote them."""
     yields: dict[str, tuple[int, int]]
     """Rows generated and rows kept, by strategy."""
     calls: dict[str, dict[str, int]] | None
@@ -91,6 +94,7 @@ def audit(run: RunFolder) -> Audit:
         duplicates=duplicates,
         instructions={id: texts[id] for pair in duplicates.nearest for id in (pair.first, pair.second)},
         rewriting=figures.rewriting(final),
+        style=figures.style(final.filter(pl.col("id").is_in(curated["id"].to_list()))),
         yields=figures.yields(final, ledger),
         calls=calls,
         resent=resent,
@@ -110,6 +114,7 @@ def show(audit: Audit, console: Console) -> None:
     print_table(console, "Lengths in words, of texts that are not empty", columns, lengths)
     _show_diversity(audit, console)
     _show_rewriting(audit.rewriting, console)
+    _show_style(audit.style, console)
     yields = [(name, made, kept, _share(kept, made)) for name, (made, kept) in audit.yields.items()]
     print_table(console, "Yield of the strategies", ("strategy", "generated", "kept", "share"), yields)
     _show_cost(audit, console)
@@ -170,11 +175,21 @@ def _show_rewriting(found: Rewriting | None, console: Console) -> None:
     print_table(console, "Responses by source", ("source", "rows", "share"), rows)
     if found is None:
         return
+    reasons = [(reason, count, _share(count, total)) for reason, count in (found.reasons or {}).items()]
+    print_table(console, "Why that response", ("reason", "rows", "share"), reasons)
     gain = "not recorded" if found.mean_gain is None else f"{found.mean_gain:+.3f} nats per token"
     console.print(literal(f"rewritten: {100 * found.share:.1f} %; mean gain in fit of those: {gain}"))
     for title, name, counts in (("offered", "status", found.offered), ("rejected", "check", found.rejections)):
         empty = "not recorded" if counts is None else "none"
         print_table(console, f"Rewrites {title}", (name, "rewrites"), list((counts or {}).items()), empty)
+
+
+def _show_style(found: Style | None, console: Console) -> None:
+    rows = [(name, f"{found.before[name]:.3f}", f"{found.after[name]:.3f}") for name in found.before] if found else []
+    title = "Style: spread of the answers' form (standard deviation)"
+    if found and found.surprisal_before is not None and found.surprisal_after is not None:
+        rows.append(("mean surprisal, nats per token", f"{found.surprisal_before:.3f}", f"{found.surprisal_after:.3f}"))
+    print_table(console, title, ("column", "references", "responses"), rows)
 
 
 def _show_cost(audit: Audit, console: Console) -> None:
@@ -204,7 +219,7 @@ def _show_edits(edits: Edits | None, console: Console) -> None:
 def _calls(run: RunFolder) -> tuple[dict[str, dict[str, int]] | None, int | None]:
     if not run.calls.exists():
         return None, None
-    with closing(CallStore(run.calls)) as store:
+    with closing(CallStore.read_only(run.calls)) as store:
         return store.account(), store.resent_after_completion()
 
 

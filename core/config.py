@@ -38,7 +38,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:
-        ConfigError: The file is missing, not UTF-8 or not TOML.
+        ConfigError: The file is missing, cannot be read, or is not UTF-8 or not TOML.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -46,10 +46,14 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such config file") from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: is a folder; a config is a .toml file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, or a number of more digits than Python reads
         raise ConfigError(f"{path}: not TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not TOML: nested too deeply") from None
 
 
 def with_override(table: Mapping[str, Any], assignment: str) -> dict[str, Any]:
@@ -64,7 +68,7 @@ def with_override(table: Mapping[str, Any], assignment: str) -> dict[str, Any]:
         raise ConfigError(f"--set takes table.key=value, got {assignment!r}")
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text.strip()
     changed = dict(table)
     here = changed
@@ -137,7 +141,10 @@ def _one_line(error: ValidationError, path: tuple[str, ...]) -> str:
     first = findings[0]
     key = str(first["loc"][0]) if first["loc"] else ""
     allowed = dict.fromkeys(
-        finding["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        finding["msg"]
+        .removeprefix("Input should be ")
+        .removeprefix("Value error, ")
+        .replace("Dictionary should have", "a table with")
         for finding in findings
         if finding["loc"] and finding["loc"][0] == first["loc"][0]
     )

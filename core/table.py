@@ -39,8 +39,6 @@ VERDICT: dict[str, Any] = {
 }
 """Columns a dropped row has besides its own. `twin` is the id it duplicates or lost to, or null."""
 
-SOURCES = ("seed", "pool", "generated")
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -70,6 +68,11 @@ def with_verdicts(table: pl.DataFrame, verdicts: Mapping[str, Mapping[str, Any]]
     return Outcome(
         kept=table.filter(~gone), dropped=table.filter(gone).join(said, on="id", how="left", maintain_order="left")
     )
+
+
+def no_rows(table: pl.DataFrame) -> pl.DataFrame:
+    """Return the dropped half of an outcome that drops nothing: the table's columns and the verdict's, no rows."""
+    return with_verdicts(table, {}).dropped
 
 
 def check_outcome(stage: str, before: pl.DataFrame, outcome: Outcome, *, creates: bool) -> None:

@@ -11,6 +11,7 @@ Both packages are only searched for files, never imported.
 
 import hashlib
 import importlib.util
+import json
 import os
 import shutil
 import tempfile
@@ -19,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import ModelError
-from core.run import file_sha256
+from core.run import file_sha256, write_text
 
 PREFIX = "embedded:"
-HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "*.txt", "*.model"]
-"""What is downloaded of a hub model: no pickles, no code."""
+MODEL_FILES = (".json", ".jinja", ".safetensors", ".txt", ".model")
+"""What a model folder may hold that matters, and what is downloaded of a hub model: no pickles, no code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ def check_model(name: str, where: str) -> None:
         if not (path / "config.json").is_file():
             what = "no such folder" if not path.exists() else "has no config.json, so it is no model folder"
             raise ModelError(f"[{where}] name: {path}: {what}")
+        _check_folder(path, where)
     elif name.count("/") != 1:
         known = ", ".join(PREFIX + known for known in MODELS)
         raise ModelError(
@@ -101,25 +103,40 @@ def model_path(name: str, where: str, say: Callable[[str], None] = lambda _: Non
 
 
 def revision(path: str) -> str:
-    """Return what names a model's exact weights: the hub's commit, or a digest of the folder's files.
+    """Return what names a model's exact weights: the hub's commit, or a digest of all the folder's model files.
 
-    The digest reads config and tokenizer whole and the first and last MiB of each weights file.
+    A weights file is read once; its digest is remembered in the cache by its path, size and time of change.
     """
     folder = Path(path)
     if folder.parent.name == "snapshots":
         return folder.name
     digest = hashlib.sha256()
-    for file in sorted(folder.glob("*")):
-        if file.suffix not in (".json", ".jinja", ".safetensors", ".txt") or not file.is_file():
-            continue
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size}\n".encode())
-        with file.open("rb") as data:
-            digest.update(data.read(1 << 20))
-            if size > 1 << 20:
-                data.seek(max(1 << 20, size - (1 << 20)))
-                digest.update(data.read())
+    for file in sorted(folder.rglob("*")):
+        if file.suffix in MODEL_FILES and file.is_file():
+            digest.update(f"{file.relative_to(folder)} {_remembered_sha256(file)}\n".encode())
     return digest.hexdigest()[:12]
+
+
+def _remembered_sha256(file: Path) -> str:
+    state = file.stat()
+    if state.st_size < 1 << 24:
+        return file_sha256(file)
+    name = hashlib.sha256(f"{file.resolve()} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()
+    note = cache_folder() / "digests" / name
+    if not note.exists():
+        note.parent.mkdir(parents=True, exist_ok=True)
+        write_text(note, file_sha256(file))
+    return note.read_text(encoding="utf-8")
+
+
+def _check_folder(path: Path, where: str) -> None:
+    """Refuse a model folder that would only fail once it is loaded."""
+    try:
+        json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"[{where}] name: {path}/config.json: not JSON ({error})") from None
+    if not any(path.glob("*.safetensors")):
+        raise ModelError(f"[{where}] name: {path}: has no *.safetensors; other weights are not read")
 
 
 def _downloaded(name: str, where: str, say: Callable[[str], None]) -> str:
@@ -128,14 +145,18 @@ def _downloaded(name: str, where: str, say: Callable[[str], None]) -> str:
     from huggingface_hub import snapshot_download
 
     try:
-        return str(snapshot_download(name, allow_patterns=HUB_FILES, local_files_only=True))
+        return str(
+            snapshot_download(name, allow_patterns=[f"*{suffix}" for suffix in MODEL_FILES], local_files_only=True)
+        )
     except (OSError, ValueError):
         say(f"downloading {name}")
     try:
-        return str(snapshot_download(name, allow_patterns=HUB_FILES))
+        return str(snapshot_download(name, allow_patterns=[f"*{suffix}" for suffix in MODEL_FILES]))
     except (OSError, ValueError, httpx.HTTPError) as error:
         cause = str(error).strip().splitlines()[0][:200]
-        raise ModelError(f"[{where}] name: the hub does not give {name!r}: {cause}") from None
+        raise ModelError(
+            f"[{where}] name: {name!r} is no local folder, and the hub does not give it: {cause}"
+        ) from None
 
 
 def _source(name: str, where: str) -> tuple[Path, EmbeddedModel]:
@@ -165,11 +186,16 @@ def _convert(source: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ModelError(f"{target.parent}: cannot be written ({error.strerror}); set KILOSET_CACHE") from None
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".converting-") as name:
         made = Path(name) / "model"
-        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-        model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            source.parent, gguf_file=source.name, dtype=torch.float32, trust_remote_code=False
+        )
         # The weights are plain float32 now; a config that still says "gguf" would send loaders to a quantized path.
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config

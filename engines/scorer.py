@@ -2,11 +2,15 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from core.errors import ModelError
-from core.logits import check_logits, logits_at
+from core.loading import load_model, load_tokenizer
+from core.logits import check_logits, logits_at, padded
 from core.models import Message, tokenize_example
+
+ROWS = 8
+"""Rows in one forward pass."""
 
 
 class TransformersScorer:
@@ -16,7 +20,7 @@ class TransformersScorer:
         """Name the model; it is loaded with the first response.
 
         Args:
-            path: A local folder or hub id; safetensors only.
+            path: A local folder; safetensors only.
             identity: Name and revision, part of every score's key.
             max_tokens: Longest prompt and response together.
         """
@@ -29,21 +33,17 @@ class TransformersScorer:
         Rows are padded on the right to the longest of the call; attention is causal, so padding changes nothing but the
         last digits (below 1e-4 nats per token).
 
-        Raises:
-            ModelError: A prompt and response are longer than `max_tokens`.
+        A row longer than `max_tokens` gets nan.
         """
         import torch
 
         model, tokenizer = self._model()
         examples = [tokenize_example(tokenizer, p, r) for p, r in zip(prompts, responses, strict=True)]
-        if too_long := [len(p) + len(r) for p, r in examples if len(p) + len(r) > self._max_tokens]:
-            raise ModelError(
-                f"a response to score has {max(too_long)} tokens with its prompt, more than {self._max_tokens}"
-            )
-        results: list[tuple[float, int]] = [(0.0, 0)] * len(examples)
-        by_length = sorted(range(len(examples)), key=lambda i: len(examples[i][0]) + len(examples[i][1]))
-        for start in range(0, len(by_length), 8):
-            part = by_length[start : start + 8]
+        lengths = [len(prompt) + len(response) for prompt, response in examples]
+        results = [(math.nan, len(response)) for _, response in examples]
+        by_length = sorted((i for i, n in enumerate(lengths) if n <= self._max_tokens), key=lengths.__getitem__)
+        for start in range(0, len(by_length), ROWS):
+            part = by_length[start : start + ROWS]
             with torch.inference_mode():
                 for i, nats in zip(part, _score_batch(model, [examples[i] for i in part]), strict=True):
                     results[i] = (nats, len(examples[i][1]))
@@ -55,26 +55,16 @@ class TransformersScorer:
 
     def _model(self) -> tuple[Any, Any]:
         if self._loaded is None:
-            import torch
-            from transformers import AutoModelForCausalLM, AutoTokenizer
-
-            cuda = torch.cuda.is_available()
-            model = AutoModelForCausalLM.from_pretrained(
-                self._path,
-                dtype=torch.bfloat16 if cuda else torch.float32,
-                use_safetensors=True,
-                device_map="cuda" if cuda else None,
-            )
-            tokenizer = AutoTokenizer.from_pretrained(self._path)
+            tokenizer, model = load_tokenizer(Path(self._path)), load_model(Path(self._path)).eval()
             probe = tokenize_example(tokenizer, [{"role": "user", "content": "Say yes."}], "Yes.")
-            check_logits(model.eval(), *_padded([probe], model.device))
+            check_logits(model, *padded([probe], model.device))
             self._loaded = (model, tokenizer)
         return self._loaded
 
 
 def _score_batch(model: Any, examples: Sequence[tuple[list[int], list[int]]]) -> list[float]:
     """Return the sum of log-probabilities of each `(prompt ids, response ids)`."""
-    ids, mask, is_response = _padded(examples, model.device)
+    ids, mask, is_response = padded(examples, model.device)
     logits = logits_at(model, ids, mask, is_response)  # (response tokens of all rows, vocabulary)
     found = logits.log_softmax(-1).gather(1, ids[is_response][:, None])[:, 0]
     values: list[float] = found.tolist()
@@ -83,19 +73,3 @@ def _score_batch(model: Any, examples: Sequence[tuple[list[int], list[int]]]) ->
         sums.append(math.fsum(values[start : start + len(response)]))
         start += len(response)
     return sums
-
-
-def _padded(examples: Sequence[tuple[list[int], list[int]]], device: Any) -> tuple[Any, Any, Any]:
-    """Return ids, attention mask and response mask, each (rows, tokens)."""
-    import torch
-
-    longest = max(len(prompt) + len(response) for prompt, response in examples)
-    ids = torch.zeros(len(examples), longest, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    is_response = torch.zeros(len(examples), longest, dtype=torch.bool)
-    for row, (prompt, response) in enumerate(examples):
-        end = len(prompt) + len(response)
-        ids[row, :end] = torch.tensor(prompt + response)
-        mask[row, :end] = 1
-        is_response[row, len(prompt) : end] = True
-    return ids.to(device), mask.to(device), is_response.to(device)

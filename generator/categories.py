@@ -10,17 +10,19 @@ import polars as pl
 from pydantic import Field
 
 from core.config import Positive, settings
-from core.errors import ConfigError
+from core.errors import ConfigError, DataError
 from core.models import Embedder
 from core.table import full_instruction
+
+Weights = Annotated[dict[str, Positive], Field(min_length=1)]
 
 
 @settings
 class CategoriesConfig:
     """The `[categories]` table: what the set should be made of."""
 
-    target: Literal["uniform", "seeds", "candidates"] | dict[str, Positive] = "uniform"
-    """Shares: uniform, as in the seeds, as the candidates happen to be (for a pool), or a table of category = weight."""
+    target: Literal["uniform", "seeds", "candidates"] | Weights = "uniform"
+    """Shares: uniform, as in the seeds, as the candidates happen to be (for a pool), or a table of category = weight, with at least one."""
     fill: bool = False
     """Where a category falls short, take more of the others to reach the size; otherwise the set stays short."""
     neighbours: Annotated[int, Field(ge=1, le=50)] = 5
@@ -105,6 +107,33 @@ def check_target(target: Mapping[str, float], known: Sequence[str]) -> None:
             near = get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ConfigError(f"[categories] target: no category {name!r}{hint}; known: {', '.join(sorted(known))}")
+
+
+def check_pool_categories(pool: pl.DataFrame, known: Sequence[str], target: str | Mapping[str, float]) -> None:
+    """Refuse a pool with categories of its own, none of which would be wanted; `candidates` wants whatever there is.
+
+    Args:
+        pool: Rows with the column `category`, "" where they have none yet.
+        known: The seeds' categories.
+        target: The setting of `[categories]`.
+
+    Raises:
+        DataError: With the unknown category that has most rows and the nearest known one.
+    """
+    if target == "candidates":
+        return
+    own = pool.filter((pl.col("category") != "") & ~pl.col("category").is_in(list(known)))
+    if own.is_empty():
+        return
+    counts = own.group_by("category").len().sort(["len", "category"], descending=[True, False]).rows()
+    name, rows = counts[0]
+    near = get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    others = f", nor {len(counts) - 1} more of the pool ({own.height - rows} rows)" if len(counts) > 1 else ""
+    raise DataError(
+        f"[pool] path: the seeds have no category {name!r} ({rows} rows){others}{hint}; known: "
+        f"{', '.join(sorted(known))}. Rename them, or take the pool's own with categories.target=candidates"
+    )
 
 
 def apportion(weights: Mapping[str, Any], size: int) -> dict[str, int]:

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from core.calls import RecordedEngine
 from core.config import Count, Fraction, Natural, Positive, Share, settings
-from core.models import Completion, Request
+from core.models import Completion, Request, chat_request
 from core.table import Outcome, table_of, user_turn, with_verdicts
 from core.text import squash
 from generator import prompts
@@ -298,9 +298,9 @@ def _input_demonstrations(
 def _ask_responses(loop: _Loop, rows: list[dict[str, Any]], wave: int) -> list[dict[str, Any]]:
     config = loop.config
     requests = [
-        Request(
-            loop.engine.render([{"role": "user", "content": user_turn(row["instruction"], row.get("input", ""))}]),
-            "response", config.max_response_tokens, config.response_temperature, config.top_p,
+        chat_request(
+            loop.engine, user_turn(row["instruction"], row.get("input", "")), "response",
+            max_tokens=config.max_response_tokens, temperature=config.response_temperature, top_p=config.top_p,
         )
         for row in rows
     ]  # fmt: skip

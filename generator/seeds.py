@@ -62,12 +62,10 @@ def load_examples(path: str, *, prefix: str, source: str, license: str, where: s
     rows: list[dict[str, Any]] = []
     ids: dict[str, str] = {}
     for place, found in _lines(path, where):
-        if (own := found.get("id")) is not None:
-            if str(own) in ids:
-                raise DataError(
-                    f"{place}: id {str(own)!r} stands already at {ids[str(own)]}; ids must differ, or be left out"
-                )
-            ids[str(own)] = place
+        if (own := _id(found, place)) in ids:
+            raise DataError(f"{place}: id {own!r} stands already at {ids[own]}; ids must differ, or be left out")
+        if own is not None:
+            ids[own] = place
         for example in _examples(found, place):
             number = len(rows) + 1
             rows.append(
@@ -75,8 +73,8 @@ def load_examples(path: str, *, prefix: str, source: str, license: str, where: s
                     **example,
                     "id": f"{prefix}{number:0{digits}d}",
                     "source": source,
-                    "writer": str(found.get("writer") or ("human" if source == "seed" else "unknown")),
-                    "license": str(found.get("license") or license),
+                    "writer": _optional(found, ("writer",), place) or ("human" if source == "seed" else "unknown"),
+                    "license": _optional(found, ("license",), place) or license,
                     "category_source": "seed" if example["category"] else "",
                 }
             )
@@ -89,25 +87,41 @@ def load_examples(path: str, *, prefix: str, source: str, license: str, where: s
 
 def _lines(path: str, where: str) -> Iterator[Line]:
     """Yield `(place, object)`; the place is `file:line` or `file:row`."""
-    file = Path(path).expanduser()
+    try:
+        files = _files(path, where)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}) ([{where}] path)") from None
+    if files:
+        for file in files:
+            yield from _file_lines(file)
+    else:
+        yield from _hub_lines(path, where)
+
+
+def _files(path: str, where: str) -> list[Path]:
+    """Return the file, or those of the folder; none if the path is a hub id."""
+    try:
+        file = Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{path}: {error} ([{where}] path)") from None
     if file.is_dir():
         parts = sorted(p for p in file.iterdir() if p.suffix in SUFFIXES)
         if not parts:
             raise DataError(f"{path}: no {', '.join(SUFFIXES)} file in this folder ([{where}] path)")
-        for part in parts:
-            yield from _file_lines(part)
-    elif file.exists():
+        return parts
+    if file.exists():
         if file.suffix not in SUFFIXES:
             raise DataError(f"{path}: must end in {', '.join(SUFFIXES)} ([{where}] path)")
-        yield from _file_lines(file)
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", path) and file.suffix not in SUFFIXES and not file.parent.is_dir():
-        yield from _hub_lines(path, where)
-    else:
-        raise DataError(f"{path}: no such file or folder ([{where}] path)")
+        return [file]
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", path) and file.suffix not in SUFFIXES and not file.parent.exists():
+        return []
+    raise DataError(f"{path}: no such file or folder ([{where}] path)")
 
 
 def _file_lines(file: Path) -> Iterator[Line]:
     try:
+        if not file.is_file():  # a pipe would never end
+            raise DataError(f"{file}: must be a plain file")
         if file.suffix == ".jsonl":
             yield from _jsonl(file)
         elif file.suffix == ".json":
@@ -121,7 +135,7 @@ def _file_lines(file: Path) -> Iterator[Line]:
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{file}: not a readable {file.suffix[1:]} file ({str(error).splitlines()[0]})") from None
     except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror})") from None
+        raise DataError(f"{file}: cannot be read ({error.strerror or error})") from None
 
 
 def _jsonl(file: Path) -> Iterator[Line]:
@@ -139,6 +153,8 @@ def _jsonl(file: Path) -> Iterator[Line]:
                 ) from None
             except ValueError as error:
                 raise DataError(f"{place}: not JSON ({error})") from None
+            except RecursionError:
+                raise DataError(f"{place}: not readable JSON (nested too deeply)") from None
             yield place, _object(value, place)
 
 
@@ -149,6 +165,8 @@ def _json(file: Path) -> Iterator[Line]:
         raise
     except ValueError as error:
         raise DataError(f"{file}: not JSON ({error})") from None
+    except RecursionError:
+        raise DataError(f"{file}: not readable JSON (nested too deeply)") from None
     if not isinstance(value, list):
         raise DataError(
             f"{file}: must hold a list of objects, found {type(value).__name__}; one object a line is .jsonl"
@@ -208,7 +226,7 @@ def _turns(turns: Any, layout: str, place: str) -> tuple[str, str]:
     said = []
     for turn in turns:
         here = _object(turn, place)
-        role = str(here.get("role") or here.get("from") or "")
+        role = _optional(here, ("role", "from"), place)
         said.append((role, _optional(here, ("content", "value"), place)))
     users = [i for i, (role, _) in enumerate(said) if role in ("user", "human")]
     if not users or users[0] + 1 >= len(said) or said[users[0] + 1][0] not in ("assistant", "gpt", "model"):
@@ -218,6 +236,13 @@ def _turns(turns: Any, layout: str, place: str) -> tuple[str, str]:
     if not instruction or not response:
         raise DataError(f"{place}: the first user or assistant turn is empty")
     return f"{system}\n\n{instruction}" if system else instruction, response
+
+
+def _id(found: Mapping[str, Any], place: str) -> str | None:
+    value = found.get("id")
+    if value is None or isinstance(value, int | float):
+        return None if value is None else str(value)
+    return _text(value, "id", place)
 
 
 def _needed(found: Mapping[str, Any], names: tuple[str, ...], place: str) -> str:

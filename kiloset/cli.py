@@ -39,7 +39,7 @@ Run = Annotated[str | None, typer.Option("--run", help="A run's name; default: t
 @app.command()
 def dataset(
     config: Config = None,
-    size: Annotated[int | None, typer.Option(help="Rows of the curated set.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="ROWS", help="Rows of the curated set.")] = None,
     seeds: Annotated[
         str | None, typer.Option(help="Seeds: .jsonl, .json, .csv, .parquet, a folder of them or a hub id.")
     ] = None,
@@ -58,16 +58,17 @@ def dataset(
     Run it again to continue after any interruption; finished stages and paid completions are never redone.
     """
     from core.run import RunFolder
+    from engines.vllm import has_cuda
     from kiloset.models import check_models, real_models
     from kiloset.pipeline import begin, read_inputs, run_pipeline
     from kiloset.settings import ROOT, load_config, run_name
     from kiloset.show import bars, show_result
 
     console = Console(stderr=True)
-    path = config or ROOT / "configs" / ("gpu.toml" if _has_gpu() else "cpu.toml")
+    path = config or ROOT / "configs" / ("gpu.toml" if has_cuda() else "cpu.toml")
     chosen = {"run.size": size, "seeds.path": seeds, "models.generator.name": model, "models.base.name": base}
     quoted = [
-        f"{key}={value if isinstance(value, int) else _toml_text(value)}"
+        f"{key}={value if key == 'run.size' else _toml_text(value)}"
         for key, value in chosen.items()
         if value is not None
     ]
@@ -80,7 +81,7 @@ def dataset(
         shown.say(
             f"{folder.path}: {inputs.seeds.height} seeds, {inputs.pool.height} pool rows, {settings.run.size} rows wanted"
         )
-        with real_models(settings, folder.engine_log, shown.say) as models:
+        with real_models(settings, folder.engine_log, shown.say, shown) as models:
             result = run_pipeline(settings, inputs, folder, models, shown)
     show_result(result, folder, Console())
     if result.shortfall:
@@ -113,20 +114,16 @@ def explain(
 @app.command()
 def train(run: Run = None, runs: Runs = Path("runs"), set_: Overrides = None) -> None:
     """Fit a LoRA adapter to the run's curated.jsonl, edits by hand included, on the run's base model."""
-    from core.config import parse, with_override
     from engines.embedded import model_path
     from kiloset.models import base_name
-    from kiloset.settings import RunConfig, read_toml_text
+    from kiloset.settings import load_config
     from kiloset.show import bars, show_training
     from train.lora import train as fit
 
     console = Console(stderr=True)
     folder = _folder(run, runs)
-    table = read_toml_text(folder.config.read_text(encoding="utf-8"), folder.config)
-    for assignment in set_ or []:
-        table = with_override(table, assignment)
-    settings = parse(RunConfig, table)
-    with bars(console) as shown:
+    settings = load_config(folder.config, set_ or [])
+    with folder.lock(), bars(console) as shown:
         path = model_path(base_name(settings), "models.base", shown.say)
         report = fit(folder, settings.train, Path(path), shown)
     show_training(report, folder, Console())
@@ -137,10 +134,11 @@ def config_(config: Config = None, set_: Overrides = None) -> None:
     """List every setting with its meaning, default, and value in the given config."""
     from dataclasses import asdict
 
+    from engines.vllm import has_cuda
     from kiloset.settings import ROOT, load_config, settings_help
     from kiloset.show import show_settings
 
-    path = config or ROOT / "configs" / ("gpu.toml" if _has_gpu() else "cpu.toml")
+    path = config or ROOT / "configs" / ("gpu.toml" if has_cuda() else "cpu.toml")
     show_settings(settings_help(), asdict(load_config(path, set_ or [])), Console())
 
 
@@ -156,10 +154,6 @@ def _folder(run: str | None, runs: Path) -> "RunFolder":
     folder = RunFolder(runs / run)
     folder.require()
     return folder
-
-
-def _has_gpu() -> bool:
-    return Path("/proc/driver/nvidia/version").exists()
 
 
 def _toml_text(value: object) -> str:

@@ -12,11 +12,15 @@ from core.table import user_turn
 from generator.categories import apportion
 
 
-def write_curated(folder: RunFolder, table: pl.DataFrame, validation: float, seed: int) -> None:
-    """Write curated.jsonl, and its sha256 to the manifest, by which a later edit is noticed."""
+def curated_text(table: pl.DataFrame, validation: float, seed: int) -> str:
+    """Return what curated.jsonl says of a table."""
     held_out = validation_ids(table, validation, seed)
     lines = [json.dumps(_line(row, row["id"] in held_out), ensure_ascii=False) for row in table.iter_rows(named=True)]
-    text = "".join(f"{line}\n" for line in lines)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def write_curated(folder: RunFolder, text: str) -> None:
+    """Write curated.jsonl, and its sha256 to the manifest, by which a later edit is noticed."""
     # Announced before it is written, the file before it still known: a kill in between must not look like an edit.
     announced = {"curated_sha256": hashlib.sha256(text.encode()).hexdigest()}
     if folder.curated.exists():
@@ -25,11 +29,13 @@ def write_curated(folder: RunFolder, table: pl.DataFrame, validation: float, see
     write_text(folder.curated, text)
 
 
-def is_edited(folder: RunFolder) -> bool:
-    """Tell whether curated.jsonl is there and not as it was written."""
+def is_edited(folder: RunFolder, text: str) -> bool:
+    """Tell whether curated.jsonl is there, is not as it was written, and does not say `text` either."""
+    if not folder.curated.exists():
+        return False
     manifest = folder.manifest
     ours = {manifest.get("curated_sha256"), manifest.get("curated_before_sha256")}
-    return folder.curated.exists() and file_sha256(folder.curated) not in ours
+    return file_sha256(folder.curated) not in {*ours, hashlib.sha256(text.encode()).hexdigest()}
 
 
 def validation_ids(table: pl.DataFrame, share: float, seed: int) -> set[str]:
@@ -55,5 +61,6 @@ def _line(row: dict[str, Any], held_out: bool) -> dict[str, Any]:
         "license": row["license"],
         "writer": row["writer"],
         "response_source": row["response_source"],
+        "response_reason": row["response_reason"],
         "split": "validation" if held_out else "train",
     }

@@ -5,7 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from core.models import Completion, Embedder, Message, Request, Scorer, TextEngine
+import numpy as np
+from numpy.typing import NDArray
+
+from core.models import Completion, Embedder, Message, Progress, Request, Scorer, TextEngine
 from engines.embedded import check_model, model_path, revision
 from engines.embedder import SentenceEmbedder
 from engines.scorer import TransformersScorer
@@ -41,7 +44,7 @@ def check_models(config: RunConfig) -> None:
 class RealModels:
     """vLLM for both text models (one process if they are the same), transformers and sentence-transformers."""
 
-    def __init__(self, config: RunConfig, log: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, config: RunConfig, log: Path, say: Callable[[str], None], progress: Progress) -> None:
         """Find the models' files; nothing is loaded yet."""
         self._say = say
         generator = model_path(config.models.generator.name, "models.generator", say)
@@ -52,8 +55,10 @@ class RealModels:
         self.base: TextEngine = (
             self.generator if same else _Told(self._vllm(config, base_name(config), base, log), self)
         )
-        self.scorer: Scorer = _Scorer(TransformersScorer(base, self.base.identity, config.engine.max_model_len), self)
-        self.embedder: Embedder = SentenceEmbedder(embedder, f"{config.models.embedder.name}@{revision(embedder)}")
+        length = config.engine.max_model_len
+        self.scorer: Scorer = _Scorer(TransformersScorer(base, f"{self.base.identity}, {length} tokens", length), self)
+        named = f"{config.models.embedder.name}@{revision(embedder)}"
+        self.embedder: Embedder = _Embedder(SentenceEmbedder(embedder, named), progress)
 
     def _vllm(self, config: RunConfig, name: str, path: str, log: Path) -> VllmEngine:
         return VllmEngine(path, f"{name}@{revision(path)}", config.engine, log)
@@ -84,6 +89,10 @@ class _Told:
         self.identity = engine.identity
         self.render = engine.render
 
+    @property
+    def templated(self) -> bool:
+        return self.engine.templated
+
     def complete(self, requests: Sequence[tuple[str, Request]]) -> Iterator[tuple[str, Completion]]:
         self._models.make_room(but=self.engine)
         first = not self.engine.description
@@ -108,10 +117,31 @@ class _Scorer:
         return self._scorer.logprobs(prompts, responses)
 
 
+class _Embedder:
+    """An embedder that shows how far it is, in parts that are always the same for the same texts."""
+
+    PART = 256
+
+    def __init__(self, embedder: Embedder, progress: Progress) -> None:
+        self._embedder, self._progress = embedder, progress
+        self.identity = embedder.identity
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        if len(texts) <= self.PART:
+            return self._embedder.embed(texts)
+        self._progress.begin("embedding", len(texts))
+        found = []
+        for start in range(0, len(texts), self.PART):
+            found.append(self._embedder.embed(texts[start : start + self.PART]))
+            self._progress.advance(len(found[-1]))
+        self._progress.end()
+        return np.concatenate(found)
+
+
 @contextmanager
-def real_models(config: RunConfig, log: Path, say: Callable[[str], None]) -> Iterator[RealModels]:
+def real_models(config: RunConfig, log: Path, say: Callable[[str], None], progress: Progress) -> Iterator[RealModels]:
     """Hold the models of a run, and end every process they started."""
-    models = RealModels(config, log, say)
+    models = RealModels(config, log, say, progress)
     try:
         yield models
     finally:

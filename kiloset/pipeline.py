@@ -3,25 +3,24 @@
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from core.calls import CallStore, RecordedEngine, RecordedScorer
 from core.errors import EmptyError
 from core.models import Progress
-from core.run import RunFolder, code_sha256, file_sha256, machine_facts, sha256_of
-from core.table import Outcome, check_outcome, table_of
+from core.run import RunFolder, code_sha256, file_sha256, machine_facts, sha256_of, write_text
+from core.table import Outcome, check_outcome, no_rows, table_of
 from filters.balance import balance
 from filters.near_duplicates import drop_near_duplicates
 from filters.quality import with_quality
 from filters.rules import check_rule_names, drop_by_rules, screen_instructions
-from generator.categories import check_target, label_by_neighbours, wanted_rows
+from generator.categories import check_pool_categories, check_target, label_by_neighbours, wanted_rows
 from generator.loop import generate
 from generator.seeds import load_examples
-from kiloset.curated import is_edited, write_curated
+from kiloset.curated import curated_text, is_edited, write_curated
 from kiloset.models import Models
 from kiloset.settings import ROOT, RunConfig, check_same, to_toml
 from rewrite.rewrite import rewrite
@@ -93,13 +92,13 @@ def _seeds(_: pl.DataFrame, context: Context) -> Outcome:
     both = pl.concat([context.inputs.seeds, context.inputs.pool])
     neighbours = context.config.categories.neighbours
     labelled = label_by_neighbours(both, context.inputs.labelled, context.models.embedder, neighbours)
-    return Outcome(kept=labelled, dropped=_none(labelled))
+    return Outcome(kept=labelled, dropped=no_rows(labelled))
 
 
 def _generate(table: pl.DataFrame, context: Context) -> Outcome:
     config = context.config
     if not config.generate.enabled:
-        return Outcome(kept=table, dropped=_none(table))
+        return Outcome(kept=table, dropped=no_rows(table))
     return generate(
         table, context.generator, context.wanted, config.generate, seed=config.run.seed,
         license=config.models.generator.license,
@@ -168,8 +167,10 @@ def read_inputs(config: RunConfig) -> Inputs:
         labelled = every.filter(pl.col("category") != "")
         if labelled.is_empty():
             raise EmptyError(f"{path}: no example has a category ([categories] labels)")
+    known = labelled["category"].unique().to_list()
     if isinstance(config.categories.target, dict):
-        check_target(config.categories.target, labelled["category"].unique().to_list())
+        check_target(config.categories.target, known)
+    check_pool_categories(pool, known, config.categories.target)
     return Inputs(seeds, pool, labelled)
 
 
@@ -187,6 +188,12 @@ def run_pipeline(config: RunConfig, inputs: Inputs, folder: RunFolder, models: M
         ConfigError: The folder belongs to another config.
     """
     begin(config, folder)
+    with folder.lock():
+        folder.forget_stages_without_ledger()
+        return _run(config, inputs, folder, models, progress)
+
+
+def _run(config: RunConfig, inputs: Inputs, folder: RunFolder, models: Models, progress: Progress) -> Result:
     store = CallStore(folder.calls)
     try:
         context = Context(
@@ -197,7 +204,7 @@ def run_pipeline(config: RunConfig, inputs: Inputs, folder: RunFolder, models: M
         for number, stage in enumerate(STAGES, 1):
             table, fingerprint = _run_stage(number, stage, table, fingerprint, context, folder, store)
             if stage.name == "seeds":
-                context = Context(**{**_shallow(context), "wanted": _wanted(config, table)})
+                context = replace(context, wanted=_wanted(config, table))
                 folder.update_manifest({"size": config.run.size, "target": dict(context.wanted)})
     finally:
         store.close()
@@ -214,8 +221,8 @@ def begin(config: RunConfig, folder: RunFolder) -> None:
     folder.create()
     if folder.config.exists():
         check_same(config, folder.config.read_text(encoding="utf-8"), folder.path)
-    if not folder.manifest:
-        folder.config.write_text(to_toml(config), encoding="utf-8")
+    # Always written: what may differ between two calls (engine, training) is as the last one said.
+    write_text(folder.config, to_toml(config))
     folder.update_manifest({"name": folder.path.name, "seed": config.run.seed, "machine": machine_facts()})
 
 
@@ -224,10 +231,12 @@ def _run_stage(
 ) -> tuple[pl.DataFrame, str]:
     tables = {name: asdict(getattr(context.config, name)) for name in (*stage.tables, "run", "categories")}
     identities = {name: getattr(context.models, name).identity for name in stage.models}
-    code = code_sha256("core", *stage.packages)
-    fingerprint = sha256_of([stage.name, tables, identities, dict(context.wanted), code, before])
+    code = code_sha256("core", *stage.packages, *(["engines"] if stage.models else []))
+    # The longest text a model reads decides which rows it can be asked about.
+    length = context.config.engine.max_model_len if stage.models else None
+    fingerprint = sha256_of([stage.name, tables, identities, length, dict(context.wanted), code, before])
     done = folder.finished(number, stage.name, fingerprint)
-    if done is not None:
+    if done is not None and stage.name in folder.manifest.get("stages", {}):
         return done, fingerprint
     started = time.monotonic()
     outcome = stage.act(table, context)
@@ -268,21 +277,11 @@ def _finish(config: RunConfig, folder: RunFolder, table: pl.DataFrame, wanted: M
         )
         reasons = ", ".join(f"{reason} {n}" for n, reason in commonest[:4]) or "nothing was generated"
         raise EmptyError(f"{folder.path}: no row was accepted; dropped: {reasons} (all in dropped.parquet)")
-    edited = is_edited(folder)
+    text = curated_text(table, config.run.validation, config.run.seed)
+    edited = is_edited(folder, text)
     if not edited:
-        write_curated(folder, table, config.run.validation, config.run.seed)
+        write_curated(folder, text)
     got = {str(name): int(n) for name, n in table.group_by("category").len().sort("category").iter_rows()}
     result = Result(table.height, dict(wanted), got, dropped, edited)
     folder.update_manifest({"got": got, "shortfall": result.shortfall})
     return result
-
-
-def _none(table: pl.DataFrame) -> pl.DataFrame:
-    return table.clear().with_columns(
-        reason=pl.lit(None, pl.String), evidence=pl.lit(None, pl.String), measured=pl.lit(None, pl.Float64),
-        limit=pl.lit(None, pl.Float64), twin=pl.lit(None, pl.String),
-    )  # fmt: skip
-
-
-def _shallow(context: Context) -> dict[str, Any]:
-    return {name: getattr(context, name) for name in context.__dataclass_fields__}

@@ -2,11 +2,12 @@
 
 from dataclasses import asdict, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tomli_w
+from pydantic import Field
 
-from core.config import Count, Fraction, Natural, describe, parse, read_toml, settings, with_override
+from core.config import Count, Fraction, describe, parse, read_toml, settings, with_override
 from core.errors import ConfigError
 from core.run import sha256_of
 from engines.vllm import EngineConfig
@@ -31,8 +32,8 @@ class RunSettings:
 
     size: Count = 120
     """Rows of the curated set."""
-    seed: Natural = 0
-    """Every random choice of the run follows from it."""
+    seed: Annotated[int, Field(ge=0, le=2**31 - 2)] = 0
+    """Every random choice of the run follows from it; faiss and numpy take 31 bits."""
     validation: Fraction = 0.1
     """Share of the curated rows marked as validation, not trained on."""
 

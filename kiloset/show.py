@@ -97,7 +97,7 @@ def bars(console: Console) -> Iterator[Bars]:
 def show_result(result: Result, folder: RunFolder, console: Console) -> None:
     """Print the end of a run: rows wanted and got per category, what fell short, and the paths."""
     table = Table(
-        title=f"{folder.path.name}: {result.rows} of {sum(result.wanted.values())} rows", title_justify="left"
+        title=escape(f"{folder.path.name}: {result.rows} of {sum(result.wanted.values())} rows"), title_justify="left"
     )
     for name, side in (("category", "left"), ("wanted", "right"), ("got", "right"), ("short", "right")):
         table.add_column(name, justify=side)  # type: ignore[arg-type]
@@ -116,11 +116,11 @@ def show_result(result: Result, folder: RunFolder, console: Console) -> None:
         )
     if result.edited:
         console.print(
-            f"{folder.curated} was edited by hand and is left as it is; delete it to have it written anew",
+            escape(f"{folder.curated} was edited by hand and is left as it is; delete it to have it written anew"),
             soft_wrap=True,
         )
     for path in (folder.curated, folder.dropped_file, folder.manifest_file):
-        console.print(str(path), soft_wrap=True, highlight=False)
+        console.print(escape(str(path)), soft_wrap=True, highlight=False)
 
 
 def show_training(report: TrainReport, folder: RunFolder, console: Console) -> None:
@@ -138,11 +138,11 @@ def show_training(report: TrainReport, folder: RunFolder, console: Console) -> N
         ("kept", f"epoch {report.best_epoch}: {report.chosen_by}"),
         ("time", f"{report.seconds:.0f} s"),
     ]
-    table = Table(title=f"{folder.path.name}: adapter", title_justify="left", show_header=False)
+    table = Table(title=escape(f"{folder.path.name}: adapter"), title_justify="left", show_header=False)
     for name, value in rows:
         table.add_row(name, value)
     console.print(table)
-    console.print(str(folder.adapter), soft_wrap=True, highlight=False)
+    console.print(escape(str(folder.adapter)), soft_wrap=True, highlight=False)
 
 
 def show_settings(described: Sequence[tuple[str, str, Any, str]], values: Mapping[str, Any], console: Console) -> None:

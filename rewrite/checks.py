@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from textwrap import dedent
 from typing import Literal, NamedTuple, NoReturn
 
+from core.form import FUNCTION_WORDS
 from core.text import LIST_MARK, WORD, normal_form, numbers, squash, words
-from rewrite.form import FUNCTION_WORDS
 
 FEW_NUMBERS = 3
 """Up to this many numbers none may be lost."""

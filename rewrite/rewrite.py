@@ -8,8 +8,9 @@ first (the released SDFT data lost or invented numbers in one row of five), the 
 `min_gain`, and a share of originals always stays against collapse.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -18,8 +19,8 @@ from pydantic import Field
 
 from core.calls import RecordedEngine, RecordedScorer
 from core.config import Count, Fraction, Natural, NonNegative, Share, settings
-from core.models import Embedder, Message, Request
-from core.table import Outcome, full_instruction, table_of
+from core.models import Embedder, Message, Request, chat_request
+from core.table import Outcome, full_instruction, with_verdicts
 from core.text import words
 from rewrite.gate import GateConfig, first_failure, judge
 
@@ -28,7 +29,11 @@ REWRITE: dict[str, Any] = {
     "measured": pl.Float64, "limit": pl.Float64, "score": pl.Float64, "text": pl.String,
 }  # fmt: skip
 """Fields of one entry of the column `rewrites`; `score` is the mean log-probability in nats per token, null where none
-was needed. `status` is `chosen`, `passed` (the gate, but not best or not by enough) or `rejected` (by `check`)."""
+was needed. `status` is `chosen`, `passed` (the gate; `response_reason` says why its row kept another answer) or
+`rejected` (by `check`, null for the others): by the gate, or as `too_long_for_base`."""
+
+TOO_LONG = "too_long_for_base"
+"""Reason of a dropped row, and check of a rejected candidate, that the base model cannot read whole."""
 
 
 @settings
@@ -83,25 +88,28 @@ def rewrite(
     table: pl.DataFrame, engine: RecordedEngine, scorer: RecordedScorer, embedder: Embedder,
     config: RewriteConfig, gate: GateConfig,
 ) -> Outcome:  # fmt: skip
-    """Choose each row's answer; no row is dropped.
+    """Choose each row's answer, and drop (`too_long_for_base`) the rows that the base model cannot read whole.
 
-    Adds `response_source` (reference, plain, guided), `surprisal` of the response in the set and `reference_surprisal`
-    (nats per token), `fit_gain` (their difference, 0 where the reference stays) and `rewrites`, every candidate with
-    its verdict. A rewritten row's earlier answer goes to `original_response`.
+    Adds `response_source` (reference, plain, guided) and `response_reason`, why that one: `off` (rewriting is disabled),
+    `short_reference` (so short that nothing may be rewritten), `nothing_passed` (no candidate passed the gate),
+    `gain_too_small` (the best one gains less than `min_gain`), `keep_originals` (its gain was enough, but a share of
+    originals is kept) or `best_fit` (rewritten). Adds `surprisal` of the response in the set and `reference_surprisal`
+    (nats per token), `fit_gain` (their difference, 0 where the reference stays), `best_gain` (that of the best passing
+    candidate, null where none passed) and `rewrites`, every candidate with its verdict. A rewritten row's earlier answer
+    goes to `original_response`. All four figures are rounded to 4 digits, the choice is not. A dropped row has no figure
+    and no `response_reason`, but its candidates.
     """
     candidates = _ask(table, engine, config, gate) if config.enabled else []
     _judge(table, candidates, embedder, gate)
-    prompts: list[Sequence[Message]] = [[{"role": "user", "content": turn}] for turn in full_instruction(table)]
-    references = table["response"].to_list()
-    passed = [candidate for candidate in candidates if candidate.status == "passed"]
-    scores = scorer.mean_logprobs(
-        [*prompts, *(prompts[c.row] for c in passed)], [*references, *(c.text for c in passed)], "fit to the base model"
-    )
-    reference_scores, passed_scores = scores[: len(references)], scores[len(references) :]
-    for candidate, score in zip(passed, passed_scores, strict=True):
-        candidate.score = score
-    chosen = _choose(table["id"].to_list(), passed, reference_scores, config)
-    return Outcome(kept=_with_choice(table, candidates, chosen, reference_scores), dropped=_no_rows())
+    references = _score(table, candidates, scorer)
+    best = _best(candidates, references)
+    reasons = _reasons(table, best, references, config, gate)
+    too_long = {
+        "reason": TOO_LONG,
+        "evidence": "instruction, input and response are longer than the base model reads",
+    }
+    verdicts = {id: too_long for id, score in zip(table["id"], references, strict=True) if score is None}
+    return with_verdicts(_with_choice(table, candidates, best, reasons, references), verdicts)
 
 
 def _ask(table: pl.DataFrame, engine: RecordedEngine, config: RewriteConfig, gate: GateConfig) -> list[_Candidate]:
@@ -110,17 +118,17 @@ def _ask(table: pl.DataFrame, engine: RecordedEngine, config: RewriteConfig, gat
     asked: list[tuple[int, str]] = []
     turns = full_instruction(table)
     for row, reference in enumerate(table["response"]):
-        length = len(words(reference))
-        if length <= gate.short_reference_words:
+        if _is_short(reference, gate):
             continue
-        limit = min(config.max_tokens, 64 + 4 * length)
+        limit = min(config.max_tokens, 64 + 4 * len(words(reference)))
         for kind, samples in (("plain", config.plain), ("guided", config.guided)):
             turn = turns[row] if kind == "plain" else guided_prompt(turns[row], reference)
-            prompt = engine.render([{"role": "user", "content": turn}])
-            for sample in range(samples):
-                # Numbered from 1: sample 0 of the plain prompt may be the reference's own request.
-                requests.append(Request(prompt, kind, limit, config.temperature, config.top_p, sample=sample + 1))
-                asked.append((row, kind))
+            request = chat_request(
+                engine, turn, kind, max_tokens=limit, temperature=config.temperature, top_p=config.top_p
+            )
+            # Numbered from 1: sample 0 of the plain prompt may be the reference's own request.
+            requests += [replace(request, sample=sample + 1) for sample in range(samples)]
+            asked += [(row, kind)] * samples
     completions = engine.complete(requests, "rewrites") if requests else []
     return [
         _Candidate(row, kind, completion.text.strip(), completion.finish_reason, completion.key)
@@ -148,33 +156,79 @@ def _judge(table: pl.DataFrame, candidates: list[_Candidate], embedder: Embedder
             candidate.measured, candidate.limit = failure.measured, failure.limit
 
 
-def _choose(
-    ids: Sequence[str], passed: Sequence[_Candidate], reference_scores: Sequence[float], config: RewriteConfig
-) -> dict[int, _Candidate]:
-    """Return the row numbers to rewrite, each with its candidate; the smallest gains give way to `keep_originals`."""
-    best: dict[int, _Candidate] = {}
-    for candidate in passed:
-        score = candidate.score if candidate.score is not None else float("-inf")
-        rival = best.get(candidate.row)
-        if rival is None or rival.score is None or score > rival.score:
-            best[candidate.row] = candidate
-    gains = {row: (c.score or 0.0) - reference_scores[row] for row, c in best.items()}
-    worth = sorted((row for row in best if gains[row] >= config.min_gain), key=lambda row: (-gains[row], ids[row]))
-    most = int(len(ids) * (1 - config.keep_originals) + 1e-9)
-    for row in worth[most:]:
-        best[row].check, best[row].evidence = (
-            "keep_originals",
-            "a share of originals is kept; this gain was among the smallest",
-        )
-    return {row: best[row] for row in worth[:most]}
+def _is_short(reference: str, gate: GateConfig) -> bool:
+    return len(words(reference)) <= gate.short_reference_words
+
+
+def _score(table: pl.DataFrame, candidates: Sequence[_Candidate], scorer: RecordedScorer) -> list[float | None]:
+    """Score what passed the gate, and return the references' scores, None where the base model cannot read the row."""
+    prompts: list[Sequence[Message]] = [[{"role": "user", "content": turn}] for turn in full_instruction(table)]
+    passed = [candidate for candidate in candidates if candidate.status == "passed"]
+    found = scorer.mean_logprobs(
+        [*prompts, *(prompts[c.row] for c in passed)],
+        [*table["response"], *(c.text for c in passed)],
+        "fit to the base model",
+    )
+    scores = [None if math.isnan(score) else score for score in found]
+    for candidate, score in zip(passed, scores[table.height :], strict=True):
+        candidate.score = score
+        if score is None:
+            candidate.status, candidate.check = "rejected", TOO_LONG
+            candidate.evidence = "instruction, input and rewrite are longer than the base model reads"
+    return scores[: table.height]
+
+
+def _best(candidates: Sequence[_Candidate], references: Sequence[float | None]) -> dict[int, tuple[_Candidate, float]]:
+    """Return, by row number, the likeliest candidate that passed (the earlier of equals) and its gain."""
+    best: dict[int, tuple[_Candidate, float]] = {}
+    for candidate in candidates:
+        reference = references[candidate.row]
+        if candidate.status != "passed" or candidate.score is None or reference is None:
+            continue
+        gain = candidate.score - reference
+        if candidate.row not in best or gain > best[candidate.row][1]:
+            best[candidate.row] = candidate, gain
+    return best
+
+
+def _reasons(
+    table: pl.DataFrame,
+    best: Mapping[int, tuple[_Candidate, float]],
+    references: Sequence[float | None],
+    config: RewriteConfig,
+    gate: GateConfig,
+) -> list[str | None]:
+    """Return each row's `response_reason`, None for a row to drop; the smallest gains give way to `keep_originals`."""
+    ids, texts = table["id"].to_list(), table["response"].to_list()
+    worth = sorted(
+        (row for row, (_, gain) in best.items() if gain >= config.min_gain), key=lambda row: (-best[row][1], ids[row])
+    )
+    rows = sum(score is not None for score in references)
+    most = int(rows * (1 - config.keep_originals) + 1e-9)
+    rewritten = {row: "best_fit" if place < most else "keep_originals" for place, row in enumerate(worth)}
+    reasons: list[str | None] = []
+    for row, score in enumerate(references):
+        if score is None:
+            reasons.append(None)
+        elif not config.enabled:
+            reasons.append("off")
+        elif _is_short(texts[row], gate):
+            reasons.append("short_reference")
+        elif row not in best:
+            reasons.append("nothing_passed")
+        else:
+            reasons.append(rewritten.get(row, "gain_too_small"))
+    return reasons
 
 
 def _with_choice(
     table: pl.DataFrame,
     candidates: Sequence[_Candidate],
-    chosen: dict[int, _Candidate],
-    reference_scores: Sequence[float],
+    best: Mapping[int, tuple[_Candidate, float]],
+    reasons: Sequence[str | None],
+    references: Sequence[float | None],
 ) -> pl.DataFrame:
+    chosen = {row: candidate for row, (candidate, _) in best.items() if reasons[row] == "best_fit"}
     for candidate in chosen.values():
         candidate.status = "chosen"
     offered: list[list[dict[str, Any]]] = [[] for _ in range(table.height)]
@@ -182,31 +236,24 @@ def _with_choice(
     for candidate in candidates:
         offered[candidate.row].append({name: asdict(candidate)[name] for name in REWRITE})
         calls[candidate.row].append(candidate.call)
-    references = table["response"].to_list()
-    scores = [chosen[row].score if row in chosen else reference_scores[row] for row in range(table.height)]
-    surprisal = [-round(float(score or 0.0), 4) for score in scores]
-    before = [-round(float(score), 4) for score in reference_scores]
+    rows, texts = range(table.height), table["response"].to_list()
+    kinds = [chosen[row].kind if row in chosen else "reference" for row in rows]
+    before = pl.Series([_surprisal(score) for score in references], dtype=pl.Float64)
+    least = pl.Series([_surprisal(best[row][0].score) if row in best else None for row in rows], dtype=pl.Float64)
+    rewritten = pl.Series([row in chosen for row in rows], dtype=pl.Boolean)
     return table.with_columns(
-        response=pl.Series(
-            [chosen[row].text if row in chosen else text for row, text in enumerate(references)], dtype=pl.String
-        ),
-        original_response=pl.Series(
-            [text if row in chosen else None for row, text in enumerate(references)], dtype=pl.String
-        ),
+        response=pl.Series([chosen[row].text if row in chosen else texts[row] for row in rows], dtype=pl.String),
+        original_response=pl.Series([texts[row] if row in chosen else None for row in rows], dtype=pl.String),
         calls=pl.Series(calls, dtype=pl.List(pl.String)),
-        response_source=pl.Series(
-            [chosen[row].kind if row in chosen else "reference" for row in range(table.height)], dtype=pl.String
-        ),
-        surprisal=pl.Series(surprisal, dtype=pl.Float64),
-        reference_surprisal=pl.Series(before, dtype=pl.Float64),
-        fit_gain=pl.Series([round(b - a, 4) for a, b in zip(surprisal, before, strict=True)], dtype=pl.Float64),
+        response_source=pl.Series(kinds, dtype=pl.String),
+        response_reason=pl.Series(reasons, dtype=pl.String),
+        surprisal=least.zip_with(rewritten, before),
+        reference_surprisal=before,
+        fit_gain=(before - least.zip_with(rewritten, before)).round(4),
+        best_gain=(before - least).round(4),
         rewrites=pl.Series(offered, dtype=pl.List(pl.Struct(REWRITE))),
     )
 
 
-def _no_rows() -> pl.DataFrame:
-    empty = table_of([])
-    return empty.with_columns(
-        reason=pl.lit(None, pl.String), evidence=pl.lit(None, pl.String), measured=pl.lit(None, pl.Float64),
-        limit=pl.lit(None, pl.Float64), twin=pl.lit(None, pl.String),
-    )  # fmt: skip
+def _surprisal(score: float | None) -> float | None:
+    return None if score is None else -round(score, 4)

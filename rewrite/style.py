@@ -10,10 +10,16 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from core.config import NonNegative, settings
+from core.form import FORM_COLUMNS, form_of
 from core.table import Outcome, with_verdicts
-from rewrite.form import FORM_COLUMNS, form_of, robust_z
+
+MAD_TO_SIGMA = 1.4826
+"""The standard deviation of a normal distribution, over its median absolute deviation."""
+MAX_Z = 5.0
+"""Beyond this a z-score says "outlier" and no more."""
 
 
 @settings
@@ -71,3 +77,19 @@ def with_style(table: pl.DataFrame, config: StyleConfig) -> pl.DataFrame:
         style_rank=pl.int_range(1, pl.len() + 1).over("category")
     )
     return scored.join(order.select("id", "style_rank"), on="id", how="left", maintain_order="left")
+
+
+def robust_z(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return each column's distance from its median in robust standard deviations, clipped to [-5, 5].
+
+    `values`: (rows, columns). The unit is 1.4826 times the median absolute deviation; where that is 0, as for a flag
+    most rows share, the standard deviation; where that is 0 as well, every score is 0.
+    """
+    if not len(values):
+        return values.astype(np.float64)
+    away = values - np.median(values, axis=0)  # (rows, columns)
+    mad = MAD_TO_SIGMA * np.median(np.abs(away), axis=0)  # (columns,)
+    unit = np.where(mad > 0, mad, values.std(axis=0))
+    with np.errstate(over="ignore"):  # a unit next to 0 gives infinity, which is clipped
+        scores: NDArray[np.float64] = np.divide(away, unit, out=np.zeros_like(away), where=unit > 0)
+    return scores.clip(-MAX_Z, MAX_Z)

@@ -57,7 +57,7 @@ class _Counted:
     def __init__(self, model, moments):
         self._model, self._moments = model, moments
         self.identity = model.identity
-        self.render = getattr(model, "render", None)
+        self.render, self.templated = getattr(model, "render", None), True
 
     def complete(self, requests):
         for answer in self._model.complete(requests):

@@ -60,6 +60,8 @@ class FakeEngine:
         self.sent: list[str] = []
         """Keys of the requests completed, as they were completed."""
 
+    templated = True
+
     def render(self, messages: Sequence[Message]) -> str:
         return "".join(f"<{m['role']}>{m['content']}</{m['role']}>" for m in messages) + ANSWER_TURN
 

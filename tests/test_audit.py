@@ -5,7 +5,10 @@ import itertools
 import json
 import math
 import random
+import sqlite3
+import statistics
 from collections.abc import Sequence
+from contextlib import closing
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ import pytest
 from rich.console import Console
 
 from audit.explain import explain, show_life
-from audit.figures import duplicates, funnel, js_distance, lengths, rewriting, spread
+from audit.figures import duplicates, funnel, js_distance, lengths, rewriting, spread, style
 from audit.report import audit, show
 from core.calls import CallStore
 from core.errors import DataError
@@ -51,8 +54,15 @@ MADE = [
 ]
 REWRITES = [
     {"kind": "plain", "status": "rejected", "check": "numbers", "evidence": "3 is gone", "score": -1.5, "text": "A"},
-    {"kind": "guided", "status": "accepted", "check": "", "evidence": "", "score": -0.5, "text": "Here is one: x"},
+    {"kind": "guided", "status": "chosen", "check": "", "evidence": "", "score": -0.5, "text": "Here is one: x"},
 ]
+REWRITTEN = {
+    "response_source": "guided",
+    "response_reason": "best_fit",
+    "fit_gain": 0.75,
+    "reference_surprisal": 4.0,
+    "surprisal": 3.25,
+}
 NAMES = ("seeds", "generate", "rules", "near_duplicates", "balance", "rewrite", "style")
 
 
@@ -77,7 +87,11 @@ def run(tmp_path: Path) -> RunFolder:
     response_source = pl.Series(["reference", "plain", "guided"])
     styled = balanced.with_columns(
         response_source=response_source,
+        response_reason=pl.Series(["short_reference", "best_fit", "best_fit"]),
+        original_response=pl.Series([None, "Iroha!", "- x\n- y"]),
         fit_gain=pl.Series([None, 0.25, 0.75]),
+        reference_surprisal=pl.Series([2.0, 3.0, 4.0]),
+        surprisal=pl.Series([2.0, 2.75, 3.25]),
         rewrites=pl.Series([[], None, REWRITES]),
     )
     nothing = with_verdicts(everything, {}).dropped
@@ -231,12 +245,55 @@ def test_rewriting_counts_sources_gains_and_the_checks_that_rejected(run: RunFol
     found = audit(run).rewriting
     assert found is not None
     assert found.sources == {"guided": 1, "plain": 1, "reference": 1}
+    assert found.reasons == {"best_fit": 2, "short_reference": 1}
+    assert "best_fit             2" in shown(show, audit(run))
     assert (found.share, found.mean_gain) == (2 / 3, 0.5)
-    assert (found.offered, found.rejections) == ({"accepted": 1, "rejected": 1}, {"numbers": 1})
+    assert (found.offered, found.rejections) == ({"chosen": 1, "rejected": 1}, {"numbers": 1})
     assert rewriting(rows_of(SEEDS)) is None
     bare = rewriting(rows_of(SEEDS).with_columns(response_source=pl.lit("plain")))
     assert bare is not None
-    assert (bare.share, bare.mean_gain, bare.rejections) == (1.0, None, None)
+    assert (bare.share, bare.mean_gain, bare.rejections, bare.reasons) == (1.0, None, None, None)
+
+
+def test_a_candidate_that_passed_the_gate_is_no_rejection_whatever_its_check_says() -> None:
+    gave_way = {**REWRITES[1], "status": "passed", "check": "keep_originals"}  # as runs before response_reason have it
+    table = rows_of(SEEDS[:1]).with_columns(response_source=pl.lit("reference"), rewrites=pl.Series([[gave_way]]))
+    found = rewriting(table)
+    assert found is not None
+    assert (found.offered, found.rejections) == ({"passed": 1}, {})
+
+
+def test_style_compares_the_references_with_the_responses(run: RunFolder) -> None:
+    found = audit(run).style
+    assert found is not None
+    # Before: красный, синий, жёлтый | Iroha! | - x, - y. After: the first again | いろは | Here is one: x.
+    assert found.before["list_lines"] == pytest.approx(statistics.pstdev([0, 0, 1]))
+    assert found.after["list_lines"] == 0.0
+    before, after = ([math.log1p(n) for n in counts] for counts in ((3, 1, 2), (3, 1, 4)))
+    assert found.before["log_words"] == pytest.approx(statistics.pstdev(before))
+    assert found.after["log_words"] == pytest.approx(statistics.pstdev(after))
+    assert (found.surprisal_before, found.surprisal_after) == (3.0, pytest.approx(8 / 3))
+    text = shown(show, audit(run))
+    assert [line.split() for line in text.splitlines() if "list_lines" in line or "mean surprisal" in line] == [
+        ["list_lines", "0.471", "0.000"],
+        ["mean", "surprisal,", "nats", "per", "token", "3.000", "2.667"],
+    ]
+    lines = run.curated.read_text(encoding="utf-8").splitlines()
+    run.curated.write_text("\n".join(lines[:2]), encoding="utf-8")
+    left = audit(run).style
+    assert left is not None
+    assert (left.surprisal_before, left.before["list_lines"]) == (2.5, 0.0)
+    assert style(rows_of(SEEDS)) is None
+
+
+def test_a_missing_ledger_is_named_where_rows_were_dropped(run: RunFolder) -> None:
+    run.dropped_file.unlink()
+    for read in (lambda: audit(run), lambda: explain(run, "g00003")):
+        with pytest.raises(DataError, match=r"dropped.parquet: the ledger is missing, manifest.json counts 2 dropped"):
+            read()
+    stages = {stage: {**said, "dropped": {}} for stage, said in run.manifest["stages"].items()}
+    run.update_manifest({"stages": stages})
+    assert audit(run).funnel[2].dropped == {}
 
 
 def test_edits_by_hand_are_counted_against_the_last_stage(run: RunFolder) -> None:
@@ -295,7 +352,7 @@ def test_a_run_without_optional_columns_says_so(tmp_path: Path) -> None:
     write_curated(bare, rows_of(SEEDS))
     bare.update_manifest({"name": "bare"})
     text = shown(show, audit(bare))
-    assert text.count("not recorded") == 8
+    assert text.count("not recorded") == 9
     assert not bare.calls.exists()
 
 
@@ -327,10 +384,10 @@ def test_the_life_of_a_kept_row(run: RunFolder) -> None:
     assert [(p.stage, p.added) for p in life.passages if p.added] == [
         ("near_duplicates", {"nearest": 0.9}),
         ("balance", {"cluster": 1}),
-        ("rewrite", {"response_source": "guided", "fit_gain": 0.75}),
+        ("rewrite", REWRITTEN),
     ]
     assert [p.stage for p in life.passages] == list(NAMES[1:])
-    assert [rewrite["status"] for rewrite in life.rewrites] == ["rejected", "accepted"]
+    assert [rewrite["status"] for rewrite in life.rewrites] == ["rejected", "chosen"]
     text = shown(show_life, life)
     assert "its last 600 of 725 characters" in text
     assert text.count("П") == 600 - len("The task [bold]is[/bold]:")
@@ -360,3 +417,12 @@ def test_the_audit_changes_no_file(run: RunFolder) -> None:
     audit(run)
     explain(run, "g00001")
     assert {path.name: file_sha256(path) for path in run.path.iterdir()} == before
+
+
+def test_the_calls_are_opened_to_read_only(run: RunFolder) -> None:
+    with closing(sqlite3.connect(run.calls)) as db:
+        db.execute("PRAGMA journal_mode=DELETE")  # opening it to write would set it back
+    before = file_sha256(run.calls)
+    assert audit(run).calls is not None
+    assert explain(run, "g00001").calls[1] == "gone"
+    assert file_sha256(run.calls) == before

@@ -15,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from core.config import parse
+from core.errors import ConfigError
 from core.table import Outcome, check_outcome, table_of
 from filters.balance import BalanceConfig, balance, cluster, tempered_quotas
 
@@ -299,3 +301,12 @@ def test_each_row_is_with_the_mean_direction_it_is_nearest_to_in_angle() -> None
     shrunk = np.stack([vectors[labels == label].mean(axis=0) for label in (0, 1)])
     euclidean = np.argmin(((vectors[:, None] - shrunk[None]) ** 2).sum(axis=2), axis=1)
     assert (euclidean == labels).mean() < 0.97
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "limit"),
+    [("temper", 1e6, 1), ("temper", -0.1, 0), ("reserve", 1e308, 100), ("reserve", -1.0, 0)],
+)
+def test_a_setting_whose_powers_or_products_overflow_is_refused(name: str, value: float, limit: int) -> None:
+    with pytest.raises(ConfigError, match=rf"{name} must be (less|greater) than or equal to {limit}, got"):
+        parse(BalanceConfig, {name: value})

@@ -1,9 +1,13 @@
+import math
+import shutil
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from core.calls import BATCH, CallStore, RecordedEngine, RecordedScorer
+from core.calls import APPLICATION_ID, BATCH, SCHEMA, CallStore, RecordedEngine, RecordedScorer
 from core.errors import DataError
 from core.models import Completion, Request, Silent
 
@@ -138,8 +142,155 @@ def test_a_resumed_scoring_gives_the_very_same_digits(tmp_path):
 def test_a_file_that_is_no_store_is_refused(tmp_path):
     path = tmp_path / "calls.sqlite"
     path.write_bytes(b"not a database, but long enough to be taken for the header of one" * 20)
-    with pytest.raises(DataError, match="not a store of completions"):
+    for opened in (CallStore, CallStore.read_only):
+        with pytest.raises(
+            DataError, match=r"calls\.sqlite: not a store of completions \(.*\); move it away to begin anew$"
+        ):
+            opened(path)
+
+
+@pytest.mark.parametrize("opened", [CallStore, CallStore.read_only])
+def test_what_cannot_be_opened_is_refused_in_one_line(tmp_path, opened):
+    for path in (tmp_path, tmp_path / "no" / "calls.sqlite"):
+        with pytest.raises(
+            DataError, match=rf"^{path}: this store of completions cannot be used \(unable to open .*\)$"
+        ):
+            opened(path)
+
+
+@pytest.mark.parametrize(
+    ("script", "cause"),
+    [
+        ("CREATE TABLE songs (name TEXT)", "its application id is 0x0, not 0x4b494c4f"),
+        ("PRAGMA application_id=7", "its application id is 0x7"),
+        (SCHEMA + "PRAGMA application_id=7", "its application id is 0x7"),
+        (f"CREATE TABLE calls (key TEXT); PRAGMA application_id={APPLICATION_ID}", "its tables or columns are others"),
+    ],
+)
+def test_a_database_of_another_program_is_refused_and_left_alone(tmp_path, script, cause):
+    path = tmp_path / "calls.sqlite"
+    with closing(sqlite3.connect(path)) as foreign:
+        foreign.executescript(script)
+    before = path.read_bytes()
+    with pytest.raises(DataError, match=rf"not a store of completions \({cause}.*\); move it away to begin anew$"):
         CallStore(path)
+    with pytest.raises(DataError, match=r"not a store of completions \(.*\); move it away"):
+        CallStore.read_only(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["calls.sqlite"]
+    assert path.read_bytes() == before
+
+
+def test_a_store_from_before_the_id_was_written_can_still_be_read(tmp_path):
+    path = tmp_path / "calls.sqlite"
+    with closing(sqlite3.connect(path)) as older:
+        older.executescript(SCHEMA.replace("nats REAL,", "nats REAL NOT NULL,"))
+    with closing(CallStore.read_only(path)) as store:
+        assert store.account() == {}
+
+
+def test_a_store_that_is_opened_again_keeps_what_it_holds(tmp_path):
+    for _ in range(2):
+        with closing(CallStore(tmp_path / "calls.sqlite")) as store:
+            RecordedEngine(Parrot(), store, Silent()).complete([REQUEST], "test")
+            assert store.account()["response"]["sent"] == 1
+
+
+def _contents(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["run", "a run? #1 50%20"])
+def test_reading_a_closed_store_changes_no_file_and_leaves_none_behind(tmp_path, name):
+    (tmp_path / name).mkdir()
+    path = tmp_path / name / "calls.sqlite"
+    with closing(CallStore(path)) as store:
+        RecordedEngine(Parrot(), store, Silent()).complete([REQUEST], "test")
+    before = _contents(path.parent)
+    with closing(CallStore.read_only(path)) as store:
+        assert store.call(REQUEST.key("parrot@1"))["text"] == "Say hi #0"
+        assert _contents(path.parent) == before
+        with pytest.raises(DataError, match="readonly database"):
+            store.note_sent([("k", REQUEST)])
+    assert _contents(path.parent) == before
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_reading_sees_what_stands_only_in_the_log_of_a_killed_run(store, tmp_path):
+    RecordedEngine(Parrot(), store, Silent()).complete([REQUEST], "test")
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    for file in ("calls.sqlite", "calls.sqlite-wal", "calls.sqlite-shm"):
+        shutil.copy(tmp_path / file, killed / file)
+    before = (killed / "calls.sqlite").read_bytes(), (killed / "calls.sqlite-wal").read_bytes()
+    with closing(CallStore.read_only(killed / "calls.sqlite")) as found:
+        assert found.call(REQUEST.key("parrot@1"))["text"] == "Say hi #0"
+    assert ((killed / "calls.sqlite").read_bytes(), (killed / "calls.sqlite-wal").read_bytes()) == before
+
+
+def test_a_log_that_cannot_be_read_does_not_hide_what_the_file_holds(tmp_path):
+    path = tmp_path / "calls.sqlite"
+    with closing(CallStore(path)) as store:
+        RecordedEngine(Parrot(), store, Silent()).complete([REQUEST], "test")
+    Path(f"{path}-wal").mkdir()  # as little to be opened as the log in a folder that cannot be written, for root too
+    with closing(CallStore.read_only(path)) as store:
+        assert store.call(REQUEST.key("parrot@1"))["text"] == "Say hi #0"
+
+
+def test_a_file_that_breaks_later_is_named_by_everything_that_reads_it(tmp_path):
+    path = tmp_path / "calls.sqlite"
+    with closing(CallStore(path)) as store:
+        RecordedEngine(Parrot(), store, Silent()).complete(_requests(200), "test")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
+    with closing(CallStore.read_only(path)) as store:
+        for read in (
+            lambda: store.completions(["k"]), lambda: store.scores(["k"]), lambda: store.call("k"),
+            store.account, store.resent_after_completion,
+        ):  # fmt: skip
+            with pytest.raises(
+                DataError, match=r"calls\.sqlite: not a store of completions \(.*malformed.*\); move it"
+            ):
+                read()
+
+
+class Narrow(Parrot):
+    """Refuses every prompt until it is made wider."""
+
+    wide = False
+
+    def complete(self, requests):
+        for key, completion in super().complete(requests):
+            yield key, completion if self.wide else Completion("", "refused", 9, 0)
+
+
+def test_a_refused_prompt_is_asked_again_since_a_longer_context_may_take_it(store):
+    narrow = Narrow()
+    engine = RecordedEngine(narrow, store, Silent())
+    assert engine.complete([REQUEST], "test") == [Completion("", "refused", 9, 0, REQUEST.key("parrot@1"))]
+    assert store.call(REQUEST.key("parrot@1")) is None
+    narrow.wide = True
+    assert [c.text for c in engine.complete([REQUEST], "test")] == ["Say hi #0"]
+    assert store.resent_after_completion() == 0
+
+
+class Short(Ruler):
+    """Gives no score to what is longer than 40 characters."""
+
+    def logprobs(self, prompts, responses):
+        found = super().logprobs(prompts, responses)
+        return [(n if len(r) <= 40 else math.nan, t) for (n, t), r in zip(found, responses, strict=True)]
+
+
+def test_a_row_too_long_to_score_is_nan_and_asked_once_with_its_whole_batch(store):
+    prompts = [[{"role": "user", "content": "q"}]] * (BATCH + 20)
+    responses = ["x" * n for n in range(1, len(prompts) + 1)]
+    first = RecordedScorer(Short(), store, Silent()).mean_logprobs(prompts, responses, "fit")
+    assert [math.isnan(mean) for mean in first] == [len(response) > 40 for response in responses]
+    again = Short()
+    assert RecordedScorer(again, store, Silent()).mean_logprobs(prompts, responses, "fit") == pytest.approx(
+        first, rel=0, abs=0, nan_ok=True
+    )
+    assert again.batches == []
 
 
 def test_a_completion_is_on_disk_before_the_next_is_asked_for(tmp_path):

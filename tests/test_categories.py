@@ -12,9 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.config import parse
-from core.errors import ConfigError
+from core.errors import ConfigError, DataError
 from core.table import table_of
-from generator.categories import CategoriesConfig, apportion, check_target, label_by_neighbours, wanted_rows
+from generator.categories import (
+    CategoriesConfig,
+    apportion,
+    check_pool_categories,
+    check_target,
+    label_by_neighbours,
+    wanted_rows,
+)
 from tests.fakes import FakeEmbedder
 
 KNOWN = ["maths", "open_qa", "writing"]
@@ -162,11 +169,38 @@ def test_an_unknown_category_is_refused_with_the_nearest_one() -> None:
         check_target({"zzz": 1.0}, KNOWN)
 
 
+POOL = rows_of(*[("count", "math")] * 3, *[("run", "code")] * 2, *[("sing", "songs")] * 2, ("a", "maths"), ("b", ""))
+
+
+@pytest.mark.parametrize("target", ["uniform", "seeds", {"maths": 1.0}])
+def test_a_pool_with_categories_the_seeds_do_not_have_is_refused(target: Any) -> None:
+    with pytest.raises(
+        DataError,
+        match=r"^\[pool\] path: the seeds have no category 'math' \(3 rows\), nor 2 more of the pool \(4 rows\); did you "
+        r"mean 'maths'\?; known: maths, open_qa, writing\. Rename them, or .* categories\.target=candidates$",
+    ):
+        check_pool_categories(POOL, ["writing", "open_qa", "maths"], target)
+    songs = POOL.filter(pl.col("category") == "songs")
+    with pytest.raises(DataError, match=r"no category 'songs' \(2 rows\); known: maths"):
+        check_pool_categories(songs, KNOWN, target)
+
+
+@pytest.mark.parametrize(
+    ("pool", "target"),
+    [(POOL, "candidates"), (POOL.filter(pl.col("category").is_in(["maths", ""])), "uniform"), (POOL.clear(), "seeds")],
+)
+def test_a_pool_of_the_seeds_categories_or_of_none_or_one_that_sets_the_shares_is_taken(
+    pool: pl.DataFrame, target: Any
+) -> None:
+    check_pool_categories(pool, KNOWN, target)
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [
         ({"target": "unifrom"}, r"\[\] target must be .*'uniform', 'seeds' or 'candidates'.*, got 'unifrom'"),
         ({"target": {"maths": 0}}, r"target must be .*greater than 0, got {'maths': 0}"),
+        ({"target": {}}, r"target must be .*a table with at least 1 item"),
         ({"neighbours": 0}, r"neighbours must be greater than or equal to 1, got 0"),
         ({"neighbors": 5}, r"did you mean 'neighbours'\?"),
     ],

@@ -18,6 +18,9 @@ from kiloset.settings import ROOT, RunConfig, check_same, data_relevant, load_co
         ("categories.target=even", r"\[categories\] target must be .*'uniform'.* or a valid dictionary, got 'even'"),
         ("categories.target={maths=-1}", r"\[categories\] target must be .*greater than 0"),
         ("categories.target={maths=inf}", r"\[categories\] target must be .*finite number"),
+        ("categories.target={}", r"\[categories\] target must be .* or a table with at least 1 item.*, got {}"),
+        ("balance.temper=1.5", r"\[balance\] temper must be less than or equal to 1, got 1.5"),
+        ("run.size=" + "9" * 5000, r"\[run\] size must be a valid integer"),
         ("models.generator=big", r"\[models.generator\] must be a table, got 'big'"),
         ("models.base.nam=big", r"\[models.base\] has no setting 'nam'; did you mean 'name'\?"),
     ],
@@ -46,7 +49,13 @@ def test_a_value_that_is_no_toml_is_text():
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"[run\n", "not TOML"), (b"a = '\xff'", "not UTF-8 text"), (None, "no such config file")],
+    [
+        (b"[run\n", "not TOML"),
+        (b"a = " + b"9" * 5000, "not TOML: Exceeds the limit"),
+        (b"a = " + b"[" * 100_000, "not TOML: nested too deeply"),
+        (b"a = '\xff'", "not UTF-8 text"),
+        (None, "no such config file"),
+    ],
 )
 def test_a_broken_config_file_is_named(tmp_path, content, message):
     path = tmp_path / "my.toml"
@@ -54,6 +63,15 @@ def test_a_broken_config_file_is_named(tmp_path, content, message):
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=f"my.toml: {message}"):
         read_toml(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "cause"), [("my.toml/x", "Not a directory"), ("x" * 300, "File name too long")], ids=["file", "long"]
+)
+def test_a_config_path_that_cannot_be_read_is_named(tmp_path, path, cause):
+    (tmp_path / "my.toml").touch()
+    with pytest.raises(ConfigError, match=rf"{path}: cannot be read \({cause}\)$"):
+        read_toml(tmp_path / path)
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu", "smoke"])

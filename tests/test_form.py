@@ -1,14 +1,13 @@
-"""The form vector, held against counts made by hand, and its robust scores against their definition."""
+"""The form vector, held against counts made by hand."""
 
 import math
 import statistics
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewrite.form import FORM_COLUMNS, form_of, form_spread, opening, robust_z
+from core.form import FORM_COLUMNS, form_of, form_spread, opening
 
 ANSWER = """# Tea
 
@@ -75,30 +74,6 @@ def test_function_words_of_another_language_count_for_nothing() -> None:
 
 def test_a_long_run_of_dots_is_read_in_linear_time() -> None:
     form_of("." * 200_000 + "x" + " \n" * 50_000)  # a quadratic pattern would need minutes
-
-
-def test_a_robust_z_is_hand_computable() -> None:
-    values = np.array([[1.0, 0.0, 7.0], [2.0, 0.0, 7.0], [3.0, 0.0, 7.0], [4.0, 0.0, 7.0], [100.0, 1.0, 7.0]])
-    z = robust_z(values)
-    # column 0: median 3, deviations 2 1 0 1 97, their median 1
-    assert z[:, 0] == pytest.approx([-2 / 1.4826, -1 / 1.4826, 0, 1 / 1.4826, 5])
-    # column 1: the median absolute deviation is 0, the standard deviation 0.4
-    assert z[:, 1] == pytest.approx([0, 0, 0, 0, 2.5])
-    assert z[:, 2] == pytest.approx([0, 0, 0, 0, 0])
-
-
-def test_a_robust_z_of_no_rows_is_no_rows() -> None:
-    assert robust_z(np.empty((0, 3))).shape == (0, 3)
-
-
-@settings(deadline=None, derandomize=True)
-@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20))
-def test_a_robust_z_is_bounded_and_leaves_its_input_alone(column: list[float]) -> None:
-    values = np.array(column)[:, None]
-    z = robust_z(values)
-    assert np.isfinite(z).all()
-    assert np.abs(z).max() <= 5
-    assert values[:, 0].tolist() == column
 
 
 @pytest.mark.parametrize(

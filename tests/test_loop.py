@@ -337,9 +337,10 @@ def test_a_prompt_the_model_cannot_take_is_not_called_cut(store: CallStore, purp
     outcome = loop(store, always(purpose, "", "refused"), wanted={"summaries": 1}, max_waves=1)
     assert outcome.dropped["reason"].to_list() == ["prompt_too_long"] * 4
     for row in outcome.dropped.iter_rows(named=True):
-        tokens = calls_of(store, row["calls"])[-1]["prompt_tokens"]
-        assert row["measured"] == tokens
+        assert row["measured"] > 5
+        tokens = f"{row['measured']:.0f}"
         assert row["evidence"] == f"the prompt for the {purpose} takes {tokens} tokens, more than the model reads"
+        assert store.call(row["calls"][-1]) is None  # a model that reads more may be asked again
 
 
 @pytest.mark.parametrize(

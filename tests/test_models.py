@@ -37,16 +37,17 @@ def _kiloset(*arguments):
     return subprocess.run(_command(*arguments), cwd=ROOT, capture_output=True, text=True)
 
 
-def _engines():
-    """The engine processes there are, by their command lines."""
+def _engines(log):
+    """The engine processes that write to a log; other runs on this machine are none of ours."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             line = (folder / "cmdline").read_bytes().split(b"\0")
             state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-        except (FileNotFoundError, ProcessLookupError):
+            theirs = os.readlink(folder / "fd" / "2")
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
-        if b"engines.vllm" in line and state != "Z":
+        if b"engines.vllm" in line and state != "Z" and theirs == str(log):
             found.append(int(folder.name))
     return found
 
@@ -68,8 +69,8 @@ def _calls(run):
             return 0
 
 
-def _has_calls(run, number, process):
-    return _calls(run) >= number or process.poll() is not None
+def _is_at_work(run, number, process):
+    return (_calls(run) >= number and bool(_engines(run / "engine.log"))) or process.poll() is not None
 
 
 @pytest.fixture(scope="session")
@@ -78,15 +79,17 @@ def run(tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
     here = runs / "smoke"
     dataset = ("dataset", "--config", SMOKE, "--runs", runs, "--run", "smoke")
-    for number, end in ((5, signal.SIGKILL), (30, signal.SIGTERM)):
+    log_file = here / "engine.log"
+    # Once while the engine starts, once while it works, once by a polite signal.
+    for number, end in ((0, signal.SIGKILL), (5, signal.SIGKILL), (30, signal.SIGTERM)):
         with (runs / "log.txt").open("a") as log:
             started = subprocess.Popen(_command(*dataset), cwd=ROOT, stdout=log, stderr=log)
-        _wait_for(partial(_has_calls, here, number, started), f"{number} completions")
+        _wait_for(partial(_is_at_work, here, number, started), f"{number} completions")
         assert started.poll() is None, (runs / "log.txt").read_text()[-2000:]
-        assert len(_engines()) == 1
+        assert len(_engines(log_file)) == 1
         started.send_signal(end)
         assert started.wait(timeout=30) == (-9 if end == signal.SIGKILL else 143)
-        _wait_for(lambda: not _engines(), "the engine to end with its parent", seconds=30)
+        _wait_for(lambda: not _engines(log_file), "the engine to end with its parent", seconds=30)
     before = _calls(here)
     ran = _kiloset(*dataset)
     assert ran.returncode == 0, ran.stderr[-3000:]
@@ -104,7 +107,7 @@ def test_a_run_killed_twice_gives_the_whole_set_and_pays_nothing_twice(run):
         twice = "SELECT COUNT(*) FROM sends JOIN calls USING (key) WHERE sends.sent > calls.finished"
         assert store.execute(twice).fetchone()[0] == 0
         assert store.execute("SELECT COUNT(*) FROM calls WHERE text <> ''").fetchone()[0] > 30
-    assert _engines() == []
+    assert _engines(here / "engine.log") == []
 
 
 def test_running_again_is_over_at_once_and_sends_nothing(run):
@@ -231,7 +234,7 @@ def test_the_engine_refuses_a_prompt_that_is_too_long_and_goes_on(language_model
     assert answers[requests[0].key("x")].finish_reason == "refused"
     assert answers[requests[1].key("x")].completion_tokens > 0
     assert again[requests[1].key("x")].text == answers[requests[1].key("x")].text  # the seed follows from the key
-    assert _engines() == []
+    assert _engines(tmp_path / "log") == []
 
 
 def test_the_embedded_model_is_converted_once_and_whole(tmp_path, monkeypatch, language_model):

@@ -1,5 +1,6 @@
 """Gate, then fit, with a base model whose answers and likelihoods are written down here."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ class Base:
         self.answers, self.nats = answers, nats
         self.requests: list[Request] = []
         self.scored: list[tuple[Sequence[Message], str]] = []
+
+    templated = True
 
     def render(self, messages: Sequence[Message]) -> str:
         return f"<{messages[-1]['content']}>"
@@ -66,8 +69,10 @@ def run(
     engine, scorer = RecordedEngine(base, store, Silent()), RecordedScorer(base, store, Silent())
     outcome = rewrite(table, engine, scorer, OneDirection(foreign), config, gate or GateConfig())
     check_outcome("rewrite", table, outcome, creates=False)
-    assert outcome.dropped.height == 0
-    assert (store.resent_after_completion(), outcome.kept["id"].to_list()) == (0, table["id"].to_list())
+    assert store.resent_after_completion() == 0
+    gone = outcome.dropped["id"].to_list()
+    assert outcome.kept["id"].to_list() == [id for id in table["id"] if id not in gone]
+    assert outcome.kept["response_reason"].null_count() == 0
     store.close()
     return outcome
 
@@ -89,6 +94,7 @@ def test_the_likeliest_candidate_that_passes_the_gate_is_chosen(tmp_path: Path) 
     # Per token: reference -2, plain -1.25, guided -1; by sums the guided one would win by another margin.
     assert (row["response"], row["original_response"], row["response_source"]) == (GUIDED, REFERENCE, "guided")
     assert (row["surprisal"], row["reference_surprisal"], row["fit_gain"]) == (1.0, 2.0, 1.0)
+    assert (row["response_reason"], row["best_gain"]) == ("best_fit", 1.0)
     assert candidates_of(row) == [("plain", "passed", None), ("guided", "chosen", None)]
     assert [c["score"] for c in row["rewrites"]] == [-1.25, -1.0]
     keys = [request.key("base@1") for request in base.requests]
@@ -116,6 +122,7 @@ def test_what_the_gate_rejects_is_named_and_never_scored_however_likely(tmp_path
     assert [plain["score"], guided["score"]] == [None, None]
     assert [response for _, response in base.scored] == [reference]
     assert (row["surprisal"], row["fit_gain"]) == (3.0, 0.0)
+    assert (row["response_reason"], row["best_gain"]) == ("nothing_passed", None)
 
 
 def test_an_empty_candidate_is_rejected_as_unfinished(tmp_path: Path) -> None:
@@ -136,6 +143,8 @@ def test_a_gain_of_exactly_min_gain_replaces_the_reference_and_one_below_does_no
     assert row["response_source"] == source
     assert candidates_of(row) == [("plain", "chosen" if source == "plain" else "passed", None)]
     assert row["fit_gain"] == (0.125 if source == "plain" else 0.0)
+    assert row["response_reason"] == ("best_fit" if source == "plain" else "gain_too_small")
+    assert row["best_gain"] == round(2.0 + total / 16, 4)
 
 
 def test_likelihood_is_taken_under_the_task_alone_with_its_input(tmp_path: Path) -> None:
@@ -174,6 +183,8 @@ def test_short_references_cost_no_request(tmp_path: Path) -> None:
     assert [len(offered) for offered in kept["rewrites"]] == [0, 0, 2]
     assert len(base.requests) == 2
     assert kept["surprisal"].to_list() == [0.5, 0.25, 0.2]
+    assert kept["response_reason"].to_list() == ["short_reference", "short_reference", "nothing_passed"]
+    assert kept["best_gain"].null_count() == 3
 
 
 class Ten(Base):
@@ -212,9 +223,11 @@ def test_a_share_of_originals_stays_and_the_smallest_gains_give_way(
     assert kept.filter(pl.col("response_source") == "reference").height >= share * 10
     for row in kept.to_dicts():
         number, ((kind, status, check),) = int(row["id"][1:]), candidates_of(row)
-        gave_way = number >= 2 and str(number) not in rewritten
+        enough = "best_fit" if str(number) in rewritten else "keep_originals"
         assert (kind, status) == ("plain", "chosen" if str(number) in rewritten else "passed")
-        assert check == ("keep_originals" if gave_way else None)
+        assert check is None
+        assert row["response_reason"] == (enough if number >= 2 else "gain_too_small")
+        assert row["best_gain"] == number / 8
         assert row["fit_gain"] == (number / 8 if str(number) in rewritten else 0.0)
 
 
@@ -254,6 +267,7 @@ def test_switched_off_everything_stays_and_is_still_scored(tmp_path: Path) -> No
     assert (base.requests, len(base.scored)) == ([], 10)
     assert kept["surprisal"].to_list() == kept["reference_surprisal"].to_list() == [3.0] * 10
     assert kept["rewrites"].to_list() == [[]] * 10
+    assert (set(kept["response_reason"]), kept["best_gain"].null_count()) == ({"off"}, 10)
     assert set(kept["fit_gain"]) == {0.0}
     assert kept["original_response"].null_count() == 10
 
@@ -262,3 +276,50 @@ def test_the_columns_are_the_same_with_and_without_rows(tmp_path: Path) -> None:
     full = run(ten_rows(), Ten({}, {}), tmp_path, RewriteConfig(guided=0)).kept
     none = run(table_of([]), Ten({}, {}), tmp_path).kept
     assert (none.height, none.schema) == (0, full.schema)
+
+
+class Blind(Ten):
+    """Cannot read whole what ends in one of these texts."""
+
+    def __init__(self, *endings: str) -> None:
+        super().__init__({}, {})
+        self.endings = endings
+
+    def logprobs(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> list[tuple[float, int]]:
+        found = super().logprobs(prompts, responses)
+        pairs = zip(responses, found, strict=True)
+        return [(math.nan, 4) if text.endswith(self.endings) else score for text, score in pairs]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_row_that_the_base_model_cannot_read_is_dropped_and_the_others_go_on(tmp_path: Path, enabled: bool) -> None:
+    base, rows = Blind("to this is 3.", "to this is 9."), ten_rows()
+    config = RewriteConfig(enabled=enabled, guided=0, min_gain=0.25, keep_originals=0.5)
+    outcome = run(rows, base, tmp_path, config)
+    assert sorted([*outcome.kept["id"], *outcome.dropped["id"]]) == sorted(rows["id"])
+    for row in outcome.dropped.to_dicts():
+        assert row["reason"] == "too_long_for_base"
+        assert row["evidence"] == "instruction, input and response are longer than the base model reads"
+        assert {row[name] for name in ("measured", "limit", "twin", "surprisal", "best_gain", "response_reason")} == {
+            None
+        }
+        assert (len(row["rewrites"]), len(row["calls"])) == ((1, 1) if enabled else (0, 0))
+    assert outcome.dropped["id"].to_list() == ["g9", "g3"]
+    assert not outcome.kept["surprisal"].is_nan().any()
+    # Half of the eight rows that are left, not of the ten that came.
+    changed = outcome.kept.filter(pl.col("response_reason") == "best_fit")["id"]
+    assert sorted(changed) == (["g5", "g6", "g7", "g8"] if enabled else [])
+
+
+def test_a_candidate_that_the_base_model_cannot_read_is_rejected_and_the_next_best_wins(tmp_path: Path) -> None:
+    nats = {REFERENCE: (-24.0, 12), PLAIN: (math.nan, 16), GUIDED: (-5.0, 5)}
+    for number, answers in enumerate([[PLAIN, GUIDED], [GUIDED, PLAIN], [PLAIN, PLAIN]]):
+        base = Base({("plain", 1): answers[0], ("guided", 1): answers[1]}, nats)
+        (tmp_path / str(number)).mkdir()
+        (row,) = run(one_row(), base, tmp_path / str(number)).kept.to_dicts()
+        expected = ("best_fit", GUIDED, 1.0) if GUIDED in answers else ("nothing_passed", REFERENCE, None)
+        assert (row["response_reason"], row["response"], row["best_gain"]) == expected
+        for offer in row["rewrites"]:
+            unread = ("rejected", "too_long_for_base", None)
+            told = (offer["status"], offer["check"], offer["score"])
+            assert told == (unread if offer["text"] == PLAIN else ("chosen", None, -1.0))

@@ -185,6 +185,12 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "zero": ({"instruction": "a", "context": 0, "response": "b"}, r'x\.jsonl:3: "context" must be text, found int'),
     "category": ({**GOOD, "category": 5}, r'x\.jsonl:3: "category" must be text, found int'),
     "half a character": ('{"instruction": "a \\ud83d", "response": "b"}', r'x\.jsonl:3: "instruction" holds \'\\ud83d\', one half of'),
+    "a licence": ({**GOOD, "license": ["MIT"]}, r'x\.jsonl:3: "license" must be text, found list'),
+    "half a writer": ('{"instruction": "a", "response": "b", "writer": "\\ud83d"}', r'x\.jsonl:3: "writer" holds \'\\ud83d\', one half of'),
+    "nested": ('{"instruction": ' + "[" * 100_000, r"x\.jsonl:3: not readable JSON \(nested too deeply\)"),
+    "an id": ('{"id": ' + "[" * 800 + "]" * 800 + "}", r'x\.jsonl:3: ("id" must be text, found list|not readable JSON)'),
+    "half an id": ('{"id": "\\ud83d"}', r'x\.jsonl:3: "id" holds'),
+    "a role": ({"messages": [{"role": 5, "content": "a"}]}, r'x\.jsonl:3: "role" must be text, found int'),
     "no turns": ({"messages": []}, r'x\.jsonl:3: "messages" must be a list of turns'),
     "turns as text": ({"conversations": "a"}, r'x\.jsonl:3: "conversations" must be a list of turns'),
     "no assistant": ({"messages": [{"role": "user", "content": "a"}]}, r'x\.jsonl:3: "messages" needs a user turn followed by an assist'),
@@ -233,6 +239,7 @@ LATIN = 'instruction,response\n"Où est le café?",ici\n'.encode("latin-1")
         ("x.json", b"", r"x\.json: not JSON \(Expecting value"),
         ("x.json", b'{"instruction": "a"}', r"x\.json: must hold a list of objects, found dict; one object a line is \.jsonl"),
         ("x.json", b'[{"instruction": "a", "response": "b"}, 5]', r"x\.json\[1\]: must be an object, found int"),
+        ("x.json", b"[" * 100_000, r"x\.json: not readable JSON \(nested too deeply\)"),
         ("x.csv", b"", r"x\.csv: not a readable csv file \(empty CSV\)"),
         ("x.csv", b"instruction,response\na,b\na,b,c\n", r"x\.csv: not a readable csv file \(found more fields"),
         ("x.csv", b"instruction,response\na,b\na,\n", r'x\.csv:3: "response" is empty'),
@@ -273,6 +280,43 @@ def test_a_file_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=rf"{name}: no such file or folder \(\[seeds\] path\)"):
         load(name)
+
+
+@pytest.mark.parametrize("name", ["README.md/x", "README.md/x.jsonl"])
+def test_a_path_through_a_file_is_refused_and_not_looked_up_on_the_hub(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").touch()
+    with pytest.raises(DataError, match=rf"^{name}: no such file or folder \(\[seeds\] path\)$"):
+        load(name)
+
+
+def test_a_path_that_cannot_even_be_looked_at_is_refused() -> None:
+    with pytest.raises(DataError, match=r"x: cannot be read \(File name too long\) \(\[seeds\] path\)$"):
+        load("x" * 300)
+    with pytest.raises(DataError, match=r"^~nobody-here/x: .*home directory.* \(\[seeds\] path\)$"):
+        load("~nobody-here/x")
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_what_is_no_plain_file_is_refused(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"null{suffix}").symlink_to("/dev/null")
+    with pytest.raises(DataError, match=rf"null\{suffix}: must be a plain file"):
+        load(tmp_path / f"null{suffix}")
+    with pytest.raises(DataError, match=rf"null\{suffix}: must be a plain file"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+def test_a_file_that_may_not_be_read_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, suffix: str) -> None:
+    def forbidden(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")  # a mode of 000 does not stop root
+
+    (tmp_path / f"x{suffix}").touch()
+    monkeypatch.setattr(Path, "open", forbidden)
+    with pytest.raises(DataError, match=rf"x\{suffix}: cannot be read \(Permission denied\)$"):
+        load(tmp_path / f"x{suffix}")
 
 
 class NoSuchDataset(Exception):

@@ -5,12 +5,15 @@ import statistics
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from core.form import FORM_COLUMNS
 from core.table import Outcome, check_outcome, table_of
-from rewrite.form import FORM_COLUMNS
-from rewrite.style import StyleConfig, rank_by_style, with_style
+from rewrite.style import StyleConfig, rank_by_style, robust_z, with_style
 
 BY_STYLE = StyleConfig(consistency_weight=1.0)
 
@@ -163,3 +166,27 @@ def test_one_row_and_no_row() -> None:
     assert one.kept.select("style_distance", "style_score", "style_rank").rows() == [(0.0, 1.0, 1)]
     none = rank(table(), {"a": 1}, fill=True)
     assert (none.kept.height, none.kept.schema) == (0, one.kept.schema)
+
+
+def test_a_robust_z_is_hand_computable() -> None:
+    values = np.array([[1.0, 0.0, 7.0], [2.0, 0.0, 7.0], [3.0, 0.0, 7.0], [4.0, 0.0, 7.0], [100.0, 1.0, 7.0]])
+    z = robust_z(values)
+    # column 0: median 3, deviations 2 1 0 1 97, their median 1
+    assert z[:, 0] == pytest.approx([-2 / 1.4826, -1 / 1.4826, 0, 1 / 1.4826, 5])
+    # column 1: the median absolute deviation is 0, the standard deviation 0.4
+    assert z[:, 1] == pytest.approx([0, 0, 0, 0, 2.5])
+    assert z[:, 2] == pytest.approx([0, 0, 0, 0, 0])
+
+
+def test_a_robust_z_of_no_rows_is_no_rows() -> None:
+    assert robust_z(np.empty((0, 3))).shape == (0, 3)
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20))
+def test_a_robust_z_is_bounded_and_leaves_its_input_alone(column: list[float]) -> None:
+    values = np.array(column)[:, None]
+    z = robust_z(values)
+    assert np.isfinite(z).all()
+    assert np.abs(z).max() <= 5
+    assert values[:, 0].tolist() == column

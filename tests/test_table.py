@@ -2,7 +2,7 @@ import polars as pl
 import pytest
 
 from core.errors import StageError
-from core.table import ROW, Outcome, check_outcome, table_of, user_turn, with_verdicts
+from core.table import ROW, VERDICT, Outcome, check_outcome, no_rows, table_of, user_turn, with_verdicts
 
 
 def _rows(*ids):
@@ -22,6 +22,15 @@ def test_with_verdicts_splits_in_order_and_keeps_the_row_itself():
     assert (row["id"], row["instruction"], row["reason"], row["measured"], row["limit"], row["twin"]) == (
         "b", "do b", "why", 2.0, None, "a",
     )  # fmt: skip
+
+
+def test_no_rows_is_what_a_stage_drops_that_drops_nothing():
+    before = _rows("a", "b").with_columns(quality=pl.lit(1.0))
+    dropped = no_rows(before)
+    assert (dropped.height, dropped.columns) == (0, [*before.columns, *list(VERDICT)[1:]])
+    assert "stage" not in dropped.columns
+    assert [dropped.schema[name] for name in ("measured", "limit", "twin")] == [pl.Float64, pl.Float64, pl.String]
+    check_outcome("s", before, Outcome(before, dropped), creates=False)
 
 
 def test_a_whole_outcome_passes_the_check():

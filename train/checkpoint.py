@@ -1,4 +1,4 @@
-"""Load the base model, and put the finished adapter in its place."""
+"""Put the finished adapter in its place."""
 
 import json
 import os
@@ -8,46 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from core.errors import ModelError
-from core.text import squash
-
 Log = Callable[[Mapping[str, Any]], None]
-
-
-def load_tokenizer(model_path: Path) -> Any:
-    """Return the tokenizer of a local folder or a hub id.
-
-    Raises:
-        ModelError: There is none, or it needs code of its own.
-    """
-    from transformers import AutoTokenizer
-
-    if model_path.is_absolute() and not model_path.is_dir():
-        raise ModelError(f"{model_path}: no such folder")
-    try:
-        return AutoTokenizer.from_pretrained(str(model_path), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{model_path}: cannot load the tokenizer: {squash(str(error))}") from None
-
-
-def load_model(model_path: Path) -> Any:
-    """Return the model of a local folder or a hub id: float32 on a CPU, bfloat16 on CUDA.
-
-    Raises:
-        ModelError: There is none, its weights are not safetensors, or it needs code of its own.
-    """
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
-
-    device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            str(model_path), dtype=dtype, use_safetensors=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"{model_path}: cannot load the model: {squash(str(error))}") from None
-    return model.to(device)
 
 
 def save_adapter(model: Any, folder: Path) -> None:

@@ -23,10 +23,11 @@ from pydantic import AfterValidator, Field, ValidationInfo
 
 from core.config import Count, Fraction, Natural, NonNegative, Positive, settings
 from core.errors import EmptyError, ModelError
+from core.loading import load_model, load_tokenizer
 from core.logits import check_logits
 from core.models import Progress
 from core.run import RunFolder, file_sha256
-from train.checkpoint import Log, json_lines, load_model, load_tokenizer, replacing, save_adapter
+from train.checkpoint import Log, json_lines, replacing, save_adapter
 from train.data import SPLITS, Example, cut, read_curated, shuffled_batches, tokenize_rows
 from train.loss import collate, mean_loss, summed_loss
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from core.logits import logits_at
+from core.logits import logits_at, padded
 from train.data import Example, cut
 
 if TYPE_CHECKING:
@@ -21,18 +21,8 @@ class Batch:
 
 
 def collate(examples: Sequence[Example], device: "torch.device") -> Batch:
-    """Pad examples to one length; which id pads is of no matter, since nothing attends to it and no loss counts it."""
-    import torch
-
-    shape = (len(examples), max(example.tokens for example in examples))
-    input_ids = torch.zeros(shape, dtype=torch.long)
-    attention_mask = torch.zeros(shape, dtype=torch.long)
-    is_response = torch.zeros(shape, dtype=torch.bool)
-    for i, example in enumerate(examples):
-        input_ids[i, : example.tokens] = torch.tensor(example.prompt + example.response)
-        attention_mask[i, : example.tokens] = 1
-        is_response[i, len(example.prompt) : example.tokens] = True
-    return Batch(input_ids.to(device), attention_mask.to(device), is_response.to(device))
+    """Pad examples to one length."""
+    return Batch(*padded([(example.prompt, example.response) for example in examples], device))
 
 
 def response_logits(model: Any, batch: Batch) -> "torch.Tensor":

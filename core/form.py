@@ -14,7 +14,6 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from core.text import words
 
@@ -32,10 +31,6 @@ FORM_COLUMNS = (
 
 TYPE_TOKEN_WORDS = 100
 """The type-token ratio is that of the first 100 words: over a whole text it falls with length (Heaps' law)."""
-MAD_TO_SIGMA = 1.4826
-"""The standard deviation of a normal distribution, over its median absolute deviation."""
-MAX_Z = 5.0
-"""Beyond this a z-score says "outlier" and no more."""
 
 FUNCTION_WORDS = frozenset(
     words("""
@@ -80,22 +75,6 @@ def form_of(text: str) -> dict[str, float]:
         "code_fence": float(bool(FENCE_LINE.search(text))),
         "function_word_rate": sum(token in FUNCTION_WORDS for token in tokens) / total,
     }
-
-
-def robust_z(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return each column's distance from its median in robust standard deviations, clipped to [-5, 5].
-
-    `values`: (rows, columns). The unit is 1.4826 times the median absolute deviation; where that is 0, as for a flag
-    most rows share, the standard deviation; where that is 0 as well, every score is 0.
-    """
-    if not len(values):
-        return values.astype(np.float64)
-    away = values - np.median(values, axis=0)  # (rows, columns)
-    mad = MAD_TO_SIGMA * np.median(np.abs(away), axis=0)  # (columns,)
-    unit = np.where(mad > 0, mad, values.std(axis=0))
-    with np.errstate(over="ignore"):  # a unit next to 0 gives infinity, which is clipped
-        scores: NDArray[np.float64] = np.divide(away, unit, out=np.zeros_like(away), where=unit > 0)
-    return scores.clip(-MAX_Z, MAX_Z)
 
 
 def opening(text: str) -> str:
