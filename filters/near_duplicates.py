@@ -17,13 +17,17 @@ import polars as pl
 
 from core.config import Count, Share, settings
 from core.table import Outcome, with_verdicts
-from core.text import normal_form, numbers
+from core.text import normal_form, numbers, words
 
 BANDS, ROWS = 25, 5
 SHORT_WORDS = 9
 SHORT_JACCARD = 0.75
 OPERATOR = re.compile(r"(?<=\d)\s*([*/−-])\s*(?=\d)|(?<=\w)([#%])")
 """Punctuation that tells tasks apart, unlike that of Markdown: 6 / 2 is not 6 - 2, nor is C# C."""
+
+
+NAME = re.compile(r"(?<=[^\s.!?:;\"“”(\[*#-])\s+[\"“(\[]?([^\W\d_][\w'’-]+)")
+"""A word with another before it in its sentence."""
 
 
 class _Likeness(NamedTuple):
@@ -34,6 +38,14 @@ class _Likeness(NamedTuple):
     measure: str
 
 
+class _Slots(NamedTuple):
+    """What fills the frame of a text."""
+
+    figures: tuple[str, ...]
+    names: frozenset[str]
+    words: frozenset[str]
+
+
 @settings
 class NearDuplicatesConfig:
     """The `[near_duplicates]` table of a run's TOML."""
@@ -41,25 +53,26 @@ class NearDuplicatesConfig:
     threshold: Share = 0.70
     """Exact Jaccard similarity of character 5-grams from which two instructions, inputs included, are duplicates."""
     per_template: Count = 3
-    """Most rows that differ in their numbers or symbols only; they are one template, not duplicates."""
+    """Most rows that differ in their numbers, names or symbols only; they are one template, not duplicates."""
 
 
 def drop_near_duplicates(table: pl.DataFrame, config: NearDuplicatesConfig, *, seed: int) -> Outcome:
     """Drop every row with a direct twin that is kept; the order of the rows does not matter.
 
-    Kept first: seeds, then pool rows, then the longer response, the lower depth, the smaller id. Rows whose numbers or
-    symbols differ (C and C++, 2 + 3 and 2 * 3) are no duplicates; of each such template at most `per_template` stay.
+    Kept first: seeds, then pool rows, then the longer response, the lower depth, the smaller id. Rows whose numbers,
+    names or symbols differ (2 + 3 and 2 * 3, C and C++, the capitals of Kansas and of Arkansas) are no duplicates; of each
+    such template at most `per_template` stay.
     """
     texts = table.select("instruction", "input").rows(named=True)
     keys = [_key(row) for row in texts]
-    figures = [_figures(f"{row['instruction']} {row['input']}") for row in texts]
+    slots = [_slots(f"{row['instruction']}\n{row['input']}") for row in texts]
     order = _keep_order(table)
     verdicts: dict[str, dict[str, Any]] = {}
     ids = table["id"].to_list()
     first_like_it: dict[tuple[str, tuple[str, ...]], int] = {}
     distinct = []
     for at in order:
-        twin = first_like_it.setdefault((keys[at], figures[at]), at)
+        twin = first_like_it.setdefault((keys[at], slots[at].figures), at)
         if twin == at:
             distinct.append(at)
         elif table["source"][at] != "seed":
@@ -70,7 +83,7 @@ def drop_near_duplicates(table: pl.DataFrame, config: NearDuplicatesConfig, *, s
     for first, second, similarity in pairs:
         near.setdefault(distinct[first], []).append((distinct[second], similarity))
         near.setdefault(distinct[second], []).append((distinct[first], similarity))
-    _cover(table, distinct, near, figures, config, verdicts)
+    _cover(table, distinct, near, slots, config, verdicts)
     return with_verdicts(table, verdicts)
 
 
@@ -87,7 +100,7 @@ def jaccard(first: frozenset[str], second: frozenset[str]) -> float:
 
 
 def _cover(
-    table: pl.DataFrame, order: Sequence[int], near: dict[int, list[tuple[int, _Likeness]]], figures: Sequence[tuple[str, ...]],
+    table: pl.DataFrame, order: Sequence[int], near: dict[int, list[tuple[int, _Likeness]]], slots: Sequence[_Slots],
     config: NearDuplicatesConfig, verdicts: dict[str, dict[str, Any]],
 ) -> None:  # fmt: skip
     """Walk through the rows, best first; drop those with a twin already kept, and templates beyond their share."""
@@ -97,8 +110,8 @@ def _cover(
     members: Counter[int] = Counter()
     for at in order:
         kept = sorted((rank[other], other, s) for other, s in near.get(at, []) if other in group)
-        twins = [(other, s) for _, other, s in kept if figures[other] == figures[at]]
-        siblings = [(other, s) for _, other, s in kept if figures[other] != figures[at]]
+        twins = [(other, s) for _, other, s in kept if _same_slots(slots[other], slots[at])]
+        siblings = [(other, s) for _, other, s in kept if not _same_slots(slots[other], slots[at])]
         full = [(other, s) for other, s in siblings if members[group[other]] >= config.per_template]
         if twins and sources[at] != "seed":
             other, similarity = max(twins, key=lambda pair: (pair[1], -rank[pair[0]]))
@@ -107,7 +120,7 @@ def _cover(
         elif full and sources[at] != "seed":
             other = full[0][0]
             count = members[group[other]]
-            evidence = f"{count} rows like {ids[other]} that differ in numbers or symbols only are kept already"
+            evidence = f"{count} rows like {ids[other]} that differ in numbers, names or symbols only are kept already"
             verdicts[ids[at]] = _verdict(
                 "template_full", evidence, float(count + 1), float(config.per_template), ids[other]
             )
@@ -151,6 +164,17 @@ def _short_likeness(first: str, second: str) -> _Likeness:
 def _key(row: dict[str, str]) -> str:
     given = normal_form(row["input"])
     return normal_form(row["instruction"]) + (f" ∥ {given}" if given else "")
+
+
+def _slots(text: str) -> _Slots:
+    """Return what fills a text's frame; a name is a capitalised word that does not begin a sentence."""
+    names = {match[1].casefold() for match in NAME.finditer(text) if match[1][0].isupper()}
+    return _Slots(_figures(text), frozenset(names), frozenset(words(text)))
+
+
+def _same_slots(first: _Slots, second: _Slots) -> bool:
+    """Tell whether two texts are about the same numbers and symbols, and name nothing that the other lacks."""
+    return first.figures == second.figures and first.names <= second.words and second.names <= first.words
 
 
 def _figures(text: str) -> tuple[str, ...]:

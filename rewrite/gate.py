@@ -38,7 +38,8 @@ CHAT_TOKENS = re.compile(
 CUT_OFF = re.compile(r"(?:[,:]|[a-z]-|[a-z],? (?:and|or|the|an|because)|\n[ \t]*+[-*•])\Z")
 LEAKS = re.compile(
     r"\b(?:reference answer|the given answer|the reference|as mentioned above|(?:my|your) (?:own )?response"
-    r"|now it's your turn)\b",
+    r"|now it's your turn|this answer was given|write (?:that|this|the) answer again|in your own words"
+    r"|keep every fact|write only the answer)\b",
     re.IGNORECASE,
 )
 LEAK_OPENINGS = re.compile(r"\A\W*+(your turn)\b|\b(another|additional|in addition to)\b", re.IGNORECASE)

@@ -205,7 +205,7 @@ def test_rows_that_differ_in_numbers_are_a_template_of_which_a_few_stay() -> Non
 
 def test_the_same_numbers_in_other_words_are_a_duplicate() -> None:
     text = "What is 15 percent of the price of a train ticket to Rome?"
-    other, figure = text.replace("Rome", "Bonn"), text.replace("15", "51")
+    other, figure = text.replace("train", "tram"), text.replace("15", "51")
     assert min(likeness(text, other), likeness(text, figure)) >= 0.7
     assert kept_of(text, other, figure) == [text, figure]
 
@@ -276,3 +276,28 @@ def test_a_table_without_rows_passes() -> None:
     outcome = drop_near_duplicates(table(), CONFIG, seed=0)
     check_outcome("near_duplicates", table(), outcome, creates=False)
     assert outcome.kept.height == 0
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("What is the capital of Arkansas?", "What is the capital of Kansas?"),
+        ("In the series, who is the founder of House Massey?", "In the series, who is the founder of House Fossoway?"),
+    ],
+)
+def test_another_name_in_the_same_frame_is_a_template_not_a_duplicate(first, second):
+    outcome = drop_near_duplicates(table(first, second), NearDuplicatesConfig(), seed=0)
+    assert outcome.dropped.is_empty()
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("What is electric current and how is it measured?", "What is Electric Current and how is it measured"),
+        ("Please tell me what the river Rhine is famous for.", "Tell me what the river Rhine is famous for."),
+        ("Please name one thing that the river rhine is famous for.", "Name one thing that the river Rhine is famous for."),
+    ],
+)
+def test_the_same_name_however_written_is_no_other_name(first, second):
+    outcome = drop_near_duplicates(table(first, second), NearDuplicatesConfig(), seed=0)
+    assert outcome.dropped.height == 1
