@@ -143,7 +143,13 @@ def train(run: RunFolder, config: TrainConfig, model_path: Path, progress: Progr
         first = collate(kept["train"][:1], model.device)
         check_logits(model.get_base_model().eval(), first.input_ids, first.attention_mask, first.is_response)
         with replacing(run.adapter) as folder, json_lines(folder / "metrics.jsonl") as log:
-            fitted = fit(model, kept["train"], kept["validation"], config, log=log, progress=progress)
+            try:
+                fitted = fit(model, kept["train"], kept["validation"], config, log=log, progress=progress)
+            except torch.OutOfMemoryError:
+                raise ModelError(
+                    f"out of GPU memory; lower [train] batch_size (now {config.batch_size}) or max_length (now "
+                    f"{config.max_length}), or set gradient_checkpointing = true"
+                ) from None
             save_adapter(model, folder)
     trainable = sum(parameter.numel() for parameter in _trainable(model))
     report = TrainReport(
