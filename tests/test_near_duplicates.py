@@ -295,7 +295,10 @@ def test_another_name_in_the_same_frame_is_a_template_not_a_duplicate(first, sec
     [
         ("What is electric current and how is it measured?", "What is Electric Current and how is it measured"),
         ("Please tell me what the river Rhine is famous for.", "Tell me what the river Rhine is famous for."),
-        ("Please name one thing that the river rhine is famous for.", "Name one thing that the river Rhine is famous for."),
+        (
+            "Please name one thing that the river rhine is famous for.",
+            "Name one thing that the river Rhine is famous for.",
+        ),
     ],
 )
 def test_the_same_name_however_written_is_no_other_name(first, second):
