@@ -106,7 +106,7 @@ def test_a_run_halted_at_any_moment_continues_to_the_same_bytes_and_pays_nothing
         patch.setattr(os, "replace", os.replace)
         fake_run.count_renames(total)
         fake_run.run(tmp_path / "count", moments=total)
-    for at in range(1, total.count, max(1, total.count // 10)):
+    for at in range(1, total.count, max(1, total.count // 7)):
         here = tmp_path / f"halted-{at}"
         assert _halted(here, at, monkeypatch)
         fake_run.run(here)
