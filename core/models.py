@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -105,8 +105,6 @@ class Progress(Protocol):
 @dataclass(frozen=True, slots=True)
 class Silent:
     """A progress that shows nothing."""
-
-    shown: tuple[()] = field(default=())
 
     def begin(self, label: str, total: int) -> None:
         """Do nothing."""

@@ -33,7 +33,3 @@ class SentenceEmbedder:
         vectors = self._model.encode(list(texts), batch_size=32, normalize_embeddings=True, show_progress_bar=False)
         self._known[tuple(texts)] = np.asarray(vectors, dtype=np.float32)
         return self._known[tuple(texts)]
-
-    def close(self) -> None:
-        """Free the model."""
-        self._model = None

@@ -49,10 +49,6 @@ class TransformersScorer:
                     results[i] = (nats, len(examples[i][1]))
         return results
 
-    def close(self) -> None:
-        """Free the model."""
-        self._loaded = None
-
     def _model(self) -> tuple[Any, Any]:
         if self._loaded is None:
             tokenizer, model = load_tokenizer(Path(self._path)), load_model(Path(self._path)).eval()
