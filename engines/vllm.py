@@ -21,37 +21,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal
+from typing import IO, Any
 
-from pydantic import Field
-
-from core.config import Count, Positive, Share, settings
 from core.errors import ModelError
 from core.loading import load_tokenizer
 from core.models import Completion, Message, Request, render_prompt
+from engines.settings import EngineConfig
 
 KILL_SECONDS = 10.0
 """Longest wait for a killed process group to be gone."""
-
-
-@settings
-class EngineConfig:
-    """The `[engine]` table of a run's TOML. It may change how fast a run is, not what is asked."""
-
-    kind: Literal["vllm"] = "vllm"
-    """What runs the models: vllm (in a process of its own, on CUDA or the CPU)."""
-    max_model_len: Annotated[int, Field(ge=256)] = 2048
-    """Longest prompt and completion together, in tokens; what is longer is dropped."""
-    max_num_seqs: Count = 128
-    """Sequences in flight; on two cores 128 give three times the throughput of 24."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Weights: auto is bfloat16 on CUDA and on CPUs that compute in it (AVX512-BF16, AMX), else float32."""
-    gpu_memory_utilization: Share = 0.9
-    """Fraction of a GPU's memory vLLM may take."""
-    tensor_parallel_size: Count = 1
-    """GPUs one model is spread over."""
-    kv_cache_gib: Positive = 2.0
-    """Memory for attention keys and values on a CPU, in GiB."""
 
 
 def cpu_environment(threads: int) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pydantic import Field
 from core.config import Count, Fraction, describe, parse, read_toml, settings, with_override
 from core.errors import ConfigError
 from core.run import sha256_of
-from engines.vllm import EngineConfig
+from engines.settings import EngineConfig
 from filters.balance import BalanceConfig
 from filters.near_duplicates import NearDuplicatesConfig
 from filters.quality import QualityConfig

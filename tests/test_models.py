@@ -16,7 +16,8 @@ from core.models import Request
 from engines.embedded import MODELS, model_path
 from engines.embedder import SentenceEmbedder
 from engines.scorer import TransformersScorer
-from engines.vllm import EngineConfig, VllmEngine, cpu_environment
+from engines.settings import EngineConfig
+from engines.vllm import VllmEngine, cpu_environment
 from kiloset.settings import ROOT
 
 pytestmark = pytest.mark.models
