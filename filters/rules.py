@@ -8,10 +8,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
 from core.config import Count, Fraction, Names, settings
+from core.constraints import failing
 from core.errors import ConfigError
 from core.table import Outcome
 from core.text import normal_form, repeat_rate, words
@@ -120,6 +122,7 @@ def row_rules(config: RulesConfig) -> dict[str, _Rule]:
     given, answer = _words("input"), _words("response")
     cut = pl.col("response").str.count_matches(CUT) * ~pl.col("response").str.contains(SIGN_OFF)
     fences = pl.col("response").str.count_matches("```").cast(pl.Float64)
+    constraints = pl.struct("response", "constraints").map_elements(_broken_constraints, return_dtype=pl.Float64)
     return {
         "refers_to_missing_input": _over_rows(_missing_input, 0, "references to a text that is not given"),
         "input_too_long": _Rule(given, given > config.max_input_words, config.max_input_words, "words"),
@@ -136,6 +139,7 @@ def row_rules(config: RulesConfig) -> dict[str, _Rule]:
         "response_fence_open": _Rule(fences, fences % 2 == 1, 0, "code fences without their pair"),
         "response_echoes": _over_rows(_echo, 0, "the response is the instruction or the input again"),
         "control_characters": _over_rows(_control, 0, "control or replacement characters"),
+        "constraint_broken": _Rule(constraints, constraints > 0, 0, "broken constraints of the instruction"),
     }  # fmt: skip
 
 
@@ -251,6 +255,10 @@ def _echo(row: dict[str, str]) -> float:
     answer = normal_form(row["response"])
     copied = answer == normal_form(row["instruction"]) or row["response"].strip() == row["input"].strip()
     return float(len(answer.split()) > 3 and copied)
+
+
+def _broken_constraints(row: dict[str, Any]) -> float:
+    return float(len(failing(row["constraints"], row["response"])))
 
 
 def _control(row: dict[str, str]) -> float:

@@ -4,8 +4,9 @@ SDFT (Yang et al., "Self-Distillation Bridges Distribution Gap in Language Model
 keeps a rewrite unless it holds one of six phrases or, for some data sets, a task checker fails. Here it must pass every
 check: those below, of how the rewrite is told, and those of `checks.py`, of what it keeps. Whatever fails one keeps its
 reference. We depart from SDFT in four ways: phrases match whole words and not what the reference says itself; numbers,
-names, quotes, links and identifiers are held against the reference on every task; an answer without a number never
-equals another without one; meaning is compared by embedding.
+names, quotes, links and identifiers are held against the reference on every task, and the instruction's verifiable
+constraints against the rewrite; an answer without a number never equals another without one; meaning is compared by
+embedding.
 
 The gate reads surfaces: it cannot see that a sentence without number, name or negation has become false. Its phrases,
 names, refusals and yes/no words are English; in other languages those checks pass or do not apply. Nothing is executed.
@@ -13,13 +14,14 @@ names, refusals and yes/no words are English; in other languages those checks pa
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Annotated
 
 from pydantic import Field
 
 from core.config import Fraction, Natural, Share, settings
+from core.constraints import failing
 from core.text import WORD, numbers, repeat_rate, squash, words
 from rewrite import checks
 from rewrite.checks import Verdict, fences, not_applicable, plain, verdict
@@ -87,11 +89,16 @@ def judge(
     finish_reason: str,
     meaning: float | None,
     config: GateConfig,
+    constraints: Sequence[Mapping[str, str]] = (),
 ) -> list[Verdict]:
-    """Return the verdict of every check, always all of them and in this order; it never raises on any text.
+    """Return the verdict of every check, always all of them and in this order; no text makes it raise.
 
     `instruction` is instruction and input joined, `finish_reason` is the engine's, `meaning` the cosine between the
-    embeddings of reference and rewrite, or None where none was computed. A pure function of its arguments.
+    embeddings of reference and rewrite, or None where none was computed, `constraints` the row's own, which a table keeps
+    as `core.table.CONSTRAINT`. A pure function of its arguments.
+
+    Raises:
+        DataError: A constraint is none that `core.constraints` knows.
     """
     return [
         is_finished(reference, rewrite, finish_reason),
@@ -108,6 +115,7 @@ def judge(
         checks.keeps_final_number(reference, rewrite, category),
         checks.keeps_code(reference, rewrite, category),
         checks.keeps_json(reference, rewrite),
+        keeps_constraints(constraints, rewrite),
         does_not_refuse(reference, rewrite),
         keeps_meaning(meaning, config.min_meaning),
         does_not_repeat(rewrite, config.max_repeat_rate),
@@ -176,6 +184,15 @@ def leaves_short_reference_alone(reference: str, rewrite: str, short: int) -> Ve
     same = squash(reference) == squash(rewrite)
     evidence = f"the reference has only {length} words and the rewrite {'repeats' if same else 'changes'} them"
     return verdict("short_reference", same, evidence, length, short)
+
+
+def keeps_constraints(constraints: Sequence[Mapping[str, str]], rewrite: str) -> Verdict:
+    """`constraints`: the rewrite keeps every verifiable constraint that the instruction carries."""
+    if not constraints:
+        return not_applicable("constraints", "the instruction carries no constraint")
+    broken = failing(constraints, rewrite)
+    evidence = f"the rewrite breaks {', '.join(broken)}" if broken else "the rewrite keeps every constraint"
+    return verdict("constraints", not broken, evidence, len(broken), 0)
 
 
 def does_not_refuse(reference: str, rewrite: str) -> Verdict:

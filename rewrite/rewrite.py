@@ -17,9 +17,9 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from core.calls import RecordedEngine, RecordedScorer
 from core.config import Count, Fraction, Natural, NonNegative, Share, settings
 from core.models import Embedder, Message, Request, chat_request
+from core.recorded import RecordedEngine, RecordedScorer
 from core.table import Outcome, full_instruction, with_verdicts
 from core.text import words
 from rewrite.gate import GateConfig, first_failure, judge
@@ -139,7 +139,7 @@ def _ask(table: pl.DataFrame, engine: RecordedEngine, config: RewriteConfig, gat
 def _judge(table: pl.DataFrame, candidates: list[_Candidate], embedder: Embedder, gate: GateConfig) -> None:
     """Put each candidate through the gate; the first check it fails is its verdict."""
     turns, references = full_instruction(table), table["response"].to_list()
-    categories = table["category"].to_list()
+    categories, constraints = table["category"].to_list(), table["constraints"].to_list()
     worth = [c for c in candidates if c.text]
     if worth:
         cosines = np.einsum(
@@ -150,6 +150,7 @@ def _judge(table: pl.DataFrame, candidates: list[_Candidate], embedder: Embedder
         verdicts = judge(
             turns[candidate.row], references[candidate.row], candidate.text, category=categories[candidate.row],
             finish_reason=candidate.finish_reason, meaning=meaning[id(candidate)] if candidate.text else None, config=gate,
+            constraints=constraints[candidate.row],
         )  # fmt: skip
         if (failure := first_failure(verdicts)) is not None:
             candidate.status, candidate.check, candidate.evidence = "rejected", failure.check, failure.evidence

@@ -7,16 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.config import parse
-from core.errors import ConfigError
+from core.errors import ConfigError, DataError
 from rewrite.gate import GateConfig, Verdict, first_failure, judge
 
 SLUGS = [
     "finished", "leak", "length", "short_reference", "numbers", "new_numbers", "names", "quotes", "links",
-    "identifiers", "polarity", "maths", "code", "json", "refusal", "meaning", "repetition",
+    "identifiers", "polarity", "maths", "code", "json", "constraints", "refusal", "meaning", "repetition",
 ]  # fmt: skip
 PROSE = "Water boils when its vapour reaches the pressure of the air above."
 RETOLD = "As soon as its vapour presses as hard as the air above, water boils."
 PYTHON = "Use this:\n```python\ndef add(a, b):\n    return a + b\n```"
+NO_COMMA = {"id": "punctuation:no_comma", "args": "{}"}
+SHORT = {"id": "length_constraints:number_words", "args": '{"relation": "less than", "num_words": 8}'}
 OBJECT = '{"name": "Ada", "born": 1815, "tags": ["maths"]}'
 
 
@@ -115,6 +117,10 @@ PASS = {
         pair(OBJECT, '{"born": 1815, "tags": ["maths"], "name": "Ada"}'),
         pair(OBJECT, f"```json\n{OBJECT}\n```"),
         pair(f"Here you are:\n```json\n{OBJECT}\n```", f"As asked:\n```json\n{OBJECT}\n```"),
+    ],
+    "constraints": [
+        pair(PROSE, "Water boils under the pressure of air.", constraints=[NO_COMMA, SHORT]),
+        pair("Air, fire.", "Air; fire.", constraints=[NO_COMMA]),
     ],
     "refusal": [
         pair(PROSE, RETOLD),
@@ -243,6 +249,12 @@ FAIL = {
         pair(OBJECT, "[" * 100_000),
         pair(f"Here you are:\n```json\n{OBJECT}\n```", "As asked:\n```json\n{}\n```"),
     ],
+    "constraints": [
+        pair(PROSE, RETOLD, constraints=[NO_COMMA]),
+        pair(PROSE, PROSE, constraints=[NO_COMMA, SHORT]),
+        pair("Air, fire.", "Air, fire.", constraints=[NO_COMMA]),
+        pair(PROSE, "", constraints=[NO_COMMA]),
+    ],
     "refusal": [
         pair(PROSE, "I'm sorry, but I can't assist with that."),
         pair(PROSE, "I’m sorry, but I cannot provide an explanation."),
@@ -282,6 +294,7 @@ NOT_APPLICABLE = {
     "maths": [pair("It is a prime.", "A prime it is.", category="maths"), pair("It is 7.", "It is 8.")],
     "code": [pair(PROSE, PYTHON), pair(PROSE, RETOLD, category="code")],
     "json": [pair(PROSE, OBJECT), pair("[see below]", "{}"), pair("[NaN]", "[NaN]"), pair("42", "43")],
+    "constraints": [pair(PROSE, RETOLD), pair(PROSE, "")],
     "refusal": [pair("I'm sorry, I can't help with that.", "I cannot assist you.")],
     "meaning": [pair(PROSE, RETOLD, meaning=None)],
     "repetition": [pair(PROSE, "so so so")],
@@ -346,6 +359,14 @@ def test_a_failure_says_what_was_found_and_what_was_allowed(
 ) -> None:
     found = verdicts_of(reference, rewrite)[slug]
     assert found == Verdict(slug, "failed", measured, limit, evidence)
+
+
+def test_a_broken_constraint_is_named_and_counted() -> None:
+    found = verdicts_of(PROSE, RETOLD, constraints=[NO_COMMA, SHORT])["constraints"]
+    said = "the rewrite breaks punctuation:no_comma, length_constraints:number_words"
+    assert found == Verdict("constraints", "failed", 2.0, 0.0, said)
+    with pytest.raises(DataError, match="did you mean 'punctuation:no_comma'"):
+        verdicts_of(PROSE, RETOLD, constraints=[{"id": "punctuation:no_coma", "args": "{}"}])
 
 
 def test_the_first_failure_is_the_reason() -> None:

@@ -10,11 +10,13 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 
-from core.calls import CallStore, RecordedEngine, RecordedScorer
+from core.calls import CallStore
 from core.models import Completion, Message, Request, Silent
+from core.recorded import RecordedEngine, RecordedScorer
 from core.table import Outcome, check_outcome, table_of
 from rewrite.gate import GateConfig
 from rewrite.rewrite import RewriteConfig, guided_prompt, rewrite
+from tests.fakes import InBatches
 
 TASK = "Why does water boil?"
 REFERENCE = "Water boils when its vapour reaches the pressure of the air above."
@@ -24,7 +26,7 @@ CLOSE = RewriteConfig(min_gain=0.125, keep_originals=0.0)
 """A gain that floats hold exactly, and no originals kept."""
 
 
-class Base:
+class Base(InBatches):
     """A base model: what it answers to each prompt, and what each response's tokens cost it."""
 
     identity = "base@1"
@@ -33,8 +35,6 @@ class Base:
         self.answers, self.nats = answers, nats
         self.requests: list[Request] = []
         self.scored: list[tuple[Sequence[Message], str]] = []
-
-    templated = True
 
     def render(self, messages: Sequence[Message]) -> str:
         return f"<{messages[-1]['content']}>"
@@ -84,6 +84,19 @@ def one_row(response: str = REFERENCE, **given: Any) -> pl.DataFrame:
 
 def candidates_of(row: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     return [(c["kind"], c["status"], c["check"]) for c in row["rewrites"]]
+
+
+def test_a_candidate_that_breaks_a_constraint_of_its_row_is_rejected(tmp_path: Path) -> None:
+    row = {"instruction": TASK, "response": REFERENCE, "category": "science", "calls": ["birth"]}
+    table = table_of([
+        {**row, "id": "g00000", "constraints": [{"id": "punctuation:no_comma", "args": "{}"}]},
+        {**row, "id": "g00001"},
+    ])  # fmt: skip
+    nats = {REFERENCE: (-24.0, 12), PLAIN: (-4.0, 16), GUIDED: (-10.0, 10)}
+    kept = run(table, Base({("plain", 1): PLAIN, ("guided", 1): GUIDED}, nats), tmp_path).kept.to_dicts()
+    assert candidates_of(kept[0]) == [("plain", "rejected", "constraints"), ("guided", "chosen", None)]
+    assert candidates_of(kept[1]) == [("plain", "chosen", None), ("guided", "passed", None)]
+    assert [row["response"] for row in kept] == [GUIDED, PLAIN]
 
 
 def test_the_likeliest_candidate_that_passes_the_gate_is_chosen(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """Each rule on hand-written rows: what it must drop, and what looks like it and must stay."""
 
+import json
 from typing import Any
 
 import polars as pl
 import pytest
 
 from core.config import parse
+from core.constraints import IDS
 from core.errors import ConfigError
 from core.table import Outcome, check_outcome, table_of
 from filters.rules import (
@@ -26,6 +28,13 @@ FENCE = "```"
 
 def say(instruction: str = TASK, given: str = "", response: str = ANSWER) -> dict[str, Any]:
     return {"instruction": instruction, "input": given, "response": response, "source": "generated"}
+
+
+def bound(response: str, **constraints: dict[str, Any]) -> dict[str, Any]:
+    """Return a row whose instruction carries constraints, named by what stands after the colon of their id."""
+    ids = {id.partition(":")[2]: id for id in IDS}
+    carried = [{"id": ids[name], "args": json.dumps(args)} for name, args in constraints.items()]
+    return {**say(response=response), "constraints": carried}
 
 
 def table(*rows: dict[str, Any]) -> pl.DataFrame:
@@ -137,6 +146,11 @@ BREAKING: dict[str, tuple[float, list[tuple[dict[str, Any], float]]]] = {
     "control_characters": (0, [
         (say(response="A\x00 zero and a\x1b bell."), 2),
         (say(given="Between 2 and \ufffd the number"), 1),
+    ]),
+    "constraint_broken": (0, [
+        (bound("Air, then light.", no_comma={}), 1),
+        (bound("Air, then light.", no_comma={}, title={}, number_words={"relation": "at least", "num_words": 3}), 2),
+        (bound("the sky scatters blue light.", english_capital={}), 1),
     ]),
 }  # fmt: skip
 
@@ -260,6 +274,16 @@ STAYING: dict[str, list[dict[str, Any]]] = {
     "control_characters": [
         say(response="Line one\r\n\tline two\n"),
         say(response="Émile, Ψ, 漢字, 👩‍👩‍👧 and a zero-width\u200bspace."),
+    ],
+    "constraint_broken": [
+        say(response="Air, then light."),
+        bound("Air then light.", no_comma={}),
+        bound('{"answer": "air, then light"}', json_format={}),
+        bound("the sky scatters blue light more than red light", english_lowercase={}),
+        bound('"Air scatters blue light"', quotation={}),
+        bound("Air scatters it.\n\nThat is all for now", end_checker={"end_phrase": "That is all for now"}),
+        bound("* Air scatters it\n* The sun shines", number_bullet_lists={"num_bullets": 2}),
+        bound("My answer is yes.", constrained_response={}),
     ],
 }  # fmt: skip
 
