@@ -18,14 +18,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
 from core.errors import ModelError
 from core.loading import load_tokenizer
-from core.models import Completion, Message, Request, render_prompt
+from core.models import Completion, Message, Request, render_prompt, seed_of
 from engines.settings import EngineConfig
 
 KILL_SECONDS = 10.0
@@ -75,23 +75,45 @@ class VllmEngine:
         """Return the prompt of a chat, by the model's own template."""
         return render_prompt(self._loaded_tokenizer(), messages)
 
-    def complete(self, requests: Sequence[tuple[str, Request]]) -> Iterator[tuple[str, Completion]]:
-        """Yield `(key, completion)` as each finishes.
+    @property
+    def raw(self) -> bool:
+        """It takes plain text."""
+        return True
+
+    @property
+    def transparent(self) -> bool:
+        """It renders chats itself."""
+        return True
+
+    @property
+    def structured(self) -> bool:
+        """It keeps to schemas."""
+        return True
+
+    def submit(self, requests: Sequence[tuple[str, Request]]) -> None:
+        """Hand over `(key, request)` pairs; the first starts the process.
 
         Raises:
             ModelError: The engine cannot start or its process died; the end of its log is quoted.
         """
         child = self._started()
         assert child.stdin is not None
-        assert child.stdout is not None
         try:
-            child.stdin.write("".join(json.dumps({"key": k, **asdict(r)}) + "\n" for k, r in requests) + "\n")
+            child.stdin.write("".join(json.dumps({"key": k, **asdict(r)}) + "\n" for k, r in requests))
             child.stdin.flush()
         except BrokenPipeError:
             raise self._died() from None
-        for _ in requests:
-            answer = self._read(child.stdout)
-            yield answer.pop("key"), Completion(**answer)
+
+    def receive(self) -> tuple[str, Completion]:
+        """Wait for the next `(key, completion)`.
+
+        Raises:
+            ModelError: The process died; the end of its log is quoted.
+        """
+        child = self._started()
+        assert child.stdout is not None
+        answer = self._read(child.stdout)
+        return answer.pop("key"), Completion(**answer)
 
     def close(self) -> None:
         """End the process and all it started."""
@@ -115,7 +137,7 @@ class VllmEngine:
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
             environment |= {"VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
             if not has_cuda():
-                environment |= cpu_environment(_cores())
+                environment |= cpu_environment(cores())
             with self._log.open("a", encoding="utf-8") as log:
                 self._log_start = log.tell()
                 # -P: nothing in the user's current folder may stand in for a library.
@@ -176,7 +198,8 @@ def _installed(distribution: str) -> bool:
     return True
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Return how many processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -185,26 +208,24 @@ def _cores() -> int:
 
 def _serve(options: Mapping[str, Any], out: IO[str]) -> None:
     lines = _watched_input()
-    llm, description = _load(options)
+    llm, description = load(options)
     engine, tokenizer = llm.llm_engine, llm.get_tokenizer()
     print(json.dumps({"ready": description}), file=out, flush=True)
-    batch: list[dict[str, Any]] = []
-    # Whole batches, each ended by an empty line.
-    while line := lines.get():
-        if line.strip():
-            batch.append(json.loads(line))
-            continue
-        for request in batch:
-            if refusal := _submit(engine, tokenizer, request, int(options["max_model_len"])):
+    while True:
+        # Between two steps whatever has come in joins; only an idle engine waits.
+        arrived = [] if engine.has_unfinished_requests() else [lines.get()]
+        while not lines.empty():
+            arrived.append(lines.get())
+        for line in arrived:
+            if refusal := _submit(engine, tokenizer, json.loads(line), int(options["max_model_len"])):
                 print(json.dumps(refusal), file=out, flush=True)
-        batch = []
-        while engine.has_unfinished_requests():
-            for output in engine.step():
-                if output.finished:
-                    print(json.dumps(_answer(output)), file=out, flush=True)
+        for output in engine.step() if engine.has_unfinished_requests() else ():
+            if output.finished:
+                print(json.dumps(_answer(output)), file=out, flush=True)
 
 
-def _load(options: Mapping[str, Any]) -> tuple[Any, str]:
+def load(options: Mapping[str, Any]) -> tuple[Any, str]:
+    """Return vLLM's `LLM` for a model folder (`path`) and the settings of `[engine]`, and what it runs on."""
     import torch
     from vllm import LLM
 
@@ -238,6 +259,7 @@ def _submit(engine: Any, tokenizer: Any, request: Mapping[str, Any], max_length:
     """Hand a request to the engine, or return the answer that refuses it."""
     from vllm import SamplingParams
     from vllm.inputs import TokensPrompt
+    from vllm.sampling_params import StructuredOutputsParams
 
     ids = tokenizer.encode(request["prompt"], add_special_tokens=request["raw"])
     if len(ids) + 1 > max_length:
@@ -245,7 +267,8 @@ def _submit(engine: Any, tokenizer: Any, request: Mapping[str, Any], max_length:
         return {"key": request["key"], **refused}
     parameters = SamplingParams(
         max_tokens=min(request["max_tokens"], max_length - len(ids)), temperature=request["temperature"],
-        top_p=request["top_p"], stop=list(request["stop"]), seed=int(request["key"][:8], 16) & 0x7FFFFFFF,
+        top_p=request["top_p"], stop=list(request["stop"]), seed=seed_of(request["key"]),
+        structured_outputs=StructuredOutputsParams(json=request["schema"]) if request["schema"] else None,
     )  # fmt: skip
     engine.add_request(request["key"], TokensPrompt(prompt_token_ids=ids), parameters)
     return None

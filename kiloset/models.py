@@ -8,9 +8,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from core.models import Completion, Embedder, Message, Progress, Request, Scorer, TextEngine
+from core.errors import ConfigError
+from core.models import Embedder, Message, Progress, Request, Scorer, TextEngine
 from engines.embedded import check_model, model_path, revision
 from engines.embedder import SentenceEmbedder
+from engines.openai import OpenAIEngine, api_key
 from engines.scorer import TransformersScorer
 from engines.vllm import VllmEngine, has_cuda
 from kiloset.settings import RunConfig
@@ -31,34 +33,55 @@ def base_name(config: RunConfig) -> str:
 
 
 def check_models(config: RunConfig) -> None:
-    """Refuse names that cannot be meant, before anything is loaded.
+    """Refuse names that cannot be meant, before anything is loaded or sent.
 
     Raises:
-        ModelError: See `engines.embedded.check_model`.
+        ConfigError: The generator is behind a server, and it or the base model has no name.
+        ModelError: See `engines.embedded.check_model` and `engines.openai.api_key`.
     """
-    check_model(config.models.generator.name, "models.generator")
+    if config.engine.kind == "openai":
+        _check_names_beside_a_server(config)
+        api_key(config.engine)
+    else:
+        check_model(config.models.generator.name, "models.generator")
     check_model(base_name(config), "models.base")
     check_model(config.models.embedder.name, "models.embedder")
 
 
+def _check_names_beside_a_server(config: RunConfig) -> None:
+    if not config.models.generator.name:
+        raise ConfigError(
+            "[models.generator] name must be the model's name on the server when [engine] kind is openai, got ''"
+        )
+    if not config.models.base.name:
+        raise ConfigError(
+            "[models.base] name must be a local folder or a hub id when [engine] kind is openai, got '': the base model is "
+            "tuned here and scored with its own weights, which a server does not give"
+        )
+
+
 class RealModels:
-    """vLLM for both text models (one process if they are the same), transformers and sentence-transformers."""
+    """vLLM for the text models (one process if they are the same), or a server for the generator, and what judges."""
 
     def __init__(self, config: RunConfig, log: Path, say: Callable[[str], None], progress: Progress) -> None:
-        """Find the models' files; nothing is loaded yet."""
+        """Find the models' files; nothing is loaded or sent yet."""
         self._say = say
-        generator = model_path(config.models.generator.name, "models.generator", say)
         base = model_path(base_name(config), "models.base", say)
         embedder = model_path(config.models.embedder.name, "models.embedder", say)
-        self.generator: TextEngine = _Told(self._vllm(config, config.models.generator.name, generator, log), self)
-        same = base_name(config) == config.models.generator.name
-        self.base: TextEngine = (
-            self.generator if same else _Told(self._vllm(config, base_name(config), base, log), self)
-        )
+        self.base: TextEngine = _Told(self._vllm(config, base_name(config), base, log), self)
+        self.generator: TextEngine = self._generator(config, log)
         length = config.engine.max_model_len
         self.scorer: Scorer = _Scorer(TransformersScorer(base, f"{self.base.identity}, {length} tokens", length), self)
         named = f"{config.models.embedder.name}@{revision(embedder)}"
         self.embedder: Embedder = _Embedder(SentenceEmbedder(embedder, named), progress)
+
+    def _generator(self, config: RunConfig, log: Path) -> TextEngine:
+        name = config.models.generator.name
+        if config.engine.kind == "openai":
+            return _Told(OpenAIEngine(name, config.engine), self)
+        if name == base_name(config):
+            return self.base
+        return _Told(self._vllm(config, name, model_path(name, "models.generator", self._say), log), self)
 
     def _vllm(self, config: RunConfig, name: str, path: str, log: Path) -> VllmEngine:
         return VllmEngine(path, f"{name}@{revision(path)}", config.engine, log)
@@ -67,7 +90,7 @@ class RealModels:
         """On a GPU, end the engines that hold its memory, all but one."""
         if has_cuda():
             for told in (self.generator, self.base):
-                if isinstance(told, _Told) and told.engine is not but:
+                if isinstance(told, _Told) and isinstance(told.engine, VllmEngine) and told.engine is not but:
                     told.engine.close()
 
     def say(self, text: str) -> None:
@@ -75,34 +98,47 @@ class RealModels:
         self._say(text)
 
     def close(self) -> None:
-        """End every process."""
+        """End every process and thread."""
         for told in (self.generator, self.base):
             if isinstance(told, _Told):
                 told.engine.close()
 
 
 class _Told:
-    """A vLLM engine that says once what it runs on, and makes room for itself."""
+    """A text engine that says once what it runs on, and makes room for itself."""
 
-    def __init__(self, engine: VllmEngine, models: RealModels) -> None:
+    def __init__(self, engine: VllmEngine | OpenAIEngine, models: RealModels) -> None:
         self.engine, self._models = engine, models
         self.identity = engine.identity
         self.render = engine.render
+        self.receive = engine.receive
+        self._has_told = False
 
     @property
     def templated(self) -> bool:
         return self.engine.templated
 
-    def complete(self, requests: Sequence[tuple[str, Request]]) -> Iterator[tuple[str, Completion]]:
-        self._models.make_room(but=self.engine)
-        first = not self.engine.description
-        if first:
-            self._models.say(f"starting {self.identity}")
-        for answer in self.engine.complete(requests):
-            if first:
-                self._models.say(self.engine.description)
-                first = False
-            yield answer
+    @property
+    def raw(self) -> bool:
+        return self.engine.raw
+
+    @property
+    def transparent(self) -> bool:
+        return self.engine.transparent
+
+    @property
+    def structured(self) -> bool:
+        return self.engine.structured
+
+    def submit(self, requests: Sequence[tuple[str, Request]]) -> None:
+        if isinstance(self.engine, VllmEngine):
+            self._models.make_room(but=self.engine)
+            if not self._has_told:
+                self._models.say(f"starting {self.identity}")
+        self.engine.submit(requests)
+        if not self._has_told:
+            self._models.say(self.engine.description)
+            self._has_told = True
 
 
 class _Scorer:
