@@ -1,5 +1,6 @@
 """The whole life of one row: birth, completions, stages, rewrites, and where it ended, from the run folder alone."""
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -106,7 +107,10 @@ def show_life(life: Life, console: Console, *, full: bool = False) -> None:
     birth = {
         name: row[name] for name in ("source", "strategy", "category", "category_source", "writer", "license", "depth")
     }
-    _show_values(console, {**birth, "constraints": row["constraints"]})
+    _show_values(console, {**birth, "operator": row.get("operator")})
+    for constraint in row["constraints"] or []:
+        console.print(literal("  constraint: ") + cell(_constraint(constraint)))
+    _show_values(console, {"edits of the answer, in order": ", ".join(row.get("edits") or [])})
     _show_relatives(console, "parent", life.parents)
     print_heading(console, f"Completions it was made from: {len(life.calls)}")
     for call in life.calls:
@@ -182,6 +186,18 @@ def _show_call(console: Console, call: dict[str, Any] | str, full: bool) -> None
     cut = not full and len(prompt) > PROMPT_TAIL
     name = f"prompt, its last {PROMPT_TAIL} of {len(prompt)} characters" if cut else "prompt"
     _show_texts(console, {name: prompt[-PROMPT_TAIL:] if cut else prompt, "completion": call["text"]})
+
+
+def _constraint(constraint: Mapping[str, str]) -> str:
+    """Return a constraint as its id and arguments; arguments that are no JSON object as they are stored."""
+    try:
+        args = json.loads(constraint["args"] or "{}")
+    except ValueError:
+        args = None
+    if not isinstance(args, dict):
+        return f"{constraint['id']} {constraint['args']}"
+    said = ", ".join(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in args.items())
+    return f"{constraint['id']}: {said}" if said else constraint["id"]
 
 
 def _show_texts(console: Console, texts: Mapping[str, str]) -> None:

@@ -235,15 +235,6 @@ def style(table: pl.DataFrame) -> Style | None:
     return Style(before, after, _mean(table, "reference_surprisal"), _mean(table, "surprisal"))
 
 
-def yields(final: pl.DataFrame, ledger: pl.DataFrame) -> dict[str, tuple[int, int]]:
-    """Return `(rows generated, rows kept to the end)` of each strategy, the most used first."""
-    kept, gone = (tally(t.filter(pl.col("source") == "generated")["strategy"]) for t in (final, ledger))
-    total = Counter(kept) + Counter(gone)
-    return {
-        name: (rows, kept.get(name, 0)) for name, rows in sorted(total.items(), key=lambda pair: (-pair[1], pair[0]))
-    }
-
-
 def openings(responses: Sequence[str]) -> dict[str, int]:
     """Return the most common first three words of responses, each with its number of rows."""
     found = [opening(text) for text in responses]

@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from core.config import read_toml
 from core.errors import DataError
 from core.run import RunFolder, file_sha256
 from core.table import full_instruction
@@ -68,6 +69,19 @@ def read_curated(run: RunFolder) -> pl.DataFrame:
             )
         rows[row["id"]] = row
     return pl.DataFrame(list(rows.values()), schema=dict.fromkeys(CURATED, pl.String))
+
+
+def read_limit(run: RunFolder, name: str) -> int | None:
+    """Return a whole number of `[generate]` in the run's config.toml; None where it is not recorded.
+
+    Raises:
+        ConfigError: The file is not TOML.
+    """
+    if not run.config.exists():
+        return None
+    table = read_toml(run.config).get("generate")
+    found = table.get(name) if isinstance(table, dict) else None
+    return found if isinstance(found, int) else None
 
 
 def find_edits(run: RunFolder, curated: pl.DataFrame, final: pl.DataFrame) -> Edits | None:

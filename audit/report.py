@@ -11,9 +11,12 @@ import polars as pl
 from rich.console import Console
 
 from audit import figures
+from audit.distribution import Distribution, distribution, show_distribution
 from audit.figures import Duplicates, Lengths, Rewriting, Spread, StageCount, Style
-from audit.reading import Edits, find_edits, read_curated, read_stages
-from audit.terminal import literal, print_heading, print_table
+from audit.lineage import Lineage, lineage, show_lineage
+from audit.reading import Edits, find_edits, read_curated, read_limit, read_stages
+from audit.strategies import Strategies, show_strategies, strategies
+from audit.terminal import literal, print_heading, print_table, share_of
 from core.calls import CallStore
 from core.run import RunFolder
 
@@ -25,12 +28,7 @@ class Audit:
     name: str
     rows: int
     """Lines of curated.jsonl."""
-    target: dict[str, int]
-    """Rows wanted by category."""
-    got: dict[str, int]
-    """Rows of curated.jsonl by category."""
-    js_distance: float | None
-    """Jensen-Shannon distance of the two, in [0, 1]."""
+    distribution: Distribution
     funnel: list[StageCount]
     problems: list[str]
     """What does not add up, a sentence each."""
@@ -43,8 +41,8 @@ class Audit:
     rewriting: Rewriting | None
     style: Style | None
     """Of the rows of the last stage that are still in curated.jsonl, their texts as the run wrote them."""
-    yields: dict[str, tuple[int, int]]
-    """Rows generated and rows kept, by strategy."""
+    strategies: Strategies
+    lineage: Lineage
     calls: dict[str, dict[str, int]] | None
     """Requests and tokens by purpose."""
     resent: int | None
@@ -74,15 +72,12 @@ def audit(run: RunFolder) -> Audit:
     edits = find_edits(run, curated, final)
     if curated.height != final.height and (edits is None or edits.untouched):
         problems.append(f"curated.jsonl has {curated.height} rows, the last stage kept {final.height}")
-    target, got = dict(manifest.get("target", {})), figures.tally(curated["category"])
     duplicates = figures.duplicates(list(texts), list(texts.values()))
     calls, resent = _calls(run)
     return Audit(
         name=str(manifest.get("name", run.path.name)),
         rows=curated.height,
-        target=target,
-        got=got,
-        js_distance=figures.js_distance(target, got),
+        distribution=distribution(curated, manifest),
         funnel=funnel,
         problems=problems,
         lengths={
@@ -95,7 +90,8 @@ def audit(run: RunFolder) -> Audit:
         instructions={id: texts[id] for pair in duplicates.nearest for id in (pair.first, pair.second)},
         rewriting=figures.rewriting(final),
         style=figures.style(final.filter(pl.col("id").is_in(curated["id"].to_list()))),
-        yields=figures.yields(final, ledger),
+        strategies=strategies(final, ledger),
+        lineage=lineage(final, ledger, read_limit(run, "max_depth"), read_limit(run, "max_shown")),
         calls=calls,
         resent=resent,
         seconds={stage: said["seconds"] for stage, said in recorded.items() if "seconds" in said},
@@ -107,7 +103,7 @@ def audit(run: RunFolder) -> Audit:
 def show(audit: Audit, console: Console) -> None:
     """Print every figure as tables that stay readable 80 columns wide and without a terminal."""
     print_heading(console, f"Audit of {audit.name}: {audit.rows} rows")
-    _show_categories(audit, console)
+    show_distribution(audit.distribution, console)
     _show_funnel(audit, console)
     lengths = [(name, n.rows, *(f"{q:.0f}" for q in n.quantiles or ())) for name, n in audit.lengths.items() if n.rows]
     columns = ("text", "rows", "min", "p10", "median", "p90", "max")
@@ -115,25 +111,12 @@ def show(audit: Audit, console: Console) -> None:
     _show_diversity(audit, console)
     _show_rewriting(audit.rewriting, console)
     _show_style(audit.style, console)
-    yields = [(name, made, kept, _share(kept, made)) for name, (made, kept) in audit.yields.items()]
-    print_table(console, "Yield of the strategies", ("strategy", "generated", "kept", "share"), yields)
+    show_strategies(audit.strategies, console)
+    show_lineage(audit.lineage, console)
     _show_cost(audit, console)
-    openings = [(opening, rows, _share(rows, audit.rows)) for opening, rows in audit.openings.items()]
+    openings = [(opening, rows, share_of(rows, audit.rows)) for opening, rows in audit.openings.items()]
     print_table(console, "Most common openings of responses", ("first words", "rows", "share"), openings)
     _show_edits(audit.edits, console)
-
-
-def _show_categories(audit: Audit, console: Console) -> None:
-    wanted, rows = sum(audit.target.values()), []
-    for name in sorted({*audit.target, *audit.got}):
-        target, got = audit.target.get(name, 0), audit.got.get(name, 0)
-        points = 100 * (got / max(1, audit.rows) - target / wanted) if wanted else None
-        said = "" if points is None else f"{points:+.1f}"
-        rows.append((name, target, _share(target, wanted), got, _share(got, audit.rows), said))
-    columns = ("category", "wanted", "share", "got", "share", "points")
-    print_table(console, "Categories" + ("" if wanted else " (target not recorded)"), columns, rows)
-    distance = "not recorded" if audit.js_distance is None else f"{audit.js_distance:.3f}"
-    console.print(literal(f"Jensen-Shannon distance of target and got: {distance} (0 the same, 1 nothing in common)"))
 
 
 def _show_funnel(audit: Audit, console: Console) -> None:
@@ -171,11 +154,11 @@ def _show_diversity(audit: Audit, console: Console) -> None:
 def _show_rewriting(found: Rewriting | None, console: Console) -> None:
     sources = found.sources if found else {}
     total = sum(sources.values())
-    rows = [(source, count, _share(count, total)) for source, count in sources.items()]
+    rows = [(source, count, share_of(count, total)) for source, count in sources.items()]
     print_table(console, "Responses by source", ("source", "rows", "share"), rows)
     if found is None:
         return
-    reasons = [(reason, count, _share(count, total)) for reason, count in (found.reasons or {}).items()]
+    reasons = [(reason, count, share_of(count, total)) for reason, count in (found.reasons or {}).items()]
     print_table(console, "Why that response", ("reason", "rows", "share"), reasons)
     gain = "not recorded" if found.mean_gain is None else f"{found.mean_gain:+.3f} nats per token"
     console.print(literal(f"rewritten: {100 * found.share:.1f} %; mean gain in fit of those: {gain}"))
@@ -227,7 +210,3 @@ def _split(user: str, given: str) -> tuple[str, str]:
     """Take a user turn apart again; one whose input was edited counts as an instruction as a whole."""
     tail = f"\n\n{given}"
     return (user.removesuffix(tail), given) if given and user.endswith(tail) else (user, "")
-
-
-def _share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else ""

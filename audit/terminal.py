@@ -48,3 +48,8 @@ def print_table(
         table.add_row(*map(cell, row))
     print_heading(console, title)
     console.print(table if table.row_count else literal(empty))
+
+
+def share_of(part: int, whole: int) -> str:
+    """Return a part in per cent, "" of nothing."""
+    return f"{100 * part / whole:.1f} %" if whole else ""

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import polars as pl
-from pydantic import Field
+from pydantic import AfterValidator, Field, ValidationInfo
 
-from core.config import Positive, settings
+from core.config import Count, Positive, Share, settings
 from core.errors import ConfigError, DataError
 from core.models import Embedder
 from core.table import full_instruction
@@ -17,12 +17,27 @@ from core.table import full_instruction
 Weights = Annotated[dict[str, Positive], Field(min_length=1)]
 
 
+def _goes_with_target(usage: str, read: ValidationInfo) -> str:
+    wanted = read.data.get("target") == "usage"
+    if wanted and not usage:
+        raise ValueError("a file of real prompts when target is 'usage'")
+    if usage and not wanted and "target" in read.data:
+        raise ValueError("'' unless target is 'usage'")
+    return usage
+
+
 @settings
 class CategoriesConfig:
     """The `[categories]` table: what the set should be made of."""
 
-    target: Literal["uniform", "seeds", "candidates"] | Weights = "uniform"
-    """Shares: uniform, as in the seeds, as the candidates happen to be (for a pool), or a table of category = weight, with at least one."""
+    target: Literal["uniform", "seeds", "candidates", "usage"] | Weights = "uniform"
+    """Shares: uniform, as in the seeds, as the candidates happen to be (for a pool), as in real use (see usage), or a table of category = weight, with at least one."""
+    usage: Annotated[str, Field(validate_default=True), AfterValidator(_goes_with_target)] = ""
+    """For target = "usage": real prompts, in a file as in [seeds] or a .txt of one a line. Only their number by category is kept."""
+    usage_limit: Count = 5000
+    """Prompts read into categories, drawn uniformly; of 5000, a share's sampling error is 0.7 points at most (one standard error)."""
+    usage_min_confidence: Share = 0.5
+    """A prompt is unsure below this probability that its category is read rightly. Unsure ones count too; how many they are is reported."""
     fill: bool = False
     """Where a category falls short, take more of the others to reach the size; otherwise the set stays short."""
     neighbours: Annotated[int, Field(ge=1, le=50)] = 5
@@ -80,7 +95,7 @@ def wanted_rows(config: CategoriesConfig, known: Sequence[str], counts: Mapping[
     Args:
         config: The `[categories]` table.
         known: The categories there are.
-        counts: Rows per category that `seeds` or `candidates` refers to.
+        counts: Rows per category that `seeds` or `candidates`, prompts that `usage` refers to.
         size: Rows in the set.
 
     Raises:

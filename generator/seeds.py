@@ -1,20 +1,20 @@
 """Read seeds and pools: our own layout, Alpaca, chat messages, ShareGPT turns and Self-Instruct, from files or the hub."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from core.config import Natural, settings
 from core.errors import DataError, EmptyError
-from core.table import table_of
+from core.table import table_of, user_turn
+from generator.files import values_of
 
 Line = tuple[str, Mapping[str, Any]]
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+USERS = ("user", "human")
+INSTRUCTIONS = ("instruction", "prompt", "question")
 ALPACA_PREAMBLE_INPUTS = {"", "<noinput>", "noinput", "n/a", "none"}
 
 
@@ -87,106 +87,8 @@ def load_examples(path: str, *, prefix: str, source: str, license: str, where: s
 
 def _lines(path: str, where: str) -> Iterator[Line]:
     """Yield `(place, object)`; the place is `file:line` or `file:row`."""
-    try:
-        files = _files(path, where)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}) ([{where}] path)") from None
-    if files:
-        for file in files:
-            yield from _file_lines(file)
-    else:
-        yield from _hub_lines(path, where)
-
-
-def _files(path: str, where: str) -> list[Path]:
-    """Return the file, or those of the folder; none if the path is a hub id."""
-    try:
-        file = Path(path).expanduser()
-    except RuntimeError as error:
-        raise DataError(f"{path}: {error} ([{where}] path)") from None
-    if file.is_dir():
-        parts = sorted(p for p in file.iterdir() if p.suffix in SUFFIXES)
-        if not parts:
-            raise DataError(f"{path}: no {', '.join(SUFFIXES)} file in this folder ([{where}] path)")
-        return parts
-    if file.exists():
-        if file.suffix not in SUFFIXES:
-            raise DataError(f"{path}: must end in {', '.join(SUFFIXES)} ([{where}] path)")
-        return [file]
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", path) and file.suffix not in SUFFIXES and not file.parent.exists():
-        return []
-    raise DataError(f"{path}: no such file or folder ([{where}] path)")
-
-
-def _file_lines(file: Path) -> Iterator[Line]:
-    try:
-        if not file.is_file():  # a pipe would never end
-            raise DataError(f"{file}: must be a plain file")
-        if file.suffix == ".jsonl":
-            yield from _jsonl(file)
-        elif file.suffix == ".json":
-            yield from _json(file)
-        else:
-            frame = pl.read_csv(file, infer_schema=False) if file.suffix == ".csv" else pl.read_parquet(file)
-            first = 2 if file.suffix == ".csv" else 1
-            yield from ((f"{file}:{n}", row) for n, row in enumerate(frame.iter_rows(named=True), first))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
-    except pl.exceptions.PolarsError as error:
-        raise DataError(f"{file}: not a readable {file.suffix[1:]} file ({str(error).splitlines()[0]})") from None
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror or error})") from None
-
-
-def _jsonl(file: Path) -> Iterator[Line]:
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            place = f"{file}:{number}"
-            try:
-                text = line.decode("utf-8-sig")
-                if not text.strip():
-                    continue
-                value = json.loads(text)
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{place}: not UTF-8 text ({error.reason} at its byte {error.start}); save it as UTF-8"
-                ) from None
-            except ValueError as error:
-                raise DataError(f"{place}: not JSON ({error})") from None
-            except RecursionError:
-                raise DataError(f"{place}: not readable JSON (nested too deeply)") from None
-            yield place, _object(value, place)
-
-
-def _json(file: Path) -> Iterator[Line]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError:
-        raise
-    except ValueError as error:
-        raise DataError(f"{file}: not JSON ({error})") from None
-    except RecursionError:
-        raise DataError(f"{file}: not readable JSON (nested too deeply)") from None
-    if not isinstance(value, list):
-        raise DataError(
-            f"{file}: must hold a list of objects, found {type(value).__name__}; one object a line is .jsonl"
-        )
-    yield from ((f"{file}[{i}]", _object(row, f"{file}[{i}]")) for i, row in enumerate(value))
-
-
-def _hub_lines(name: str, where: str) -> Iterator[Line]:
-    import datasets
-    import httpx
-
-    try:
-        found = datasets.load_dataset(name)
-    except (OSError, ValueError, RuntimeError, httpx.HTTPError, datasets.exceptions.DatasetsError) as error:
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise DataError(
-            f"{name}: no such file, and not to be had as a hub data set ([{where}] path): {cause}"
-        ) from None
-    split = "train" if "train" in found else next(iter(found))
-    yield from ((f"{name}/{split}:{n}", row) for n, row in enumerate(found[split], 1))
+    for place, value in values_of(path, f"[{where}] path"):
+        yield place, _object(value, place)
 
 
 def _object(value: Any, place: str) -> Mapping[str, Any]:
@@ -203,7 +105,7 @@ def _examples(found: Mapping[str, Any], place: str) -> Iterator[dict[str, Any]]:
             instruction, response = _turns(found[layout], layout, place)
             yield {"instruction": instruction, "input": "", "response": response, "category": category}
             return
-    instruction = _needed(found, ("instruction", "prompt", "question"), place)
+    instruction = _needed(found, INSTRUCTIONS, place)
     if "instances" in found:  # Self-Instruct
         if not isinstance(found["instances"], list) or not found["instances"]:
             raise DataError(f'{place}: "instances" must be a list with at least one {{input, output}}')
@@ -212,23 +114,38 @@ def _examples(found: Mapping[str, Any], place: str) -> Iterator[dict[str, Any]]:
             response = _needed(instance, ("output",), place)
             yield {"instruction": instruction, "input": given, "response": response, "category": category}
         return
-    given = _optional(found, ("input", "context"), place)
-    if given.casefold() in ALPACA_PREAMBLE_INPUTS:
-        given = ""
+    given = _given(found, place)
     response = _needed(found, ("response", "output", "completion", "answer"), place)
     yield {"instruction": instruction, "input": given, "response": response, "category": category}
 
 
+def prompt_of(value: Any, place: str) -> str:
+    """Return the user turn that a value of any known layout begins with; a plain text is one.
+
+    Raises:
+        DataError: It holds none; the message names the place.
+    """
+    if isinstance(value, str):
+        return _needed({"text": value}, ("text",), place)
+    found = _object(value, place)
+    for layout in ("messages", "conversations"):
+        if found.get(layout) is not None:
+            turn = next((text for role, text in _said(found[layout], layout, place) if role in USERS), "")
+            if not turn:
+                raise DataError(f'{place}: "{layout}" needs a user turn that is not empty')
+            return turn
+    return user_turn(_needed(found, (*INSTRUCTIONS, "text", "content"), place), _given(found, place))
+
+
+def _given(found: Mapping[str, Any], place: str) -> str:
+    given = _optional(found, ("input", "context"), place)
+    return "" if given.casefold() in ALPACA_PREAMBLE_INPUTS else given
+
+
 def _turns(turns: Any, layout: str, place: str) -> tuple[str, str]:
     """Return the first user turn, a system turn before it included, and the answer to it."""
-    if not isinstance(turns, list) or not turns:
-        raise DataError(f'{place}: "{layout}" must be a list of turns')
-    said = []
-    for turn in turns:
-        here = _object(turn, place)
-        role = _optional(here, ("role", "from"), place)
-        said.append((role, _optional(here, ("content", "value"), place)))
-    users = [i for i, (role, _) in enumerate(said) if role in ("user", "human")]
+    said = _said(turns, layout, place)
+    users = [i for i, (role, _) in enumerate(said) if role in USERS]
     if not users or users[0] + 1 >= len(said) or said[users[0] + 1][0] not in ("assistant", "gpt", "model"):
         raise DataError(f'{place}: "{layout}" needs a user turn followed by an assistant turn')
     system = "\n\n".join(text for role, text in said[: users[0]] if role == "system" and text)
@@ -236,6 +153,18 @@ def _turns(turns: Any, layout: str, place: str) -> tuple[str, str]:
     if not instruction or not response:
         raise DataError(f"{place}: the first user or assistant turn is empty")
     return f"{system}\n\n{instruction}" if system else instruction, response
+
+
+def _said(turns: Any, layout: str, place: str) -> list[tuple[str, str]]:
+    """Return `(role, text)` of every turn."""
+    if not isinstance(turns, list) or not turns:
+        raise DataError(f'{place}: "{layout}" must be a list of turns')
+    said = []
+    for turn in turns:
+        here = _object(turn, place)
+        role = _optional(here, ("role", "from"), place)
+        said.append((role, _optional(here, ("content", "value"), place)))
+    return said
 
 
 def _id(found: Mapping[str, Any], place: str) -> str | None:

@@ -146,7 +146,7 @@ def test_a_run_adds_up(run: RunFolder) -> None:
         ("near_duplicates", 4, 0, 3, {"near_duplicate": 1}),
     ]
     assert all(c.entered + c.created == c.kept + sum(c.dropped.values()) for c in found.funnel)
-    assert (found.rows, found.got, found.yields) == (3, {"list": 2, "write": 1}, {"self_instruct": (3, 1)})
+    assert (found.rows, found.distribution.got) == (3, {"list": 2, "write": 1})
     spent = {"sent": 1, "completed": 1, "prompt_tokens": 11, "completion_tokens": 7}
     assert (found.calls, found.resent, sum(found.seconds.values())) == ({"instruction": spent}, 0, 7 * 1.5)
     assert found.openings == {"here is one": 1, "красный синий жёлтый": 1, "いろは": 1}
@@ -352,7 +352,8 @@ def test_a_run_without_optional_columns_says_so(tmp_path: Path) -> None:
     write_curated(bare, rows_of(SEEDS))
     bare.update_manifest({"name": "bare"})
     text = shown(show, audit(bare))
-    assert text.count("not recorded") == 9
+    assert text.count("not recorded") == 8
+    assert text.count("no machine rows") == 2
     assert not bare.calls.exists()
 
 
@@ -392,6 +393,43 @@ def test_the_life_of_a_kept_row(run: RunFolder) -> None:
     assert "its last 600 of 725 characters" in text
     assert text.count("П") == 600 - len("The task [bold]is[/bold]:")
     assert shown(show_life, life, full=True).count("П") == 700
+
+
+def test_how_often_a_row_may_be_shown_is_read_from_the_config(run: RunFolder) -> None:
+    assert audit(run).lineage.max_shown is None
+    run.config.write_text("[generate]\nmax_shown = 4\n[run]\nseed = 1\n")
+    found = audit(run).lineage
+    assert (found.max_shown, found.max_depth, found.depths) == (4, None, {1: (3, 1)})
+    run.config.write_text("generate = 1\n")
+    assert audit(run).lineage.max_shown is None
+
+
+def test_the_life_of_a_constrained_row_names_operator_constraints_and_edits(run: RunFolder) -> None:
+    constraints = [
+        {"id": "length_constraints:number_words", "args": '{"relation": "at least", "num_words": 5}'},
+        {"id": "punctuation:no_comma", "args": "{}"},
+        {"id": "broken", "args": "{"},
+    ]
+    row = {
+        **MADE[0],
+        "id": "g00009",
+        "operator": "deepen",
+        "constraints": constraints,
+        "edits": ["add_title", "upper_case"],
+    }
+    rows = rows_of([row], source="generated", strategy="constraint")
+    shown_often = rows.with_columns(times_shown=pl.Series([3], dtype=pl.UInt16))
+    run.write_stage(1, "generate", "f", shown_often, with_verdicts(shown_often, {}).dropped)
+    lines = [line.strip() for line in shown(show_life, explain(run, "g00009"), width=120).splitlines()]
+    assert "operator: deepen" in lines
+    assert 'constraint: length_constraints:number_words: relation = "at least", num_words = 5' in lines
+    assert "constraint: punctuation:no_comma" in lines
+    assert "constraint: broken {" in lines
+    assert "edits of the answer, in order: add_title, upper_case" in lines
+    assert "times_shown: 3" in lines
+    old = rows.drop("operator", "edits")
+    run.write_stage(1, "generate", "f", old, with_verdicts(rows, {}).dropped)
+    assert "operator" not in shown(show_life, explain(run, "g00009"))
 
 
 def test_the_life_of_a_dropped_row_names_its_twin(run: RunFolder) -> None:

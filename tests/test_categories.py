@@ -131,7 +131,8 @@ def test_the_division_is_the_nearest_of_all_that_sum_to_the_size(weights: list[i
 
 
 def config_of(**table: Any) -> CategoriesConfig:
-    return parse(CategoriesConfig, table)
+    prompts = {"usage": "prompts.jsonl"} if table.get("target") == "usage" else {}
+    return parse(CategoriesConfig, {**prompts, **table})
 
 
 @pytest.mark.parametrize(
@@ -141,6 +142,7 @@ def config_of(**table: Any) -> CategoriesConfig:
         ("uniform", 2, {"maths": 1, "open_qa": 1, "writing": 0}),
         ("seeds", 10, {"maths": 3, "writing": 7}),
         ("candidates", 3, {"maths": 1, "writing": 2}),
+        ("usage", 5, {"maths": 1, "writing": 4}),
         ({"writing": 0.1, "maths": 0.2}, 3, {"maths": 2, "writing": 1}),
         ({"writing": 0.1, "maths": 0.3}, 2, {"maths": 2, "writing": 0}),  # 0.5 and 1.5, told only by exact tenths
         ({"writing": 1, "open_qa": 1}, 3, {"open_qa": 2, "writing": 1}),
@@ -172,7 +174,7 @@ def test_an_unknown_category_is_refused_with_the_nearest_one() -> None:
 POOL = rows_of(*[("count", "math")] * 3, *[("run", "code")] * 2, *[("sing", "songs")] * 2, ("a", "maths"), ("b", ""))
 
 
-@pytest.mark.parametrize("target", ["uniform", "seeds", {"maths": 1.0}])
+@pytest.mark.parametrize("target", ["uniform", "seeds", "usage", {"maths": 1.0}])
 def test_a_pool_with_categories_the_seeds_do_not_have_is_refused(target: Any) -> None:
     with pytest.raises(
         DataError,
@@ -198,9 +200,17 @@ def test_a_pool_of_the_seeds_categories_or_of_none_or_one_that_sets_the_shares_i
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"target": "unifrom"}, r"\[\] target must be .*'uniform', 'seeds' or 'candidates'.*, got 'unifrom'"),
+        ({"target": "unifrom"}, r"\[\] target must be .*'uniform', 'seeds', 'candidates' or 'usage'.*, got 'unifrom'"),
         ({"target": {"maths": 0}}, r"target must be .*greater than 0, got {'maths': 0}"),
         ({"target": {}}, r"target must be .*a table with at least 1 item"),
+        (
+            {"target": "usage", "usage": ""},
+            r"^\[\] usage must be a file of real prompts when target is 'usage', got ''$",
+        ),
+        ({"usage": "p.txt"}, r"^\[\] usage must be '' unless target is 'usage', got 'p\.txt'$"),
+        ({"target": {"maths": 1}, "usage": "p.txt"}, r"usage must be '' unless target is 'usage'"),
+        ({"target": "usage", "usage_limit": 0}, r"usage_limit must be greater than or equal to 1, got 0"),
+        ({"target": "usage", "usage_min_confidence": 1.5}, r"usage_min_confidence must be less than or equal to 1"),
         ({"neighbours": 0}, r"neighbours must be greater than or equal to 1, got 0"),
         ({"neighbors": 5}, r"did you mean 'neighbours'\?"),
     ],

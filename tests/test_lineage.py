@@ -1,0 +1,106 @@
+"""Depths, times shown and chains of a run of eight rows, counted by hand, with and without the newer columns."""
+
+import io
+from typing import Any
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from audit.lineage import Step, lineage, show_lineage
+from core.table import VERDICT, table_of
+
+ROWS = [
+    {"id": "s0001", "source": "seed", "instruction": "Seed."},
+    {"id": "g1", "depth": 1, "parents": ["s0001"], "strategy": "self_instruct", "times_shown": 2},
+    {"id": "g2", "depth": 1, "parents": ["s0001"], "strategy": "self_instruct", "times_shown": 0},
+    {"id": "g3", "depth": 2, "parents": ["s0001", "g1"], "strategy": "self_instruct", "times_shown": 5},
+    {"id": "g4", "depth": 3, "parents": ["g2", "g3"], "strategy": "evolve", "operator": "deepen", "times_shown": 0},
+    {"id": "g5", "depth": 3, "parents": ["g3"], "strategy": "evolve", "operator": "broaden", "times_shown": 0},
+    {"id": "g6", "depth": 1, "parents": ["lost"], "strategy": "magpie", "times_shown": 5},
+]
+
+
+def tables(gone: set[str], *, new: bool = True) -> tuple[pl.DataFrame, pl.DataFrame]:
+    rows = [{"source": "generated", "instruction": f"Do {row['id']}.", **row} for row in ROWS]
+    table = table_of(rows)
+    if new:
+        table = table.with_columns(times_shown=pl.Series([row.get("times_shown") for row in ROWS], dtype=pl.UInt16))
+    else:
+        table = table.drop("operator", "edits")
+    verdict = [pl.lit(None, kind).alias(name) for name, kind in VERDICT.items()]
+    there = pl.col("id").is_in(list(gone))
+    return table.filter(~there), table.filter(there).with_columns(verdict)
+
+
+def shown(found: Any) -> str:
+    file = io.StringIO()
+    show_lineage(found, Console(file=file, width=100))
+    return file.getvalue()
+
+
+def test_depths_and_times_shown_are_counted_over_all_machine_rows() -> None:
+    found = lineage(*tables({"g2", "g5"}), max_depth=3, max_shown=5)
+    assert found.depths == {1: (3, 2), 2: (1, 1), 3: (2, 1)}
+    assert (found.shown, found.at_cap) == ({0: 3, 2: 1, 5: 2}, 2)
+    text = shown(found)
+    assert "machine rows by depth (at most 3)" in text
+    assert "most: 5 times; 2 rows were shown 5 times, the limit" in text
+
+
+def test_a_chain_leads_from_the_deepest_kept_row_to_a_seed_by_the_deepest_parent() -> None:
+    found = lineage(*tables({"g5"}), max_depth=3, max_shown=5)
+    assert found.chains[0] == (
+        Step("g4", "evolve: deepen", "Do g4."),
+        Step("g3", "self_instruct", "Do g3."),
+        Step("g1", "self_instruct", "Do g1."),
+        Step("s0001", "seed", "Seed."),
+    )
+    assert [chain[0].id for chain in found.chains] == ["g4", "g3", "g1"]
+    assert "Descent of g4" in shown(found)
+    first = lineage(*tables({"g3", "g4", "g5"}), max_depth=3, max_shown=5)
+    assert [chain[0].id for chain in first.chains] == ["g1", "g2", "g6"]
+
+
+def test_a_chain_ends_at_a_row_that_the_run_does_not_hold() -> None:
+    found = lineage(*tables({"g1", "g2", "g3", "g4", "g5"}), max_depth=None, max_shown=None)
+    assert found.chains == ((Step("g6", "magpie", "Do g6."), Step("lost", "", "not in the run folder")),)
+    assert found.at_cap is None
+
+
+def test_rows_that_were_all_dropped_are_traced_all_the_same() -> None:
+    found = lineage(*tables({f"g{n}" for n in range(1, 7)}), max_depth=3, max_shown=5)
+    assert [chain[0].id for chain in found.chains] == ["g4", "g5", "g3"]
+    assert found.depths[3] == (2, 0)
+
+
+def test_an_older_run_is_traced_by_parents_alone() -> None:
+    found = lineage(*tables({"g5"}, new=False), max_depth=3, max_shown=5)
+    assert (found.shown, found.shown_is_recorded, found.at_cap) == ({0: 3, 1: 2, 2: 1}, False, None)
+    assert found.chains[0][0] == Step("g4", "evolve", "Do g4.")
+    assert "Machine rows by rows that name it as a parent" in shown(found)
+
+
+def test_a_run_without_machine_rows_says_so() -> None:
+    seeds = tables({row["id"] for row in ROWS[1:]})[0]
+    found = lineage(seeds, seeds.clear(), max_depth=3, max_shown=5)
+    assert (found.depths, found.chains) == ({}, ())
+    assert shown(found).split("\n\n")[-1].strip().endswith("no machine rows")
+
+
+def test_rows_made_from_seeds_alone_have_no_chain_to_show() -> None:
+    table = tables(set())[0].filter(pl.col("depth") < 2)
+    text = shown(lineage(table, table.clear(), max_depth=3, max_shown=5))
+    assert "every machine row is made from seeds alone" in text
+    assert "Descent" not in text
+
+
+@pytest.mark.parametrize("cycle", [["g1"], ["g2"]])
+def test_a_row_that_descends_from_itself_ends_the_chain(cycle: list[str]) -> None:
+    rows = [
+        {"id": "g1", "source": "generated", "depth": 1, "parents": cycle},
+        {"id": "g2", "source": "generated", "depth": 1, "parents": ["g1"]},
+    ]
+    table = table_of(rows)
+    chain = lineage(table, table.clear(), None, None).chains[0]
+    assert [step.id for step in chain] == list(dict.fromkeys(["g1", *cycle]))

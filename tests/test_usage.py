@@ -1,0 +1,202 @@
+"""Prompts of real use: what of each layout counts, a fair draw, counts against a plain loop, and broken files."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from core.config import parse
+from core.errors import DataError, EmptyError
+from core.table import table_of
+from generator.categories import CategoriesConfig, wanted_rows
+from generator.reading import learn_categories
+from generator.usage import Usage, count_usage, read_usage, recorded_counts
+from tests.fakes import FakeEmbedder
+
+SEEDS = [
+    ("sum the odd numbers", "maths"), ("add two numbers", "maths"), ("count the numbers", "maths"),
+    ("sing of the sea", "poems"), ("rhyme on the moon", "poems"), ("a song of the moon", "poems"),
+    ("numbers of the sea", "poems"), ("sum of the moon", "maths"),
+]  # fmt: skip
+LABELLED = table_of([{"id": f"s{n}", "instruction": text, "category": name} for n, (text, name) in enumerate(SEEDS)])
+
+
+def config_of(**table: Any) -> CategoriesConfig:
+    return parse(CategoriesConfig, {"target": "usage", "usage": "prompts.jsonl", **table})
+
+
+def lines(values: list[Any]) -> str:
+    return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
+
+
+def tasks(path: Path, limit: int = 100, seed: int = 0) -> dict[tuple[str, bool], int]:
+    return dict(read_usage(str(path), limit, seed).tasks)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "Why is that?", {"text": "Why is that?"}, {"prompt": " Why is that? "}, {"instruction": "Why is that?", "input": ""},
+        {"question": "Why is that?", "context": "N/A"}, {"content": "Why is that?", "category": 7},
+        {"messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Why is that?"}]},
+        {"conversations": [{"from": "human", "value": "Why is that?"}, {"from": "gpt", "value": "So."},
+                           {"from": "human", "value": "Sure?"}]},
+    ],
+)  # fmt: skip
+def test_the_first_user_turn_of_every_layout_counts(tmp_path: Path, value: Any) -> None:
+    file = tmp_path / "p.jsonl"
+    file.write_text(lines([value, "Why is that?"]), encoding="utf-8")
+    assert tasks(file) == {("Why is that?", False): 2}
+
+
+def test_an_instruction_and_its_input_are_one_prompt(tmp_path: Path) -> None:
+    file = tmp_path / "p.jsonl"
+    file.write_text(lines([{"instruction": "Cut it.", "input": "Long ago …"}, "Cut it.\n\nLong ago …", "Cut it."]))
+    assert tasks(file) == {("Cut it.", True): 2, ("Cut it.", False): 1}
+
+
+def as_txt(file: Path, prompts: list[str]) -> None:
+    file.write_text("\n".join(["", *prompts, " "]), encoding="utf-8-sig")
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("p.txt", as_txt),
+        ("p.json", lambda file, prompts: file.write_text(json.dumps(prompts))),
+        ("p.csv", lambda file, prompts: pl.DataFrame({"prompt": prompts}).write_csv(file)),
+        ("p.parquet", lambda file, prompts: pl.DataFrame({"text": prompts}).write_parquet(file)),
+        ("p.jsonl", lambda file, prompts: file.write_text(lines(prompts))),
+    ],
+)
+def test_every_kind_of_file_reads_the_same(tmp_path: Path, name: str, write: Callable[[Path, list[str]], Any]) -> None:
+    prompts = ["Why?", "Où est la gare ?", "Why?", "{}, [1]"]
+    write(tmp_path / name, prompts)
+    found = read_usage(str(tmp_path / name), 10, 0)
+    assert (found.prompts, dict(found.tasks)) == (4, Counter((prompt, False) for prompt in prompts))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.jsonl", '"a"\n{"prompt": 3}\n', r'p\.jsonl:2: "prompt" must be text, found int'),
+        ("p.jsonl", '"a"\n" "\n', r'p\.jsonl:2: "text" is empty'),
+        ("p.jsonl", '{"q": "a"}', r'p\.jsonl:1: "instruction" \(or prompt, .*, text, content\) is missing; found q'),
+        ("p.jsonl", '"a"\n\n3', r"p\.jsonl:3: must be an object, found int"),
+        ("p.jsonl", '"a"\n{"', r"p\.jsonl:2: not JSON"),
+        (
+            "p.jsonl",
+            '{"messages": [{"role": "assistant", "content": "a"}]}',
+            r'p\.jsonl:1: "messages" needs a user turn',
+        ),
+        ("p.json", '["a", {}]', r"p\.json\[1\]: "),
+        ("p.txt", b"a\n\xff", r"p\.txt:2: not UTF-8 text"),
+        ("p.md", "a", r"p\.md: must end in \.jsonl, .*, \.txt \(\[categories\] usage\)"),
+    ],
+)
+def test_a_broken_file_is_refused_with_its_line(tmp_path: Path, name: str, content: Any, message: str) -> None:
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError, match=message):
+        read_usage(str(tmp_path / name), 1, 0)
+
+
+def test_a_file_that_is_missing_or_empty_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone\.jsonl: no such file or folder \(\[categories\] usage\)"):
+        read_usage(str(tmp_path / "gone.jsonl"), 1, 0)
+    (tmp_path / "p.txt").write_text("\n")
+    with pytest.raises(EmptyError, match=r"p\.txt: no prompt in it; \[categories\] usage needs at least one"):
+        read_usage(str(tmp_path / "p.txt"), 1, 0)
+
+
+def test_a_draw_has_the_size_asked_for_is_fair_and_repeats(tmp_path: Path) -> None:
+    file = tmp_path / "p.txt"
+    file.write_text("\n".join(f"prompt {n % 20}" for n in range(40)))
+    drawn = Counter[str]()
+    for seed in range(400):
+        found = read_usage(str(file), 10, seed)
+        assert (found.prompts, found.sampled) == (40, 10)
+        drawn.update({task: count for (task, _), count in found.tasks.items()})
+    # 400 draws of 10 from 20 pairs: 200 each, standard deviation below 14
+    assert max(abs(count - 200) for count in drawn.values()) < 4 * 14
+    assert tasks(file, 10, 3) == tasks(file, 10, 3) != tasks(file, 10, 4)
+    file.write_text("\n".join(f"{n:02d}" for n in range(40)))
+    assert list(tasks(file, 10)) == sorted(tasks(file, 10))
+
+
+def test_a_file_within_the_limit_is_read_whole_in_its_order(tmp_path: Path) -> None:
+    file = tmp_path / "p.txt"
+    file.write_text("\n".join(f"prompt {n % 20}" for n in range(40)))
+    assert list(tasks(file, 40)) == [(f"prompt {n}", False) for n in range(20)]
+
+
+def test_the_digest_tells_files_apart(tmp_path: Path) -> None:
+    digests = set()
+    for content in ("a\nb", "a\nb\nb", "b\na", "a\nb"):
+        (tmp_path / "p.txt").write_text(content)
+        digests.add(read_usage(str(tmp_path / "p.txt"), 10, 0).digest)
+    assert len(digests) == 3
+
+
+USAGE = Usage(900, {("sum of numbers", False): 5, ("sing to the moon", False): 3, ("unlike all", True): 2})
+
+
+class Noting:
+    identity = "noting@1"
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def embed(self, texts: list[str]) -> Any:
+        self.asked.append(list(texts))
+        return FakeEmbedder().embed(texts)
+
+
+@pytest.mark.parametrize("part", [1, 2, 1024])
+def test_prompts_count_as_often_as_they_stand_there(monkeypatch: pytest.MonkeyPatch, part: int) -> None:
+    monkeypatch.setattr("generator.usage.PART", part)
+    reader = learn_categories([(text, False) for text, _ in SEEDS], [name for _, name in SEEDS], FakeEmbedder())
+    expected, sure, confidence = Counter[str](), 0, 0.0
+    for task, count in USAGE.tasks.items():
+        (reading,) = reader.read([task], FakeEmbedder())
+        expected[reading.category] += count
+        sure += count * (reading.confidence >= 0.65)
+        confidence += count * reading.confidence
+
+    embedder = Noting()
+    found = count_usage(USAGE, LABELLED, ["poems", "maths"], embedder, config_of(usage_min_confidence=0.65))
+
+    assert found.counts == dict(sorted(expected.items()))
+    assert found.shares == {name: count / 10 for name, count in found.counts.items()}
+    assert (found.prompts, found.sampled, found.distinct, found.labelled) == (900, 10, 3, 8)
+    assert 0 < sure < 10
+    assert (found.unsure_share, found.mean_confidence) == (1 - sure / 10, round(confidence / 10, 4))
+    assert sum(found.sure_shares.values()) == pytest.approx(1)
+    assert found.leave_one_out_accuracy == round(reader.accuracy() or 0, 4)
+    assert [len(texts) for texts in embedder.asked] == [8, *{1: [1, 1, 1], 2: [2, 1], 1024: [3]}[part]]
+
+
+def test_only_categories_that_a_row_can_have_are_read() -> None:
+    found = count_usage(USAGE, LABELLED, ["maths"], FakeEmbedder(), config_of())
+    assert (found.counts, found.labelled, found.unsure_share) == ({"maths": 10}, 4, 0.0)
+
+
+def test_unsure_prompts_count_in_the_target_too() -> None:
+    found = count_usage(USAGE, LABELLED, ["maths", "poems"], FakeEmbedder(), config_of(usage_min_confidence=1.0))
+    assert (found.unsure_share, found.sure_shares) == (1.0, {})
+    assert wanted_rows(config_of(), ["maths", "poems"], found.counts, 20) == {
+        name: 2 * count for name, count in found.counts.items()
+    }
+
+
+def test_a_record_holds_counts_and_no_prompt_and_is_taken_only_if_it_is_of_the_same_reading() -> None:
+    record = json.loads(
+        json.dumps(count_usage(USAGE, LABELLED, ["maths", "poems"], FakeEmbedder(), config_of()).as_record("f1"))
+    )
+    assert not any(task in json.dumps(record) for task, _ in USAGE.tasks)
+    assert recorded_counts(record, "f1") == record["counts"]
+    assert recorded_counts(record, "f2") is None
+    assert recorded_counts(None, "f1") is None
