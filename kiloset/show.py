@@ -1,97 +1,18 @@
-"""What the user sees: progress while it runs, one table at the end."""
+"""What the user sees at the end of a command, and of a plan."""
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
+from rich.text import Text
 
 from core.run import RunFolder
+from kiloset.live import duration, printable
 from kiloset.pipeline import Result
+from kiloset.plan import Plan, Range, Shortage, Spend
 from train.lora import TrainReport
-
-EVERY = 30.0
-"""Seconds between two lines where there is no terminal to redraw."""
-
-
-class Bars:
-    """Progress bars on a terminal, a line every 30 s elsewhere."""
-
-    def __init__(self, console: Console) -> None:
-        """Show on this console."""
-        self._console = console
-        columns = (
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-        )  # fmt: skip
-        self._progress = Progress(*columns, console=console) if console.is_terminal else None
-        self._task: TaskID | None = None
-        self._label, self._total, self._done, self._note = "", 0, 0, ""
-        self._started = self._said = 0.0
-
-    def begin(self, label: str, total: int) -> None:
-        """Start a bar."""
-        self._label, self._total, self._done, self._note = label, total, 0, ""
-        self._started = self._said = time.monotonic()
-        if self._progress is not None:
-            self._progress.start()
-            self._task = self._progress.add_task(escape(label), total=total, rate="", note="")
-
-    def advance(self, amount: int = 1, note: str = "") -> None:
-        """Move it."""
-        self._done, self._note = self._done + amount, note
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, advance=amount, rate=self._rate(), note=escape(note))
-        elif time.monotonic() - self._said >= EVERY:
-            self._said = time.monotonic()
-            self._line(self._left())
-
-    def end(self) -> None:
-        """Close it, and leave one line of it."""
-        if self._progress is not None and self._task is not None:
-            self._progress.remove_task(self._task)
-            self._progress.stop()
-            self._task = None
-        self._line(f"{time.monotonic() - self._started:.0f} s")
-
-    def say(self, text: str) -> None:
-        """Print a line between the bars."""
-        self._console.print(f"[dim]{escape(text)}[/dim]", soft_wrap=True)
-
-    def _line(self, end: str) -> None:
-        parts = [f"{self._label}: {self._done}/{self._total}", self._rate(), self._note, end]
-        self._console.print("  " + escape(", ".join(part for part in parts if part)), soft_wrap=True)
-
-    def _rate(self) -> str:
-        seconds = time.monotonic() - self._started
-        return f"{self._done / seconds:.1f}/s" if seconds > 0.5 else ""
-
-    def _left(self) -> str:
-        seconds = time.monotonic() - self._started
-        return f"{(self._total - self._done) * seconds / self._done:.0f} s left" if self._done else ""
-
-
-@contextmanager
-def bars(console: Console) -> Iterator[Bars]:
-    """Hold the bars, and take them off the screen whatever happens."""
-    shown = Bars(console)
-    try:
-        yield shown
-    finally:
-        if shown._progress is not None:
-            shown._progress.stop()
 
 
 def show_result(result: Result, folder: RunFolder, console: Console) -> None:
@@ -103,17 +24,13 @@ def show_result(result: Result, folder: RunFolder, console: Console) -> None:
         table.add_column(name, justify=side)  # type: ignore[arg-type]
     for name in sorted({*result.wanted, *result.got}):
         wanted, got = result.wanted.get(name, 0), result.got.get(name, 0)
-        table.add_row(escape(name), str(wanted), str(got), str(wanted - got) if got < wanted else "")
+        table.add_row(Text(printable(name)), str(wanted), str(got), str(wanted - got) if got < wanted else "")
     console.print(table)
     for stage, reasons in result.dropped.items():
         said = ", ".join(f"{reason} {n}" for reason, n in sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0])))
         console.print(f"  dropped in {stage}: {sum(reasons.values())} ({said})", soft_wrap=True, highlight=False)
     if result.shortfall:
-        missing = ", ".join(f"{name} {n}" for name, n in result.shortfall.items())
-        console.print(f"[bold]{sum(result.shortfall.values())} rows short:[/bold] {escape(missing)}", soft_wrap=True)
-        console.print(
-            "  more candidates: --set generate.candidates_per_row=4; or let others fill: --set categories.fill=true"
-        )
+        _show_shortfall(result, console)
     if result.edited:
         console.print(
             escape(f"{folder.curated} was edited by hand and is left as it is; delete it to have it written anew"),
@@ -121,6 +38,117 @@ def show_result(result: Result, folder: RunFolder, console: Console) -> None:
         )
     for path in (folder.curated, folder.dropped_file, folder.manifest_file):
         console.print(escape(str(path)), soft_wrap=True, highlight=False)
+
+
+ENDED = {
+    "max_requests": "the budget of requests is spent: raise it with --set generate.max_requests=",
+    "max_tokens": "the budget of tokens is spent: raise it with --set generate.max_tokens=",
+    "max_hours": "the hours are over: raise them with --set generate.max_hours=",
+    "max_waves": "it has asked as often as it may: raise it with --set generate.max_waves=",
+    "no_seeds": "what is short has no seeds to ask with: add some, or let others fill with --set categories.fill=true",
+    "off": "generation is off: give a larger pool, or let others fill with --set categories.fill=true",
+    "done": "selection left them out: raise --set generate.candidates_per_row=, or let others fill with --set categories.fill=true",
+}
+"""What to say of why generation ended (`generator.loop.Generated`)."""
+
+
+def _show_shortfall(result: Result, console: Console) -> None:
+    table = Table(title=f"{sum(result.shortfall.values())} rows short", title_justify="left")
+    for name in ("category", "short", "asked for", "lost most to", "would take about"):
+        table.add_column(name, justify="right" if name in ("short", "asked for") else "left")
+    for short in result.shortfalls:
+        losses = ", ".join(f"{reason} {n}" for reason, n in list(short.losses.items())[:3])
+        more = "unknown: nothing came through" if result.ended != "off" else ""
+        if short.more_requests is not None and short.more_tokens is not None:
+            more = f"{short.more_requests:,} requests, {short.more_tokens:,} tokens"
+        table.add_row(Text(printable(short.category)), str(short.wanted - short.got), str(short.born), losses, more)
+    console.print(table)
+    said = f"Generation ended because {ENDED[result.ended]}" if result.ended != "done" else ENDED["done"]
+    console.print(
+        escape(f"{said}. All that was paid for is kept; the same command with more goes on from here."), soft_wrap=True
+    )
+
+
+def show_plan(plan: Plan, name: str, console: Console) -> None:
+    """Print what a run will take, what the estimate goes by, and which budgets will not do."""
+    priced = plan.total.cost.high > 0
+    table = Table(
+        title=Text(f"{printable(name)}: {plan.rows} rows, {plan.candidates} candidates to generate"),
+        title_justify="left",
+    )
+    table.add_column("for")
+    for heading in ("requests", "prompt tokens", "written tokens", "time", *(["cost"] if priced else [])):
+        table.add_column(heading, justify="right")
+    for purpose, spend in plan.purposes.items():
+        table.add_row(purpose, *_cells(spend, plan.currency, priced))
+    table.add_section()
+    table.add_row("total", *_cells(plan.total, plan.currency, priced), style="bold")
+    console.print(table)
+    for line in (*_grounds(plan), *(_shortage(short, plan) for short in plan.shortages), plan_line(plan, name)):
+        console.print(Text(printable(line)), soft_wrap=True)
+
+
+def plan_line(plan: Plan, name: str) -> str:
+    """Return a plan in one line."""
+    total = plan.total
+    cost = [_money(total.cost, plan.currency)] if total.cost.high > 0 else []
+    time = [_between(total.seconds, duration)] if total.seconds is not None else ["an unknown time"]
+    parts = [
+        f"{_between(total.requests, _count)} requests", f"{_between(total.prompt_tokens, _count)} prompt tokens",
+        f"{_between(total.written_tokens, _count)} written tokens", *time, *cost,
+    ]  # fmt: skip
+    return f"{name}: {plan.rows} rows take about {', '.join(parts)} (evidence: {plan.origin})"
+
+
+def _cells(spend: Spend, currency: str, priced: bool) -> list[str]:
+    cells = [_between(figure, _count) for figure in (spend.requests, spend.prompt_tokens, spend.written_tokens)]
+    cells.append("?" if spend.seconds is None else _between(spend.seconds, duration))
+    return [*cells, _money(spend.cost, currency)] if priced else cells
+
+
+def _grounds(plan: Plan) -> list[str]:
+    lines = [f"  evidence: {plan.origin}; in brackets the range that the yields leave open"]
+    if plan.yields:
+        rates = (f"{name} {_between(rate, lambda share: f'{share:.2f}')}" for name, rate in plan.yields.items())
+        lines.append(f"  candidates per instruction: {', '.join(rates)}")
+    if plan.assumed and plan.origin != "assumed":
+        lines.append(f"  assumed, for nothing has measured it: {', '.join(plan.assumed)}")
+    lines.append(f"  scored by the base model, here and without a request: up to {plan.scores} answers")
+    if plan.paid:
+        requests = sum(used.requests for used in plan.paid.values())
+        tokens = sum(used.prompt_tokens + used.written_tokens for used in plan.paid.values())
+        lines.append(f"  of all this, paid already: {requests:,} requests, {tokens:,} tokens")
+    return [*lines, *(f"  {name} cannot be compared: the speed is not known" for name in plan.unchecked)]
+
+
+def _shortage(short: Shortage, plan: Plan) -> str:
+    sure, likely = short.allowed < short.needed.low, short.allowed < short.needed.expected
+    will = "will not suffice" if sure else "is not expected to suffice" if likely else "may not suffice"
+    figure = (lambda hours: f"{hours:.2f}") if short.limit == "max_hours" else _count
+    return (
+        f"  generate.{short.limit} = {figure(short.allowed)} {will}: {_between(short.needed, figure)} needed; "
+        f"it brings {_between(short.candidates, _count)} of {plan.candidates} candidates, "
+        f"enough for {_between(short.rows, _count)} of {plan.rows} rows"
+    )
+
+
+def _between(figure: Range, shown: Callable[[float], str]) -> str:
+    """Return a figure with its range, if that can be seen in it."""
+    low, expected, high = shown(figure.low), shown(figure.expected), shown(figure.high)
+    return expected if low == high else f"{expected} ({low}–{high})"
+
+
+def _count(number: float) -> str:
+    """Return a number to about three digits: it is an estimate."""
+    if number < 9_999.5:
+        return f"{number:,.0f}"
+    if number < 99_950:
+        return f"{number / 1e3:.1f} k"
+    return f"{number / 1e3:.0f} k" if number < 999_500 else f"{number / 1e6:,.2f} M"
+
+
+def _money(cost: Range, currency: str) -> str:
+    return f"{_between(cost, lambda amount: f'{amount:,.2f}')} {currency}".rstrip()
 
 
 def show_training(report: TrainReport, folder: RunFolder, console: Console) -> None:
