@@ -17,11 +17,11 @@ DATASET = $(OPTIONS) $(if $(CONFIG),--config '$(CONFIG)') $(if $(SIZE),--size '$
           $(if $(MODEL),--model '$(MODEL)') $(if $(BASE),--base '$(BASE)') $(foreach s,$(SET),--set '$(s)')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dataset audit explain train config check test
+.PHONY: help setup plan dataset audit explain train config check test bench
 
 help: ## Show this help
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
-	@echo '  Variables: SIZE= SEEDS= MODEL= BASE= CONFIG= RUN= SET="table.key=value ..." BACKEND=cpu|vllm PIP_ARGS='
+	@echo '  Variables: SIZE= SEEDS= MODEL= BASE= CONFIG= RUN= SET="table.key=value ..." PROGRESS=auto|live|lines|json|none BACKEND=cpu|vllm PIP_ARGS='
 
 setup: $(STAMP) ## Install everything into .venv; does nothing when up to date
 
@@ -37,8 +37,11 @@ $(STAMP): pyproject.toml constraints.txt
 	done; fi
 	@touch $@
 
+plan: setup ## Tell what the set will take: requests, tokens, time, money
+	$(BIN)/kiloset plan $(DATASET)
+
 dataset: setup ## Make the curated set (continues where it stopped)
-	$(BIN)/kiloset dataset $(DATASET)
+	$(BIN)/kiloset dataset $(DATASET) $(if $(PROGRESS),--progress '$(PROGRESS)')
 
 audit: setup ## Show how the set is distributed and what was dropped
 	$(BIN)/kiloset audit $(OPTIONS)
@@ -60,3 +63,7 @@ check: setup ## Format, lint, types, fast tests (under a minute)
 
 test: setup ## All tests, those on the embedded models included
 	$(BIN)/python -m pytest -q -m 'not gpu'
+
+bench: setup ## Speed against peers and survival of kills, on an otherwise idle machine (an hour)
+	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/kills.py

@@ -9,27 +9,28 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from core.errors import DataError
-from core.models import Completion, Message, Progress, Request, Scorer, TextEngine
+from core.models import Completion, Request
 
-BATCH = 32
-"""Responses scored and committed together."""
+LONGEST_GAP = 60
+"""Seconds between two completions that still count as work."""
 
 APPLICATION_ID = 0x4B494C4F
 """In the file's header: "KILO"."""
 
 SCHEMA = """
 CREATE TABLE calls (
-  key TEXT PRIMARY KEY, model TEXT NOT NULL, purpose TEXT NOT NULL, prompt TEXT NOT NULL, params TEXT NOT NULL,
-  text TEXT NOT NULL, finish_reason TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
-  finished REAL NOT NULL);
-CREATE TABLE sends (key TEXT NOT NULL, purpose TEXT NOT NULL, sent REAL NOT NULL);
+  key TEXT NOT NULL, max_tokens INTEGER NOT NULL, model TEXT NOT NULL, purpose TEXT NOT NULL, prompt TEXT NOT NULL,
+  params TEXT NOT NULL, text TEXT NOT NULL, finish_reason TEXT NOT NULL, prompt_tokens INTEGER NOT NULL,
+  completion_tokens INTEGER NOT NULL, finished REAL NOT NULL, PRIMARY KEY (key, max_tokens));
+CREATE TABLE waves (number INTEGER PRIMARY KEY, asks TEXT NOT NULL);
+CREATE TABLE lost (id TEXT PRIMARY KEY, reason TEXT NOT NULL, evidence TEXT NOT NULL);
+CREATE TABLE sends (key TEXT NOT NULL, max_tokens INTEGER NOT NULL, purpose TEXT NOT NULL, sent REAL NOT NULL);
 CREATE TABLE scores (
   key TEXT PRIMARY KEY, model TEXT NOT NULL, nats REAL, tokens INTEGER NOT NULL, finished REAL NOT NULL);
 """
@@ -81,10 +82,19 @@ class CallStore:
         """Close the file."""
         self._db.close()
 
-    def completions(self, keys: Sequence[str]) -> dict[str, Completion]:
-        """Return the stored completions among `keys`."""
-        found = self._lookup("SELECT key, text, finish_reason, prompt_tokens, completion_tokens FROM calls", keys)
-        return {key: Completion(text, reason, prompt, written, key) for key, text, reason, prompt, written in found}
+    def completions(self, limits: Mapping[str, int]) -> dict[str, Completion]:
+        """Return the stored completions among `limits`, a request's `max_tokens` by its key.
+
+        One that ended by itself counts under any limit, as cut (`length`) under one it would not have kept; one that was
+        cut counts unless the limit is larger now.
+        """
+        select = "SELECT key, text, finish_reason, prompt_tokens, completion_tokens, max_tokens FROM calls"
+        found: dict[str, Completion] = {}
+        for key, text, reason, prompt, written, limit in self._lookup(select, list(limits), "ORDER BY max_tokens"):
+            cut = reason == "length" or written > limits[key]
+            if reason != "length" or limit >= limits[key]:
+                found[key] = Completion(text, "length" if cut else reason, prompt, written, key)
+        return found
 
     def scores(self, keys: Sequence[str]) -> dict[str, tuple[float, int]]:
         """Return the stored `(nats, tokens)` among `keys`; nats are nan where the scorer gave none."""
@@ -95,20 +105,18 @@ class CallStore:
         """Record that these requests go to the engine now."""
         now = time.time()
         with self._transaction():
-            self._db.executemany("INSERT INTO sends VALUES (?, ?, ?)", [(key, r.purpose, now) for key, r in requests])
+            self._db.executemany(
+                "INSERT INTO sends VALUES (?, ?, ?, ?)", [(key, r.max_tokens, r.purpose, now) for key, r in requests]
+            )
 
     def add(self, model: str, key: str, request: Request, completion: Completion) -> None:
         """Commit a completion."""
-        params: dict[str, Any] = {
-            "max_tokens": request.max_tokens,
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-        }
-        params |= {"stop": list(request.stop), "sample": request.sample, "raw": request.raw}
+        params: dict[str, Any] = {"temperature": request.temperature, "top_p": request.top_p}
+        params |= {"stop": list(request.stop), "sample": request.sample, "raw": request.raw, "schema": request.schema}
         with _errors_of(self.path):
             self._db.execute(
-                "INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (key, model, request.purpose, request.prompt, json.dumps(params), completion.text,
+                "INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (key, request.max_tokens, model, request.purpose, request.prompt, json.dumps(params), completion.text,
                  completion.finish_reason, completion.prompt_tokens, completion.completion_tokens, time.time()),
             )  # fmt: skip
 
@@ -136,23 +144,69 @@ class CallStore:
             for purpose, n, asked, written in rows
         }
 
+    def spent(self, purposes: Sequence[str]) -> tuple[int, int, float]:
+        """Return `(completions, prompt and written tokens, hours)` that requests for these purposes took.
+
+        The hours are those between completions, a gap of over a minute counted as one: a run may have been interrupted.
+        """
+        among = f"WHERE purpose IN ({','.join('?' * len(purposes))})"
+        select = f"SELECT finished - LAG(finished) OVER (ORDER BY finished) AS gap FROM calls {among}"
+        (seconds,) = self._rows(f"SELECT TOTAL(MIN(gap, {LONGEST_GAP})) FROM ({select})", purposes)[0]
+        total = f"SELECT COUNT(*), TOTAL(prompt_tokens + completion_tokens) FROM calls {among}"
+        requests, tokens = self._rows(total, purposes)[0]
+        return int(requests), int(tokens), float(seconds) / 3600
+
+    def superseded(self, purposes: Sequence[str]) -> tuple[int, int]:
+        """Return `(completions, prompt and written tokens)` that were cut and later asked for with a larger limit."""
+        newer = (
+            "EXISTS (SELECT 1 FROM calls AS newer WHERE newer.key = calls.key AND newer.max_tokens > calls.max_tokens)"
+        )
+        among = f"purpose IN ({','.join('?' * len(purposes))}) AND finish_reason = 'length' AND {newer}"
+        total = f"SELECT COUNT(*), TOTAL(prompt_tokens + completion_tokens) FROM calls WHERE {among}"
+        requests, tokens = self._rows(total, purposes)[0]
+        return int(requests), int(tokens)
+
+    def waves(self) -> list[Any]:
+        """Return what each wave of generation asked for, in order; JSON values as they were noted."""
+        return [json.loads(asks) for (asks,) in self._rows("SELECT asks FROM waves ORDER BY number")]
+
+    def add_wave(self, asks: Any) -> None:
+        """Note what the next wave asks for, before it sends anything: a wave once begun is the same ever after."""
+        with _errors_of(self.path):
+            self._db.execute("INSERT INTO waves VALUES ((SELECT COUNT(*) FROM waves), ?)", (json.dumps(asks),))
+
+    def lost(self) -> dict[str, tuple[str, str]]:
+        """Return `(reason, evidence)` of the rows, by id, that were selected once and lost afterwards."""
+        return {id: (reason, evidence) for id, reason, evidence in self._rows("SELECT * FROM lost ORDER BY id")}
+
+    def add_lost(self, rows: Sequence[tuple[str, str, str]]) -> None:
+        """Note `(id, reason, evidence)` of rows that later stages dropped, so that selection takes others for them."""
+        with self._transaction():
+            self._db.executemany("INSERT OR IGNORE INTO lost VALUES (?, ?, ?)", rows)
+
     def resent_after_completion(self) -> int:
-        """Return how many requests were sent although their completion was stored already; 0 is the promise."""
-        query = "SELECT COUNT(*) FROM sends JOIN calls USING (key) WHERE sends.sent > calls.finished"
+        """Return how many requests were sent although a completion that counts was stored; 0 is the promise.
+
+        A completion that was cut counts for no request with a larger limit.
+        """
+        query = """
+        SELECT COUNT(*) FROM sends JOIN calls USING (key)
+        WHERE sends.sent > calls.finished AND (calls.finish_reason <> 'length' OR calls.max_tokens >= sends.max_tokens)
+        """
         return int(self._rows(query)[0][0])
 
     def call(self, key: str) -> dict[str, Any] | None:
-        """Return one stored call with its prompt, or None."""
+        """Return one stored call with its prompt, that of the largest limit, or None."""
         with _errors_of(self.path):
-            cursor = self._db.execute("SELECT * FROM calls WHERE key = ?", (key,))
+            cursor = self._db.execute("SELECT * FROM calls WHERE key = ? ORDER BY max_tokens DESC", (key,))
             row = cursor.fetchone()
         return dict(zip([column[0] for column in cursor.description], row, strict=True)) if row else None
 
-    def _lookup(self, select: str, keys: Sequence[str]) -> list[Any]:
+    def _lookup(self, select: str, keys: Sequence[str], order: str = "") -> list[Any]:
         found: list[Any] = []
         for start in range(0, len(keys), 500):
             part = keys[start : start + 500]
-            found += self._rows(f"{select} WHERE key IN ({','.join('?' * len(part))})", part)
+            found += self._rows(f"{select} WHERE key IN ({','.join('?' * len(part))}) {order}", part)
         return found
 
     def _rows(self, query: str, values: Sequence[str] = ()) -> list[Any]:
@@ -225,79 +279,6 @@ def _application_id(db: sqlite3.Connection) -> int:
 def _columns(db: sqlite3.Connection) -> list[tuple[str, str]]:
     query = """
     SELECT found.name, columns.name FROM sqlite_master AS found, pragma_table_info(found.name) AS columns
-    WHERE found.type = 'table' AND found.name IN ('calls', 'sends', 'scores') ORDER BY found.name, columns.cid
+    WHERE found.type = 'table' AND found.name IN ('calls', 'waves', 'lost', 'sends', 'scores') ORDER BY found.name, columns.cid
     """
     return db.execute(query).fetchall()
-
-
-class RecordedEngine:
-    """A text engine whose completions are stored and never paid for twice."""
-
-    def __init__(self, engine: TextEngine, store: CallStore, progress: Progress) -> None:
-        """Wrap an engine; nothing is sent before `complete` is called."""
-        self._engine, self._store, self._progress = engine, store, progress
-        self.identity = engine.identity
-        self.render = engine.render
-
-    @property
-    def templated(self) -> bool:
-        """Whether the model has a chat template."""
-        return self._engine.templated
-
-    def complete(self, requests: Sequence[Request], label: str) -> list[Completion]:
-        """Return the completions in the order of the requests, sending only those that are not stored yet.
-
-        Equal requests are sent once; ask for several samples by numbering them. A refused one is not stored: an engine
-        with a longer context would take the prompt.
-        """
-        keys = [request.key(self.identity) for request in requests]
-        known = self._store.completions(keys)
-        missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in known}
-        if missing:
-            self._store.note_sent(list(missing.items()))
-            self._progress.begin(label, len(missing))
-            tokens = 0
-            for key, completion in self._engine.complete(list(missing.items())):
-                if completion.finish_reason != "refused":
-                    self._store.add(self.identity, key, missing[key], completion)
-                known[key] = replace(completion, key=key)
-                tokens += completion.completion_tokens
-                self._progress.advance(1, f"{tokens} tokens")
-            self._progress.end()
-        return [known[key] for key in keys]
-
-
-class RecordedScorer:
-    """A scorer whose results are stored, whole batches at a time."""
-
-    def __init__(self, scorer: Scorer, store: CallStore, progress: Progress) -> None:
-        """Wrap a scorer."""
-        self._scorer, self._store, self._progress = scorer, store, progress
-        self.identity = scorer.identity
-
-    def mean_logprobs(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str], label: str) -> list[float]:
-        r"""Return :math:`\frac1{|y|}\sum_t \ln p(y_t \mid x, y_{<t})` of each response, in nats per token.
-
-        nan where the scorer gave nan: the row is too long for the model.
-        """
-        requests = [
-            Request(json.dumps([dict(m) for m in p], ensure_ascii=False) + "\0" + r, "score", 0, 0.0, 1.0)
-            for p, r in zip(prompts, responses, strict=True)
-        ]
-        keys = [request.key(self.identity) for request in requests]
-        at = {key: i for i, key in reversed(list(enumerate(keys)))}
-        unique = sorted(at, key=at.__getitem__)
-        known = self._store.scores(unique)
-        # Fixed batches, done whole or not at all: a resumed run scores in the same company and gets the same digits.
-        batches = [unique[start : start + BATCH] for start in range(0, len(unique), BATCH)]
-        todo = [batch for batch in batches if any(key not in known for key in batch)]
-        if todo:
-            self._progress.begin(label, sum(len(batch) for batch in todo))
-            for batch in todo:
-                found = self._scorer.logprobs([prompts[at[k]] for k in batch], [responses[at[k]] for k in batch])
-                scored = [(key, nats, tokens) for key, (nats, tokens) in zip(batch, found, strict=True)]
-                self._store.add_scores(self.identity, scored)
-                known |= {key: (nats, tokens) for key, nats, tokens in scored}
-                self._progress.advance(len(batch))
-            self._progress.end()
-        return [known[key][0] / known[key][1] for key in keys]

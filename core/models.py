@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import ModelError
+from core.progress import Standing
 
 Message = Mapping[str, str]
 
@@ -21,7 +22,7 @@ class Request:
     prompt: str
     """Rendered text, as the model is to see it."""
     purpose: str
-    """What it is for (`instruction`, `input`, `response`, `plain`, `guided`); not part of the key."""
+    """What it is for (`instruction`, `input`, `response`, `evolve`, `magpie`, `plain`, `guided`, …); not part of the key."""
     max_tokens: int
     temperature: float
     top_p: float
@@ -30,11 +31,22 @@ class Request:
     """Number among requests that are otherwise equal."""
     raw: bool = False
     """The prompt is plain text, so the tokenizer adds its own begin token; a rendered chat has it already."""
+    schema: str = ""
+    """JSON schema of the completion, "" for none; obeyed only by an engine that is `structured`."""
 
     def key(self, model: str) -> str:
-        """Return the sha256 that names this request to this model: equal keys are the same request."""
-        parts = [model, self.prompt, self.max_tokens, self.temperature, self.top_p, self.stop, self.sample, self.raw]
+        """Return the sha256 that names this request to this model: equal keys are the same request.
+
+        `max_tokens` is not part of it: a completion that ended by itself is the same under any larger limit, and one that
+        was cut is asked for again only if the limit was raised (`core.calls`).
+        """
+        parts = [model, self.prompt, self.temperature, self.top_p, self.stop, self.sample, self.raw, self.schema]
         return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
+
+
+def seed_of(key: str) -> int:
+    """Return the seed a request is sampled with: 31 bits of its key, so that it repeats as far as the engine allows."""
+    return int(key[:8], 16) & 0x7FFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +74,32 @@ class Renderer(Protocol):
 
 
 class TextEngine(Renderer, Protocol):
-    """A model that completes prompts."""
+    """A model that completes prompts, many at a time."""
 
     identity: str
     """Name and revision; part of every request's key."""
 
-    def complete(self, requests: Sequence[tuple[str, Request]]) -> Iterator[tuple[str, Completion]]:
-        """Yield `(key, completion)` of each `(key, request)` as it finishes, in any order."""
+    @property
+    def raw(self) -> bool:
+        """Whether it takes plain text to be continued, besides chats."""
+
+    @property
+    def transparent(self) -> bool:
+        """Whether `render` returns the very text that the model sees, and parts of it may be sent."""
+
+    @property
+    def structured(self) -> bool:
+        """Whether it keeps a completion to a request's schema."""
+
+    def submit(self, requests: Sequence[tuple[str, Request]]) -> None:
+        """Take `(key, request)` pairs; may be called while others are in flight."""
+
+    def receive(self) -> tuple[str, Completion]:
+        """Wait for the next `(key, completion)` of what was submitted, in any order.
+
+        Raises:
+            ModelError: The engine cannot go on; whatever it had completed was returned before.
+        """
 
 
 class Scorer(Protocol):
@@ -101,6 +132,9 @@ class Progress(Protocol):
     def end(self) -> None:
         """Close it."""
 
+    def standing(self, standing: Standing) -> None:
+        """Say how far generation is; called after every completion."""
+
 
 @dataclass(frozen=True, slots=True)
 class Silent:
@@ -113,6 +147,9 @@ class Silent:
         """Do nothing."""
 
     def end(self) -> None:
+        """Do nothing."""
+
+    def standing(self, standing: Standing) -> None:
         """Do nothing."""
 
 

@@ -19,15 +19,18 @@ ROW: dict[str, Any] = {
     "category_source": pl.String,
     "source": pl.String,
     "strategy": pl.String,
+    "operator": pl.String,
     "parents": pl.List(pl.String),
     "depth": pl.UInt8,
     "constraints": pl.List(CONSTRAINT),
+    "edits": pl.List(pl.String),
     "writer": pl.String,
     "license": pl.String,
     "original_response": pl.String,
     "calls": pl.List(pl.String),
 }
-"""Columns every row has. `calls` lists the keys, in calls.sqlite, of the completions the row was made from."""
+"""Columns every row has. `operator` names how an evolved row was made from its parent, `edits` what was done to an answer so
+that it keeps its constraints. `calls` lists the keys, in calls.sqlite, of the completions the row was made from."""
 
 VERDICT: dict[str, Any] = {
     "stage": pl.String,
@@ -51,7 +54,14 @@ class Outcome:
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     """Build a table from row dictionaries; columns that a row lacks are empty text, empty list, 0 or null."""
-    empty: dict[str, Any] = {"parents": [], "constraints": [], "calls": [], "depth": 0, "original_response": None}
+    empty: dict[str, Any] = {
+        "parents": [],
+        "constraints": [],
+        "edits": [],
+        "calls": [],
+        "depth": 0,
+        "original_response": None,
+    }
     full = [{name: row.get(name, empty.get(name, "")) for name in ROW} for row in rows]
     return pl.DataFrame(full, schema=ROW)
 

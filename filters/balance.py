@@ -1,6 +1,7 @@
 """Select the wanted number of rows of each category, spread over clusters; the only file that imports faiss.
 
-Spherical k-means on sentence embeddings, quotas per cluster in proportion to the square root of its size, within a
+Spherical k-means on sentence embeddings within each category, so that more candidates in one leave the choice in the others
+as it is; quotas per cluster in proportion to the square root of its size, within a
 cluster the best quality first, and nothing too close to what is taken already (DEITA's filter, arXiv:2312.15685, but
 against *taken* rows and on cosine similarity).
 """
@@ -25,7 +26,7 @@ class BalanceConfig:
     """The `[balance]` table of a run's TOML."""
 
     clusters: Natural = 0
-    """Number of clusters; 0 takes a tenth of the wanted rows, at least 8, at most a fortieth of the candidates."""
+    """Clusters in each category; 0 takes a tenth of its wanted rows, at least 2, at most an eighth of its candidates."""
     temper: Fraction = 0.5
     """A cluster's quota grows with its size to this power, in [0, 1]; 0 is equal shares, 1 is proportional."""
     max_cosine: Share = 0.90
@@ -60,7 +61,7 @@ def balance(
         nothing = (_nothing("cluster", pl.Int32), _nothing("nearest_cosine", pl.Float64))
         return with_verdicts(table.with_columns(nothing), verdicts)
     vectors = embedder.embed(full_instruction(candidates))  # (rows, dims), length 1
-    labels = cluster(vectors, _cluster_count(config, sum(wanted.values()), candidates.height), seed)
+    labels = _labels(candidates["category"].to_list(), vectors, wanted, config, seed)
     pick = _Picker(candidates, vectors, labels, config)
     for category in sorted(wanted):
         pick.take(category, wanted[category] + math.ceil(wanted[category] * config.reserve - 1e-9))
@@ -188,8 +189,20 @@ class _Picker:
         return sorted(rows, key=lambda row: (-self.quality[row], self.ids[row]))
 
 
-def _cluster_count(config: BalanceConfig, wanted: int, candidates: int) -> int:
-    return min(candidates, config.clusters or max(1, min(max(8, wanted // 10), candidates // 40)))
+def _labels(
+    categories: Sequence[str], vectors: NDArray[np.float32], wanted: Mapping[str, int], config: BalanceConfig, seed: int
+) -> list[int]:
+    """Return each row's cluster; no two categories share one."""
+    labels = [0] * len(categories)
+    first = 0
+    for category in sorted(set(categories)):
+        rows = [row for row, name in enumerate(categories) if name == category]
+        most = config.clusters or max(1, min(max(2, wanted[category] // 10), len(rows) // 8))
+        found = cluster(vectors[rows], min(len(rows), most), seed)
+        for row, label in zip(rows, found, strict=True):
+            labels[row] = first + label
+        first += max(found) + 1
+    return labels
 
 
 def _nothing(name: str, kind: Any) -> pl.Expr:

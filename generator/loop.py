@@ -1,330 +1,262 @@
 """The loop that asks the generator model for what is still missing.
 
-Wang et al., "Self-Instruct: Aligning Language Models with Self-Generated Instructions" (ACL 2023, arXiv:2212.10560):
-6 human and 2 machine demonstrations, the ROUGE-L 0.7 gate, input-first instances. Departures: every category is asked
-for by name and counted apart, so that the scarce ones are asked for again; one instruction a completion, since small
-models repeat themselves further down the list; what a completion was dropped for is written down.
+It asks in waves. The next one is planned as soon as every instruction of the last has been looked at, while the answers
+are still being written, and counts on what may be expected of those; only where that is enough, it waits for them. What
+each wave asks for is noted before anything is sent, so that a run that goes on, after whatever interruption or with
+larger limits, goes the same way.
 """
 
 import math
-import random
+import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
-from pydantic import Field
 
-from core.calls import RecordedEngine
-from core.config import Count, Fraction, Natural, Positive, Share, settings
-from core.models import Completion, Request, chat_request
-from core.table import Outcome, table_of, user_turn, with_verdicts
-from core.text import squash
-from generator import prompts
-from generator.novelty import NoveltyIndex
+from core.progress import Standing
+from core.recorded import Flow, RecordedEngine
+from core.table import Outcome, table_of, with_verdicts
+from generator.costs import Costs
+from generator.demonstrations import Row
+from generator.lives import PURPOSES, Judge, Lives, Wave
+from generator.magpie import before_user
+from generator.planning import Asks, Pair, Tally, asked, plan_wave, within
+from generator.settings import GenerateConfig
+from generator.templates import Templates
 
-Judge = Callable[[pl.DataFrame], Outcome]
-
-INPUT_DEMONSTRATIONS = 4
-"""Seeds with an input shown where one is asked for."""
-ROWS_PER_INPUT_PROMPT = 8
-"""Rows asked with the same demonstrations: long common prompts are computed once."""
-
-
-@settings
-class GenerateConfig:
-    """The `[generate]` table: the Self-Instruct loop."""
-
-    enabled: bool = True
-    """Whether to generate at all; false selects from [pool] alone."""
-    candidates_per_row: Annotated[float, Field(ge=1, le=20)] = 2.0
-    """Candidates that passed the cheap checks, per row wanted: what selection chooses from."""
-    max_requests: Count = 200_000
-    """Most requests the loop may send; then it goes on with what it has."""
-    max_waves: Count = 12
-    """Most rounds of asking for what is missing."""
-    human_demonstrations: Count = 6
-    """Seeds of the asked category shown in a prompt."""
-    machine_demonstrations: Natural = 2
-    """Accepted new instructions of the asked category shown in a prompt, once there are any."""
-    samples_per_prompt: Count = 4
-    """Instructions sampled from one prompt; they share its computation."""
-    novelty: Share = 0.7
-    """Highest ROUGE-L F1 with any instruction there is; above it an instruction is not new."""
-    input_share: Fraction = 0.5
-    """A category whose seeds have an input at least this often is asked for one."""
-    temperature: Positive = 0.8
-    """For instructions and inputs."""
-    top_p: Share = 0.9
-    """For instructions and inputs."""
-    response_temperature: Annotated[float, Field(ge=0, le=2)] = 0.5
-    """For reference answers."""
-    max_instruction_tokens: Count = 96
-    """Longest instruction; a longer one is cut and dropped."""
-    max_input_tokens: Count = 192
-    """Longest input; a longer one is cut and dropped."""
-    max_response_tokens: Count = 512
-    """Longest reference answer; a longer one is cut and dropped."""
+EXPECTED, EXPECTED_WEIGHT = 0.7, 10
+"""Share of the rows with a good instruction that is counted on before any came through; it counts as much as ten rows."""
+DONE, NO_SEEDS = "done", "no_seeds"
+"""Why a loop ended, besides the name of the limit that ended it."""
 
 
-@dataclass
-class _Loop:
-    """What one run of the loop knows."""
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """What a loop brought."""
 
-    engine: RecordedEngine
-    config: GenerateConfig
-    license: str
-    seeds: dict[str, list[dict[str, Any]]]
-    index: NoveltyIndex
-    screen: Judge
-    judge: Judge
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    verdicts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    accepted: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    asked: Counter[str] = field(default_factory=Counter)
-    samples: Counter[str] = field(default_factory=Counter)
-    """Samples asked of each prompt: few seeds make the same prompt twice, and an equal request gets an equal answer."""
-    sent: int = 0
-
-    def drop(self, row: Mapping[str, Any], reason: str, evidence: str, **more: Any) -> None:
-        """Note why a row leaves."""
-        self.verdicts[row["id"]] = {"reason": reason, "evidence": evidence, **more}
-
-    def ask(self, requests: Sequence[Request], label: str) -> list[Completion]:
-        """Complete requests and count them."""
-        self.sent += len(requests)
-        return self.engine.complete(requests, label)
+    outcome: Outcome
+    """Kept: the table it got and every new row with an answer. Dropped: what was cut, unreadable, not new, ..."""
+    ended: str
+    """`done`, `no_seeds` (no seed in a category that lacks rows), or the limit reached: max_requests, max_tokens, max_hours, max_waves."""
+    need: dict[str, int]
+    """Candidates wanted, by category."""
+    accepted: dict[str, int]
+    """Candidates that passed the judge, by category; those of the pool count too."""
+    good: frozenset[str]
+    """Ids of these candidates."""
 
 
 def generate(
-    table: pl.DataFrame,
-    engine: RecordedEngine,
-    wanted: Mapping[str, int],
-    config: GenerateConfig,
-    *,
-    seed: int,
-    license: str,
-    screen: Judge,
-    judge: Judge,
-) -> Outcome:
+    table: pl.DataFrame, engine: RecordedEngine, wanted: Mapping[str, int], config: GenerateConfig, templates: Templates,
+    *, seed: int, license: str, screen: Judge, judge: Judge, lacking: tuple[Mapping[str, int], Tally] | None = None,
+    first: Asks | None = None, plan: bool = True,
+) -> Generated:  # fmt: skip
     """Add generated rows until enough candidates of each category passed the cheap checks, or the budget is spent.
 
     Args:
         table: Seeds, and pool rows if any; all are kept.
-        engine: The generator model.
+        engine: The generator model, with the store that holds the waves begun earlier.
         wanted: Rows of each category the set should have.
         config: The `[generate]` table.
+        templates: The prompts.
         seed: The run's seed; which demonstrations are shown depends on nothing else.
         license: SPDX id under which the generator model's output may be used.
         screen: The rules that an instruction alone can break; what it drops is dropped here.
-        judge: The rules that a whole row can break; what it drops is only not counted, the rules stage drops it.
+        judge: What later stages drop for what it is; given all rows, and only what it keeps is counted.
+        lacking: Rows that the set lacked after all stages, by category, and the yields through all of them: one more wave
+            is planned for these, after those that are noted.
+        first: What the first wave asks for, if none is noted yet and the budget allows.
+        plan: Whether to plan waves of its own, or only to go through those that are noted.
 
-    Returns:
-        Kept: the table and every new row with an answer. Dropped: what was cut, unreadable, not new or screened out.
+    Raises:
+        ConfigError: A strategy does not work with this engine or model.
     """
-    need = {name: math.ceil(rows * config.candidates_per_row) for name, rows in wanted.items()}
-    for name, count in table.filter(pl.col("source") == "pool").group_by("category").len().iter_rows():
-        if name in need:
-            need[name] -= count
-    loop = _Loop(engine, config, license, _by_category(table), NoveltyIndex(), screen, judge)
-    for row in table.iter_rows(named=True):
-        loop.index.add(row["id"], row["instruction"])
-    for wave in range(config.max_waves):
-        missing = {name: n - len(loop.accepted.get(name, [])) for name, n in need.items()}
-        asks = _plan(loop, {name: n for name, n in missing.items() if n > 0 and loop.seeds.get(name)})
-        if not asks:
-            break
-        _wave(loop, asks, wave, random.Random(f"{seed}/generate/{wave}"))
-    return _outcome(table, loop)
+    if config.strategies.get("magpie"):
+        before_user(engine, "Hello.")
+    loop = _Loop(table, engine, wanted, config, templates, seed=seed, license=license, screen=screen, judge=judge)
+    return loop.run(lacking, first, plan=plan)
 
 
-def _by_category(table: pl.DataFrame) -> dict[str, list[dict[str, Any]]]:
-    seeds: dict[str, list[dict[str, Any]]] = {}
-    for row in table.filter(pl.col("source") == "seed").iter_rows(named=True):
-        seeds.setdefault(row["category"], []).append(row)
-    return seeds
+class _Loop:
+    """One run of the loop."""
 
-
-def _plan(loop: _Loop, missing: Mapping[str, int]) -> dict[str, int]:
-    """Return how many instructions to ask for, per category: what is missing over the yield seen so far."""
-    asks = {}
-    for name, rows in sorted(missing.items()):
-        # One success in two before anything is known; the estimate of a category never falls below one in twenty.
-        rate = max((len(loop.accepted.get(name, [])) + 2) / (loop.asked[name] + 4), 0.05)
-        per_prompt = loop.config.samples_per_prompt
-        asks[name] = math.ceil(rows / rate / per_prompt) * per_prompt
-    # An instruction costs up to three requests: itself, its input, its answer.
-    budget = (loop.config.max_requests - loop.sent) // 3
-    total = sum(asks.values())
-    if total > budget:
-        asks = {name: n * budget // total for name, n in asks.items()}
-    return {name: n for name, n in asks.items() if n > 0}
-
-
-def _wave(loop: _Loop, asks: Mapping[str, int], wave: int, rng: random.Random) -> None:
-    """Ask for instructions, then their inputs, then their answers; every step only for what the one before left."""
-    born = _ask_instructions(loop, asks, wave, rng)
-    new = _screened(loop, born)
-    with_inputs = _ask_inputs(loop, new, wave, rng)
-    answered = _ask_responses(loop, with_inputs, wave)
-    good = set(loop.judge(table_of(answered)).kept["id"]) if answered else set()
-    for row in answered:
-        if row["id"] in good:
-            loop.accepted.setdefault(row["category"], []).append(row)
-
-
-def _ask_instructions(loop: _Loop, asks: Mapping[str, int], wave: int, rng: random.Random) -> list[dict[str, Any]]:
-    config = loop.config
-    requests: list[Request] = []
-    births: list[tuple[str, list[dict[str, Any]]]] = []
-    for name, count in asks.items():
-        loop.asked[name] += count
-        for start in range(0, count, config.samples_per_prompt):
-            shown = _demonstrations(loop, name, rng)
-            prompt = prompts.instruction_prompt(name, [row["instruction"] for row in shown])
-            for _ in range(min(config.samples_per_prompt, count - start)):
-                requests.append(
-                    Request(prompt, "instruction", config.max_instruction_tokens, config.temperature, config.top_p,
-                            prompts.INSTRUCTION_STOP, loop.samples[prompt], raw=True)
-                )  # fmt: skip
-                loop.samples[prompt] += 1
-                births.append((name, shown))
-    completions = loop.ask(requests, f"wave {wave + 1}: instructions")
-    born = []
-    for (name, shown), completion in zip(births, completions, strict=True):
-        row = {
-            "id": f"g{len(loop.rows) + 1:05d}",
-            "instruction": prompts.read_instruction(completion.text),
-            "category": name,
-            "category_source": "asked",
-            "source": "generated",
-            "strategy": "self_instruct",
-            "parents": [parent["id"] for parent in shown],
-            "depth": 1 + max(parent["depth"] for parent in shown),
-            "writer": loop.engine.identity,
-            "license": loop.license,
-            "calls": [completion.key],
-        }
-        loop.rows.append(row)
-        if completion.finish_reason != "stop":
-            row["instruction"] = squash(completion.text)
-            _drop_unfinished(loop, row, completion, "instruction", config.max_instruction_tokens)
-        elif not row["instruction"]:
-            loop.drop(row, "instruction_unreadable", f"no instruction in the completion {completion.text[:80]!r}")
-        else:
-            born.append(row)
-    return born
-
-
-def _demonstrations(loop: _Loop, category: str, rng: random.Random) -> list[dict[str, Any]]:
-    machine = loop.accepted.get(category, [])
-    shown = rng.sample(machine, min(loop.config.machine_demonstrations, len(machine)))
-    human = loop.seeds[category]
-    total = loop.config.human_demonstrations + loop.config.machine_demonstrations
-    shown = [*rng.sample(human, min(total - len(shown), len(human))), *shown]
-    rng.shuffle(shown)
-    return shown
-
-
-def _screened(loop: _Loop, born: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Keep instructions that pass the screen and are new to the pool; each one kept joins the pool at once."""
-    if not born:
-        return []
-    verdicts = {row["id"]: row for row in loop.screen(table_of(born)).dropped.iter_rows(named=True)}
-    new = []
-    for row in born:
-        if (verdict := verdicts.get(row["id"])) is not None:
-            loop.drop(row, **{name: verdict[name] for name in ("reason", "evidence", "measured", "limit")})
-        elif (twin := loop.index.nearest(row["instruction"], loop.config.novelty)) is not None:
-            evidence = f"ROUGE-L {twin[1]:.2f} > {loop.config.novelty:.2f} with {twin[0]}"
-            loop.drop(row, "not_new", evidence, measured=twin[1], limit=loop.config.novelty, twin=twin[0])
-        else:
-            loop.index.add(row["id"], row["instruction"])
-            new.append(row)
-    return new
-
-
-def _ask_inputs(loop: _Loop, rows: list[dict[str, Any]], wave: int, rng: random.Random) -> list[dict[str, Any]]:
-    config = loop.config
-    holders = {name: [row for row in seeds if row["input"]] for name, seeds in loop.seeds.items()}
-    usual = {
-        name for name, seeds in loop.seeds.items() if len(holders[name]) >= max(1, config.input_share * len(seeds))
-    }
-    asked = [row for row in rows if row["category"] in usual]
-    shown = _input_demonstrations(asked, holders, rng)
-    requests = [
-        Request(
-            prompts.input_prompt(row["instruction"], [(seed["instruction"], seed["input"]) for seed in shown[row["id"]]]),
-            "input", config.max_input_tokens, config.temperature, config.top_p, prompts.INPUT_STOP, raw=True,
+    def __init__(
+        self, table: pl.DataFrame, engine: RecordedEngine, wanted: Mapping[str, int], config: GenerateConfig,
+        templates: Templates, *, seed: int, license: str, screen: Judge, judge: Judge,
+    ) -> None:  # fmt: skip
+        self._table, self._engine, self._config, self._judge = table, engine, config, judge
+        self._superseded = engine.store.superseded(PURPOSES)
+        self._hours, self._started = engine.store.spent(PURPOSES)[2], time.monotonic()
+        self._lives = Lives(
+            table, engine, config, templates, seed=seed, license=license, screen=screen, is_late=self._is_late
         )
-        for row in asked
-    ]  # fmt: skip
-    completions = loop.ask(requests, f"wave {wave + 1}: inputs") if requests else []
-    for row, completion in zip(asked, completions, strict=True):
-        row["input"] = prompts.read_input(completion.text)
-        row["calls"].append(completion.key)
-        if completion.finish_reason != "stop":
-            _drop_unfinished(loop, row, completion, "input", config.max_input_tokens)
-        elif not row["input"]:
-            loop.drop(
-                row, "input_missing", f"tasks of the category {row['category']} come with an input; none was written"
-            )
-        else:
-            copied = NoveltyIndex()
-            for seed in shown[row["id"]]:
-                copied.add(seed["id"], seed["input"])
-            copied.add("the instruction", row["instruction"])
-            if (twin := copied.nearest(row["input"], config.novelty)) is not None:
-                evidence = f"the input repeats {twin[0]} (ROUGE-L {twin[1]:.2f} > {config.novelty:.2f})"
-                own = twin[0] if twin[0] != "the instruction" else None
-                loop.drop(row, "input_copied", evidence, measured=twin[1], limit=config.novelty, twin=own)
-    return [row for row in rows if row["id"] not in loop.verdicts]
+        self._costs = Costs(self._lives, templates)
+        self._need = {name: math.ceil(rows * config.candidates_per_row) for name, rows in wanted.items() if rows}
+        self._waves: list[Wave] = []
+        self._good: set[str] = set()
+        self._settled, self._judged = 0, -1
+        """Waves that count as over, and those of them that were judged."""
+        self._accepted: Counter[str] = Counter()
+        self._pool: Counter[str] = Counter()
 
+    def run(self, lacking: tuple[Mapping[str, int], Tally] | None, first: Asks | None, *, plan: bool) -> Generated:
+        """Go through the waves noted, then plan more."""
+        store, ended, refused = self._engine.store, DONE, DONE
+        self._judge_rows()
+        self._pool = Counter(self._accepted)
+        if first and not store.waves() and (asks := self._within_budget(first, [])[0]):
+            store.add_wave(asks)
+        for asks in store.waves():
+            self._begin(asks)
+        if lacking is not None:
+            self._finish()
+            asks, refused = self._affordable(*lacking, waiting=[])
+            if asks:
+                store.add_wave(asks)
+                self._begin(asks)
+        while plan:
+            asks, ended = self._plan()
+            if asks:
+                store.add_wave(asks)
+                self._begin(asks)
+            elif self._settled < len(self._waves):
+                self._finish()
+            else:
+                break
+        self._finish()
+        self._judge_rows()
+        ended = ended if ended != DONE else refused
+        return Generated(self._outcome(), ended, self._need, dict(self._accepted), frozenset(self._good))
 
-def _input_demonstrations(
-    asked: Sequence[Mapping[str, Any]], holders: Mapping[str, list[dict[str, Any]]], rng: random.Random
-) -> dict[str, list[dict[str, Any]]]:
-    """Choose the seeds shown with each row: the same for some rows of a category, so that these share computation."""
-    shown: dict[str, list[dict[str, Any]]] = {}
-    for category in sorted({row["category"] for row in asked}):
-        ids = [row["id"] for row in asked if row["category"] == category]
-        for start in range(0, len(ids), ROWS_PER_INPUT_PROMPT):
-            chosen = rng.sample(holders[category], min(INPUT_DEMONSTRATIONS, len(holders[category])))
-            shown |= dict.fromkeys(ids[start : start + ROWS_PER_INPUT_PROMPT], chosen)
-    return shown
+    def _begin(self, asks: Asks) -> None:
+        """Begin a wave, and go on until all its instructions were looked at and the waves before it are over."""
+        wave = self._lives.begin(len(self._waves), asks)
+        self._waves.append(wave)
+        while not wave.is_born or any(not before.is_over for before in self._waves[:-1]):
+            self._step()
+        # The last wave counts as under way even where its answers happen to be there already.
+        self._settled = len(self._waves) - 1
 
+    def _finish(self) -> None:
+        while any(not wave.is_over for wave in self._waves):
+            self._step()
+        self._settled = len(self._waves)
 
-def _ask_responses(loop: _Loop, rows: list[dict[str, Any]], wave: int) -> list[dict[str, Any]]:
-    config = loop.config
-    requests = [
-        chat_request(
-            loop.engine, user_turn(row["instruction"], row.get("input", "")), "response",
-            max_tokens=config.max_response_tokens, temperature=config.response_temperature, top_p=config.top_p,
-        )
-        for row in rows
-    ]  # fmt: skip
-    completions = loop.ask(requests, f"wave {wave + 1}: answers") if requests else []
-    for row, completion in zip(rows, completions, strict=True):
-        row["response"] = completion.text.strip()
-        row["calls"].append(completion.key)
-        if completion.finish_reason != "stop":
-            _drop_unfinished(loop, row, completion, "response", config.max_response_tokens)
-        elif not row["response"]:
-            loop.drop(row, "response_empty", "the model answered nothing")
-    return [row for row in rows if row["id"] not in loop.verdicts]
+    def _step(self) -> None:
+        self._lives.step()
+        self._engine.progress.standing(self._standing())
 
+    def _judge_rows(self) -> None:
+        """Judge the rows of the waves that count as over; what is under way is never looked at, whatever came of it."""
+        if self._judged == self._settled:
+            return
+        self._judged = self._settled
+        dropped = self._lives.verdicts
+        rows = [row for wave in self._waves[: self._settled] for row in wave.rows if row["id"] not in dropped]
+        kept = self._judge(pl.concat([self._table, table_of(rows)], how="diagonal")).kept
+        counted = kept.filter(pl.col("source") != "seed")
+        self._good = set(counted["id"])
+        self._accepted = Counter(counted["category"].to_list())
 
-def _drop_unfinished(loop: _Loop, row: Mapping[str, Any], completion: Completion, part: str, limit: int) -> None:
-    """Drop a row whose completion never came to its own end."""
-    if completion.finish_reason == "refused":
-        evidence = f"the prompt for the {part} takes {completion.prompt_tokens} tokens, more than the model reads"
-        loop.drop(row, "prompt_too_long", evidence, measured=completion.prompt_tokens)
-    else:
-        evidence = f"the {part} ran to {completion.completion_tokens} tokens without an end"
-        loop.drop(row, f"{part}_cut", evidence, measured=completion.completion_tokens, limit=limit)
+    def _plan(self) -> tuple[Asks, str]:
+        """Return what to ask for next, and the reason if that is nothing."""
+        self._judge_rows()
+        waiting = [row for wave in self._waves[self._settled :] for row in wave.went_on]
+        expected = Counter(row["category"] for row in waiting)
+        share = self._expected()
+        missing = {name: need - self._accepted[name] - int(expected[name] * share) for name, need in self._need.items()}
+        missing = {name: n for name, n in missing.items() if n > 0}
+        return self._affordable(missing, self._tally(share), waiting)
 
+    def _affordable(self, missing: Mapping[str, int], tally: Tally, waiting: Sequence[Row]) -> tuple[Asks, str]:
+        """Return what to ask for where rows are missing, as far as limits allow, and the limit that was in the way."""
+        if not missing:
+            return {}, DONE
+        open_ = {name: n for name, n in missing.items() if self._lives.seeds.get(name)}
+        if not open_:
+            return {}, NO_SEEDS
+        if len(self._waves) >= self._config.max_waves:
+            return {}, "max_waves"
+        asks = plan_wave(open_, self._config.strategies, tally)
+        return self._within_budget(asks, waiting)
 
-def _outcome(table: pl.DataFrame, loop: _Loop) -> Outcome:
-    split = with_verdicts(table_of(loop.rows), loop.verdicts)
-    return Outcome(kept=pl.concat([table, split.kept], how="diagonal"), dropped=split.dropped)
+    def _expected(self) -> float:
+        """Return the share of the rows with a good instruction that came through, so far."""
+        went_on = [row for wave in self._waves[: self._settled] for row in wave.went_on]
+        came = sum(row["id"] in self._good for row in went_on)
+        return (came + EXPECTED * EXPECTED_WEIGHT) / (len(went_on) + EXPECTED_WEIGHT)
+
+    def _tally(self, share: float) -> Tally:
+        """Count the rows born and those accepted; of rows under way so many as may be expected to be."""
+        born: Counter[Pair] = Counter()
+        good: dict[Pair, float] = {}
+        for number, wave in enumerate(self._waves):
+            settled = number < self._settled
+            born.update((row["category"], row["strategy"]) for row in wave.rows)
+            for row in wave.rows if settled else wave.went_on:
+                pair = (row["category"], row["strategy"])
+                good[pair] = good.get(pair, 0.0) + (float(row["id"] in self._good) if settled else share)
+        return Tally(born, good)
+
+    def _within_budget(self, asks: Asks, waiting: Sequence[Row]) -> tuple[Asks, str]:
+        config, costs = self._config, self._costs
+        if self._is_late(self._lives.flow):
+            return {}, "max_hours"
+        # What a wave under way has spent depends on the moment; the most that it may have spent does not.
+        requests, tokens = self._superseded
+        for number, wave in enumerate(self._waves):
+            paid = wave.paid if number < self._settled else wave.paid_for_births
+            requests, tokens = requests + len(paid), tokens + sum(paid)
+        pairs = [(row["category"], row["strategy"]) for row in waiting]
+        requests += sum(costs.requests(pair) - 1 for pair in pairs)
+        tokens += sum(costs.rest(pair) for pair in pairs)
+        wished = [(category, name) for category, found in asks.items() for name in found]
+        limit = DONE
+        fitting = within(asks, {pair: costs.requests(pair) for pair in wished}, config.max_requests - requests)
+        if asked(fitting) < asked(asks):
+            limit = "max_requests"
+        if config.max_tokens:
+            fewer = within(fitting, {pair: costs.tokens(pair) for pair in wished}, config.max_tokens - tokens)
+            limit = "max_tokens" if asked(fewer) < asked(fitting) else limit
+            fitting = fewer
+        return fitting, limit
+
+    def _is_late(self, flow: Flow) -> bool:
+        """Tell whether the hours are over; time counts from the first request that is really sent."""
+        if not self._config.max_hours:
+            return False
+        return self._hours_spent(flow) >= self._config.max_hours
+
+    def _hours_spent(self, flow: Flow) -> float:
+        return self._hours + ((time.monotonic() - self._started) / 3600 if flow.sent else 0.0)
+
+    def _standing(self) -> Standing:
+        config, lives, flow = self._config, self._lives, self._lives.flow
+        accepted, born = Counter(self._accepted), Counter[str]()
+        for number, wave in enumerate(self._waves):
+            born.update(row["category"] for row in wave.rows)
+            if number >= self._judged:
+                accepted.update(
+                    row["category"] for row in wave.rows if row.get("done") and row["id"] not in lives.verdicts
+                )
+        requests, tokens = (sum(part) for part in zip(*((len(w.paid), sum(w.paid)) for w in self._waves), strict=True))
+        budget: dict[str, tuple[float, float]] = {"requests": (requests, config.max_requests)}
+        if config.max_tokens:
+            budget["tokens"] = (tokens, config.max_tokens)
+        if config.max_hours:
+            budget["hours"] = (self._hours_spent(flow), config.max_hours)
+        return Standing(
+            wave=len(self._waves), wanted={name: max(0, n - self._pool[name]) for name, n in self._need.items()},
+            accepted={name: accepted[name] - self._pool[name] for name in self._need},
+            born={name: born[name] for name in self._need}, in_flight=len(flow), requests=requests, sent=flow.sent,
+            prompt_tokens=flow.prompt_tokens, completion_tokens=flow.completion_tokens, budget=budget,
+        )  # fmt: skip
+
+    def _outcome(self) -> Outcome:
+        lives = self._lives
+        shown: Any = [lives.shown.times_shown[row["id"]] for row in lives.rows]
+        made = table_of(lives.rows).with_columns(times_shown=pl.Series(shown, dtype=pl.UInt16))
+        split = with_verdicts(made, lives.verdicts)
+        return Outcome(kept=pl.concat([self._table, split.kept], how="diagonal"), dropped=split.dropped)

@@ -1,4 +1,4 @@
-"""The command line: `kiloset dataset | audit | explain | train | config`.
+"""The command line: `kiloset plan | dataset | audit | explain | train | config`.
 
 Exit status: 0 done, 2 bad input or nothing accepted, 3 fewer rows than asked, 130 and 143 interrupted.
 """
@@ -6,6 +6,11 @@ Exit status: 0 done, 2 bad input or nothing accepted, 3 fewer rows than asked, 1
 import os
 import signal
 import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from json import dumps
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -14,9 +19,12 @@ import typer
 from rich.console import Console
 
 from core.errors import KilosetError
+from kiloset.live import Json, Mode, Watch, watching
 
 if TYPE_CHECKING:
     from core.run import RunFolder
+    from kiloset.pipeline import Inputs
+    from kiloset.settings import RunConfig
 
 app = typer.Typer(
     add_completion=False,
@@ -25,64 +33,81 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Turn a handful of seed examples into the instruction set a base model learns most from.\n\n"
-    "Typical order: [bold]dataset[/bold] makes the set, [bold]audit[/bold] shows how it is distributed and what was "
+    "Typical order: [bold]plan[/bold] tells what it will take, [bold]dataset[/bold] makes the set, [bold]audit[/bold] shows how it is distributed and what was "
     "dropped, [bold]explain[/bold] tells one row's life, [bold]train[/bold] fits a LoRA adapter. Everything lies in "
     "runs/<name>/; running a command again continues where it stopped.",
 )
 
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="The run's TOML; default configs/gpu.toml with an NVIDIA driver, else configs/cpu.toml.")]  # fmt: skip
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Change any setting; `kiloset config` lists them. May be repeated.")]  # fmt: skip
+Size = Annotated[str | None, typer.Option(metavar="ROWS", help="Rows of the curated set.")]
+Seeds = Annotated[str | None, typer.Option(help="Seeds: .jsonl, .json, .csv, .parquet, a folder of them or a hub id.")]
+Model = Annotated[str | None, typer.Option(help="Generator model: local folder, hub id or embedded name.")]
+Base = Annotated[str | None, typer.Option(help="Base model, the one to be tuned; default: the generator model.")]
+RunName = Annotated[str | None, typer.Option("--run", help="Name of the run; default: the config's name and a hash of it.")]  # fmt: skip
+Shown = Annotated[Mode, typer.Option("--progress", help="How to tell how far it is, on stderr: live (a table), lines (one every 30 s), json (one object a line), none; auto is live on a terminal, else lines.")]  # fmt: skip
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
 Run = Annotated[str | None, typer.Option("--run", help="A run's name; default: the one worked on last.")]
 
 
 @app.command()
+def plan(
+    config: Config = None, size: Size = None, seeds: Seeds = None, model: Model = None, base: Base = None,
+    run: RunName = None, runs: Runs = Path("runs"), set_: Overrides = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    measure: Annotated[bool, typer.Option("--probe/--no-probe", help="Where no run of these models is found, try some requests (they count for the run) or go by assumptions.")] = True,
+    progress: Shown = "auto",
+) -> None:  # fmt: skip
+    """Tell what a set will take before it is made: requests, tokens, time and, with prices set, money.
+
+    It goes by what the run has done so far, else by the latest run of the same models, else by a short probe, which is
+    the run's first wave, so that nothing of it is lost.
+    """
+    from kiloset.models import real_models
+    from kiloset.pipeline import probe
+    from kiloset.plan import Evidence, assumed, plan_run, rows_wanted
+    from kiloset.settings import check_same
+    from kiloset.show import show_plan
+
+    settings, inputs, folder = _prepared(config, _chosen(size, seeds, model, base, set_), run, runs)
+    if folder.config.exists():
+        check_same(settings, folder.config.read_text(encoding="utf-8"), folder.path)
+    wanted = rows_wanted(settings, folder, inputs.labelled, inputs.pool)
+
+    def probed() -> Evidence:
+        with watching(progress) as shown, real_models(settings, folder.engine_log, shown.say, shown) as models:
+            return probe(settings, inputs, folder, models, shown)
+
+    provider = probed if measure and settings.generate.enabled else assumed
+    made = plan_run(settings, wanted, Counter(inputs.pool["category"]), folder, runs, provider)
+    if json:
+        print(dumps({"run": folder.path.name, **asdict(made)}))
+    else:
+        show_plan(made, folder.path.name, Console())
+
+
+@app.command()
 def dataset(
-    config: Config = None,
-    size: Annotated[str | None, typer.Option(metavar="ROWS", help="Rows of the curated set.")] = None,
-    seeds: Annotated[
-        str | None, typer.Option(help="Seeds: .jsonl, .json, .csv, .parquet, a folder of them or a hub id.")
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="Generator model: local folder, hub id or embedded name.")] = None,
-    base: Annotated[
-        str | None, typer.Option(help="Base model, the one to be tuned; default: the generator model.")
-    ] = None,
-    run: Annotated[
-        str | None, typer.Option(help="Name of the run; default: the config's name and a hash of it.")
-    ] = None,
-    runs: Runs = Path("runs"),
-    set_: Overrides = None,
-) -> None:
+    config: Config = None, size: Size = None, seeds: Seeds = None, model: Model = None, base: Base = None,
+    run: RunName = None, runs: Runs = Path("runs"), set_: Overrides = None, progress: Shown = "auto",
+) -> None:  # fmt: skip
     """Make the curated set: seeds, generate, rules, near-duplicates, balance, rewrite, style.
 
     Run it again to continue after any interruption; finished stages and paid completions are never redone.
     """
-    from core.run import RunFolder
-    from engines.vllm import has_cuda
-    from kiloset.models import check_models, real_models
-    from kiloset.pipeline import begin, read_inputs, run_pipeline
-    from kiloset.settings import ROOT, load_config, run_name
-    from kiloset.show import bars, show_result
+    from kiloset.models import real_models
+    from kiloset.pipeline import begin, run_pipeline
+    from kiloset.show import show_result
 
-    console = Console(stderr=True)
-    path = config or ROOT / "configs" / ("gpu.toml" if has_cuda() else "cpu.toml")
-    chosen = {"run.size": size, "seeds.path": seeds, "models.generator.name": model, "models.base.name": base}
-    quoted = [
-        f"{key}={value if key == 'run.size' else _toml_text(value)}"
-        for key, value in chosen.items()
-        if value is not None
-    ]
-    settings = load_config(path, [*quoted, *(set_ or [])])
-    inputs = read_inputs(settings)
-    check_models(settings)
-    folder = RunFolder(runs / (run or run_name(settings, path.stem, inputs.content())))
-    begin(settings, folder)
-    with bars(console) as shown:
+    with watching(progress) as shown, _errors_as_events(shown):
+        settings, inputs, folder = _prepared(config, _chosen(size, seeds, model, base, set_), run, runs)
+        begin(settings, folder)
         shown.say(
             f"{folder.path}: {inputs.seeds.height} seeds, {inputs.pool.height} pool rows, {settings.run.size} rows wanted"
         )
         with real_models(settings, folder.engine_log, shown.say, shown) as models:
             result = run_pipeline(settings, inputs, folder, models, shown)
+        shown.result({"folder": str(folder.path), **asdict(result), "shortfall": result.shortfall})
     show_result(result, folder, Console())
     if result.shortfall:
         raise typer.Exit(3)
@@ -117,13 +142,12 @@ def train(run: Run = None, runs: Runs = Path("runs"), set_: Overrides = None) ->
     from engines.embedded import model_path
     from kiloset.models import base_name
     from kiloset.settings import load_config
-    from kiloset.show import bars, show_training
+    from kiloset.show import show_training
     from train.lora import train as fit
 
-    console = Console(stderr=True)
     folder = _folder(run, runs)
     settings = load_config(folder.config, set_ or [])
-    with folder.lock(), bars(console) as shown:
+    with folder.lock(), watching("auto") as shown:
         path = model_path(base_name(settings), "models.base", shown.say)
         report = fit(folder, settings.train, Path(path), shown)
     show_training(report, folder, Console())
@@ -132,14 +156,54 @@ def train(run: Run = None, runs: Runs = Path("runs"), set_: Overrides = None) ->
 @app.command("config")
 def config_(config: Config = None, set_: Overrides = None) -> None:
     """List every setting with its meaning, default, and value in the given config."""
-    from dataclasses import asdict
-
-    from engines.vllm import has_cuda
-    from kiloset.settings import ROOT, load_config, settings_help
+    from kiloset.settings import load_config, settings_help
     from kiloset.show import show_settings
 
-    path = config or ROOT / "configs" / ("gpu.toml" if has_cuda() else "cpu.toml")
-    show_settings(settings_help(), asdict(load_config(path, set_ or [])), Console())
+    show_settings(settings_help(), asdict(load_config(_config_path(config), set_ or [])), Console())
+
+
+def _config_path(config: Path | None) -> Path:
+    from engines.vllm import has_cuda
+    from kiloset.settings import ROOT
+
+    return config or ROOT / "configs" / ("gpu.toml" if has_cuda() else "cpu.toml")
+
+
+def _chosen(
+    size: str | None, seeds: str | None, model: str | None, base: str | None, overrides: list[str] | None
+) -> list[str]:
+    """Return the options as overrides of the config, those of `--set` last."""
+    texts = {"seeds.path": seeds, "models.generator.name": model, "models.base.name": base}
+    quoted = [f"{key}={dumps(value, ensure_ascii=False)}" for key, value in texts.items() if value is not None]
+    return [*([f"run.size={size}"] if size is not None else []), *quoted, *(overrides or [])]
+
+
+def _prepared(
+    config: Path | None, overrides: list[str], run: str | None, runs: Path
+) -> "tuple[RunConfig, Inputs, RunFolder]":
+    """Read and check all that can be, before any model loads and before anything is written."""
+    from core.run import RunFolder
+    from kiloset.models import check_models
+    from kiloset.pipeline import read_inputs
+    from kiloset.settings import load_config, run_name
+
+    path = _config_path(config)
+    settings = load_config(path, overrides)
+    inputs = read_inputs(settings)
+    check_models(settings)
+    return settings, inputs, RunFolder(runs / (run or run_name(settings, path.stem, inputs.content())))
+
+
+@contextmanager
+def _errors_as_events(shown: Watch) -> Iterator[None]:
+    """Tell a program of an error in its own words; everyone else hears of it from `main`."""
+    try:
+        yield
+    except KilosetError as error:
+        if not isinstance(shown, Json):
+            raise
+        shown.failed(str(error), 2)
+        raise SystemExit(2) from None
 
 
 def _folder(run: str | None, runs: Path) -> "RunFolder":
@@ -154,12 +218,6 @@ def _folder(run: str | None, runs: Path) -> "RunFolder":
     folder = RunFolder(runs / run)
     folder.require()
     return folder
-
-
-def _toml_text(value: object) -> str:
-    import json
-
-    return json.dumps(str(value), ensure_ascii=False)
 
 
 def _interrupted(number: int, _: FrameType | None) -> NoReturn:

@@ -1,27 +1,37 @@
 """The one table of stages, in order, and what runs it."""
 
 import hashlib
+import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-from core.calls import CallStore, RecordedEngine, RecordedScorer
+from core.calls import CallStore
 from core.errors import EmptyError
 from core.models import Progress
+from core.recorded import RecordedEngine, RecordedScorer
 from core.run import RunFolder, code_sha256, file_sha256, machine_facts, sha256_of, write_text
-from core.table import Outcome, check_outcome, no_rows, table_of
+from core.table import Outcome, check_outcome, no_rows, table_of, with_verdicts
 from filters.balance import balance
 from filters.near_duplicates import drop_near_duplicates
 from filters.quality import with_quality
 from filters.rules import check_rule_names, drop_by_rules, screen_instructions
 from generator.categories import check_pool_categories, check_target, label_by_neighbours, wanted_rows
-from generator.loop import generate
+from generator.lives import PURPOSES
+from generator.loop import Generated, generate
+from generator.planning import Asks, Tally
 from generator.seeds import load_examples
+from generator.templates import Templates
+from generator.usage import Usage, UsageCounts, count_usage, read_usage, recorded_counts
 from kiloset.curated import curated_text, is_edited, write_curated
 from kiloset.models import Models
+from kiloset.plan import Evidence, measured
 from kiloset.settings import ROOT, RunConfig, check_same, to_toml
 from rewrite.rewrite import rewrite
 from rewrite.style import rank_by_style
@@ -35,11 +45,17 @@ class Inputs:
     pool: pl.DataFrame
     labelled: pl.DataFrame
     """Rows that teach the categories: the seeds that have one, else the bundled ones."""
+    templates: Templates
+    usage: Usage | None = None
+    """Prompts of real use, for a target that follows them."""
 
     def content(self) -> dict[str, str]:
         """Return digests of what was read."""
         tables = {"seeds": self.seeds, "pool": self.pool, "labelled": self.labelled}
-        return {name: hashlib.sha256(table.write_json().encode()).hexdigest() for name, table in tables.items()}
+        digests = {name: hashlib.sha256(table.write_json().encode()).hexdigest() for name, table in tables.items()}
+        # The bundled prompts count as code, like all that may change from version to version.
+        digests |= {"prompts": self.templates.digest} if self.templates.are_replaced else {}
+        return digests | ({"usage": self.usage.digest} if self.usage else {})
 
 
 @dataclass(frozen=True)
@@ -52,7 +68,22 @@ class Context:
     generator: RecordedEngine
     base: RecordedEngine
     scorer: RecordedScorer
+    store: CallStore
     wanted: Mapping[str, int]
+    lacking: "Lacking | None" = None
+    """What the set lacked after all stages, for the generation that goes back for it."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What stages have to say besides their tables; goes to the manifest."""
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """What a pass through all stages left wanting."""
+
+    rows: Mapping[str, int]
+    """Rows short, by category."""
+    through: Tally
+    """Rows born, and those that came through every stage or were only one too many."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +100,23 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Shortfall:
+    """Why a category has fewer rows than were wanted, and what it would take."""
+
+    category: str
+    wanted: int
+    got: int
+    born: int
+    """Instructions asked for, and rows of the pool."""
+    losses: dict[str, int]
+    """What became of the others: `stage/reason`, most first; those that selection had to spare do not count."""
+    more_requests: int | None
+    """Requests that would be expected to make up for it, None where nothing came through so far."""
+    more_tokens: int | None
+    """Tokens these would take, prompts included."""
+
+
+@dataclass(frozen=True)
 class Result:
     """How a run ended."""
 
@@ -79,6 +127,9 @@ class Result:
     """Rows dropped, by stage and reason."""
     edited: bool
     """The user changed curated.jsonl by hand; it was left alone."""
+    ended: str = "done"
+    """Why generation ended: `done`, or what was in its way (`generator.loop.Generated`)."""
+    shortfalls: tuple[Shortfall, ...] = ()
 
     @property
     def shortfall(self) -> dict[str, int]:
@@ -95,14 +146,28 @@ def _seeds(_: pl.DataFrame, context: Context) -> Outcome:
     return Outcome(kept=labelled, dropped=no_rows(labelled))
 
 
-def _generate(table: pl.DataFrame, context: Context) -> Outcome:
-    config = context.config
-    if not config.generate.enabled:
+def generate_rows(table: pl.DataFrame, context: Context) -> Outcome:
+    """Do what the stage `generate` does."""
+    if not context.config.generate.enabled:
         return Outcome(kept=table, dropped=no_rows(table))
+    made = _generated(table, context)
+    context.notes["generate"] = {"ended": made.ended, "candidates_wanted": made.need, "candidates": made.accepted}
+    return made.outcome
+
+
+def _generated(table: pl.DataFrame, context: Context, *, first: Asks | None = None, plan: bool = True) -> Generated:
+    config = context.config
+
+    def judge(rows: pl.DataFrame) -> Outcome:
+        return drop_near_duplicates(
+            drop_by_rules(rows, config.rules).kept, config.near_duplicates, seed=config.run.seed
+        )
+
     return generate(
-        table, context.generator, context.wanted, config.generate, seed=config.run.seed,
-        license=config.models.generator.license,
-        screen=lambda rows: screen_instructions(rows, config.rules), judge=lambda rows: drop_by_rules(rows, config.rules),
+        table, context.generator, context.wanted, config.generate, context.inputs.templates, seed=config.run.seed,
+        license=config.models.generator.license, screen=lambda rows: screen_instructions(rows, config.rules),
+        judge=judge, lacking=(context.lacking.rows, context.lacking.through) if context.lacking else None,
+        first=first, plan=plan,
     )  # fmt: skip
 
 
@@ -116,10 +181,14 @@ def _near_duplicates(table: pl.DataFrame, context: Context) -> Outcome:
 
 def _balance(table: pl.DataFrame, context: Context) -> Outcome:
     config, embedder = context.config, context.models.embedder
-    return balance(
-        with_quality(table, embedder, config.quality), embedder, context.wanted, config.balance, seed=config.run.seed,
-        seeds_in_set=config.seeds.in_set, fill=config.categories.fill,
+    # Rows that later stages dropped in an earlier pass are not selected again.
+    lost = {id: {"reason": reason, "evidence": evidence} for id, (reason, evidence) in context.store.lost().items()}
+    left = with_verdicts(table, lost)
+    chosen = balance(
+        with_quality(left.kept, embedder, config.quality), embedder, context.wanted, config.balance,
+        seed=config.run.seed, seeds_in_set=config.seeds.in_set, fill=config.categories.fill,
     )  # fmt: skip
+    return Outcome(kept=chosen.kept, dropped=pl.concat([left.dropped, chosen.dropped], how="diagonal_relaxed"))
 
 
 def _rewrite(table: pl.DataFrame, context: Context) -> Outcome:
@@ -133,13 +202,26 @@ def _style(table: pl.DataFrame, context: Context) -> Outcome:
 
 STAGES = (
     Stage("seeds", _seeds, ("seeds", "pool"), ("generator",), ("embedder",), creates=True),
-    Stage("generate", _generate, ("generate", "rules"), ("generator", "filters"), ("generator",), creates=True),
+    Stage(
+        "generate",
+        generate_rows,
+        ("generate", "rules", "near_duplicates"),
+        ("generator", "filters"),
+        ("generator",),
+        creates=True,
+    ),
     Stage("rules", _rules, ("rules",), ("filters",)),
     Stage("near_duplicates", _near_duplicates, ("near_duplicates",), ("filters",)),
     Stage("balance", _balance, ("quality", "balance"), ("filters",), ("embedder",)),
     Stage("rewrite", _rewrite, ("rewrite", "gate"), ("rewrite",), ("base", "scorer", "embedder")),
     Stage("style", _style, ("style",), ("rewrite",)),
 )
+
+
+PROBED = 4
+"""Categories that a probe asks for."""
+SURPLUS = ("over_quota", "style_reserve")
+"""Reasons by which selection leaves out rows that are good enough, for there are more than were asked for."""
 
 
 def read_inputs(config: RunConfig) -> Inputs:
@@ -171,7 +253,10 @@ def read_inputs(config: RunConfig) -> Inputs:
     if isinstance(config.categories.target, dict):
         check_target(config.categories.target, known)
     check_pool_categories(pool, known, config.categories.target)
-    return Inputs(seeds, pool, labelled)
+    usage = None
+    if config.categories.usage:
+        usage = read_usage(located(config.categories.usage), config.categories.usage_limit, config.run.seed)
+    return Inputs(seeds, pool, labelled, Templates(config.generate.prompts), usage)
 
 
 def located(path: str) -> str:
@@ -196,19 +281,95 @@ def run_pipeline(config: RunConfig, inputs: Inputs, folder: RunFolder, models: M
 def _run(config: RunConfig, inputs: Inputs, folder: RunFolder, models: Models, progress: Progress) -> Result:
     store = CallStore(folder.calls)
     try:
-        context = Context(
-            config, inputs, models, RecordedEngine(models.generator, store, progress),
-            RecordedEngine(models.base, store, progress), RecordedScorer(models.scorer, store, progress), {},
-        )  # fmt: skip
-        table, fingerprint = table_of([]), sha256_of(inputs.content())
-        for number, stage in enumerate(STAGES, 1):
-            table, fingerprint = _run_stage(number, stage, table, fingerprint, context, folder, store)
-            if stage.name == "seeds":
-                context = replace(context, wanted=_wanted(config, table))
-                folder.update_manifest({"size": config.run.size, "target": dict(context.wanted)})
+        table, context = _pass(_context(config, inputs, models, store, progress), folder, store)
+        # What later stages take away is known only now: go back for the categories that fell short, until none does or
+        # nothing more can be done about it.
+        while short := _lacking(table, context.wanted):
+            before = len(store.waves()), len(store.lost())
+            ledger = folder.dropped()
+            store.add_lost(_lost(ledger, short))
+            spare = Counter(ledger.filter(pl.col("reason").is_in(SURPLUS))["category"].to_list())
+            rows = {name: n - spare[name] for name, n in short.items() if n > spare[name]}
+            lacking = Lacking(rows, _through(table, ledger)) if rows and config.generate.enabled else None
+            table, context = _pass(replace(context, lacking=lacking), folder, store)
+            if (len(store.waves()), len(store.lost())) == before:
+                break
     finally:
         store.close()
     return _finish(config, folder, table, context.wanted)
+
+
+def _context(config: RunConfig, inputs: Inputs, models: Models, store: CallStore, progress: Progress) -> Context:
+    return Context(
+        config, inputs, models, RecordedEngine(models.generator, store, progress),
+        RecordedEngine(models.base, store, progress), RecordedScorer(models.scorer, store, progress), store, {},
+    )  # fmt: skip
+
+
+def context_of(
+    config: RunConfig, inputs: Inputs, models: Models, store: CallStore, progress: Progress
+) -> tuple[Context, pl.DataFrame]:
+    """Return what the stage `generate` gets: its context and the table of seeds and pool."""
+    context = _context(config, inputs, models, store, progress)
+    table = _seeds(table_of([]), context).kept
+    usage = _usage(context, table)
+    return replace(context, wanted=_wanted(config, table, usage.counts if usage else None)), table
+
+
+def _pass(context: Context, folder: RunFolder, store: CallStore) -> tuple[pl.DataFrame, Context]:
+    """Run every stage that is not finished yet, once."""
+    table, fingerprint = table_of([]), sha256_of(context.inputs.content())
+    context = replace(context, wanted={})
+    for number, stage in enumerate(STAGES, 1):
+        table, fingerprint = _run_stage(number, stage, table, fingerprint, context, folder, store)
+        if stage.name == "seeds":
+            counts = _recorded_usage(context, table, fingerprint, folder)
+            context = replace(context, wanted=_wanted(context.config, table, counts))
+            folder.update_manifest({"size": context.config.run.size, "target": dict(context.wanted)})
+    return table, context
+
+
+def _lacking(table: pl.DataFrame, wanted: Mapping[str, int]) -> dict[str, int]:
+    """Return the rows that each category is short of; none where the set has its size."""
+    if table.height >= sum(wanted.values()):
+        return {}
+    got = Counter(table["category"].to_list())
+    return {name: n - got[name] for name, n in wanted.items() if n > got[name]}
+
+
+def _lost(ledger: pl.DataFrame, short: Mapping[str, int]) -> list[tuple[str, str, str]]:
+    """Return `(id, reason, evidence)` of the rows of these categories that were selected and dropped afterwards."""
+    names = [stage.name for stage in STAGES]
+    after = pl.col("stage").is_in(names[names.index("balance") + 1 :]) & ~pl.col("reason").is_in(SURPLUS)
+    return ledger.filter(after & pl.col("category").is_in(list(short))).select("id", "reason", "evidence").rows()
+
+
+def _through(table: pl.DataFrame, ledger: pl.DataFrame) -> Tally:
+    """Count, by category and strategy, the rows that were born and those that only selection left out, if anything did."""
+    mine = pl.col("source") == "generated"
+    gone = ledger.filter(mine)
+    spare = gone.filter(pl.col("reason").is_in(SURPLUS))
+    good = pl.concat([part.filter(mine).select("category", "strategy") for part in (table, spare)])
+    born = pl.concat([part.filter(mine).select("category", "strategy") for part in (table, gone)])
+    return Tally(Counter(born.rows()), Counter(good.rows()))
+
+
+def probe(config: RunConfig, inputs: Inputs, folder: RunFolder, models: Models, progress: Progress) -> Evidence:
+    """Measure on a few requests what a run will take. They are its first wave, so nothing of them is lost.
+
+    Every strategy is tried on a few categories; a run that has begun already goes on to the end of its last wave.
+    """
+    begin(config, folder)
+    with folder.lock(), closing(CallStore(folder.calls)) as store:
+        context, table = context_of(config, inputs, models, store, progress)
+        names = sorted(name for name, rows in context.wanted.items() if rows)
+        strategies = [name for name, weight in config.generate.strategies.items() if weight]
+        some = names[:: math.ceil(len(names) / PROBED)] if names else []
+        first = {name: dict.fromkeys(strategies, config.generate.samples_per_prompt) for name in some}
+        made = _generated(table, context, first=first, plan=False)
+        rows = pl.concat([made.outcome.kept, made.outcome.dropped], how="diagonal_relaxed")
+        born = rows.filter(pl.col("source") == "generated")
+        return measured(f"a probe of {store.spent(PURPOSES)[0]} requests", born, made.good, store)
 
 
 def begin(config: RunConfig, folder: RunFolder) -> None:
@@ -234,13 +395,17 @@ def _run_stage(
     code = code_sha256("core", *stage.packages, *(["engines"] if stage.models else []))
     # The longest text a model reads decides which rows it can be asked about.
     length = context.config.engine.max_model_len if stage.models else None
-    fingerprint = sha256_of([stage.name, tables, identities, length, dict(context.wanted), code, before])
+    can = [context.generator.raw, context.generator.structured] if "generator" in stage.models else []
+    given = [stage.name, tables, identities, can, length, dict(context.wanted), code, before]
+    fingerprint = sha256_of([*given, _noted(stage, store)])
     done = folder.finished(number, stage.name, fingerprint)
-    if done is not None and stage.name in folder.manifest.get("stages", {}):
+    goes_back = stage.name == "generate" and context.lacking is not None
+    if done is not None and stage.name in folder.manifest.get("stages", {}) and not goes_back:
         return done, fingerprint
     started = time.monotonic()
     outcome = stage.act(table, context)
     check_outcome(stage.name, table, outcome, creates=stage.creates)
+    fingerprint = sha256_of([*given, _noted(stage, store)])  # with the waves it has added
     folder.write_stage(number, stage.name, fingerprint, outcome.kept, outcome.dropped)
     reasons = dict(outcome.dropped.group_by("reason").len().sort("len", "reason", descending=[True, False]).iter_rows())
     stages = folder.manifest.get("stages", {}) | {
@@ -250,13 +415,42 @@ def _run_stage(
             "seconds": round(time.monotonic() - started, 2), "sha256": file_sha256(folder.stage_file(number, stage.name)),
         }
     }  # fmt: skip
-    folder.update_manifest({"stages": stages, "calls": store.account()})
+    folder.update_manifest({"stages": stages, "calls": store.account(), **context.notes})
     return outcome.kept, fingerprint
 
 
-def _wanted(config: RunConfig, seeds: pl.DataFrame) -> dict[str, int]:
+def _noted(stage: Stage, store: CallStore) -> Any:
+    """Return what the store holds, besides completions, that decides what a stage does."""
+    return {"generate": store.waves, "balance": store.lost}.get(stage.name, list)()
+
+
+def _usage(context: Context, seeds: pl.DataFrame) -> UsageCounts | None:
+    """Count the prompts of real use by the categories of the seeds; None if the target does not follow them."""
+    usage, config = context.inputs.usage, context.config.categories
+    if usage is None:
+        return None
+    known = seeds.filter(pl.col("source") == "seed")["category"].unique().to_list()
+    return count_usage(usage, context.inputs.labelled, known, context.models.embedder, config)
+
+
+def _recorded_usage(context: Context, seeds: pl.DataFrame, before: str, folder: RunFolder) -> dict[str, int] | None:
+    """Return the counts of real use from the manifest or, where it has none of this reading, anew."""
+    if context.inputs.usage is None:
+        return None
+    given = [asdict(context.config.categories), context.models.embedder.identity, code_sha256("generator"), before]
+    fingerprint = sha256_of(given)
+    recorded = recorded_counts(folder.manifest.get("usage"), fingerprint)
+    if recorded is None and (found := _usage(context, seeds)) is not None:
+        folder.update_manifest({"usage": found.as_record(fingerprint)})
+        recorded = found.counts
+    return recorded
+
+
+def _wanted(config: RunConfig, seeds: pl.DataFrame, usage: Mapping[str, int] | None) -> dict[str, int]:
     pool = seeds.filter(pl.col("source") == "pool")
     known = seeds.filter(pl.col("source") == "seed")["category"].unique().to_list()
+    if usage is not None:
+        return wanted_rows(config.categories, known, usage, config.run.size)
     if isinstance(config.categories.target, dict):
         check_target(config.categories.target, known)
     counted = (
@@ -282,6 +476,32 @@ def _finish(config: RunConfig, folder: RunFolder, table: pl.DataFrame, wanted: M
     if not edited:
         write_curated(folder, text)
     got = {str(name): int(n) for name, n in table.group_by("category").len().sort("category").iter_rows()}
-    result = Result(table.height, dict(wanted), got, dropped, edited)
+    ended = str(folder.manifest.get("generate", {}).get("ended", "done")) if config.generate.enabled else "off"
+    result = Result(table.height, dict(wanted), got, dropped, edited, ended)
+    result = replace(result, shortfalls=tuple(_shortfalls(result.shortfall, result, table, ledger, folder)))
     folder.update_manifest({"got": got, "shortfall": result.shortfall})
     return result
+
+
+def _shortfalls(
+    short: Mapping[str, int], result: Result, table: pl.DataFrame, ledger: pl.DataFrame, folder: RunFolder
+) -> Iterator[Shortfall]:
+    asked = pl.col("source") != "seed"
+    gone = ledger.filter(asked & ~pl.col("reason").is_in(SURPLUS))
+    born = pl.concat([part.filter(asked).select("category", "source") for part in (table, ledger)])
+    calls = [spent for name, spent in folder.manifest.get("calls", {}).items() if name in PURPOSES]
+    generated = born.filter(pl.col("source") == "generated").height
+    requests = sum(spent["completed"] for spent in calls)
+    tokens = sum(spent["prompt_tokens"] + spent["completion_tokens"] for spent in calls)
+    for name, rows in short.items():
+        lost = gone.filter(pl.col("category") == name).group_by("stage", "reason").len()
+        losses = {
+            f"{stage}/{reason}": n for stage, reason, n in lost.sort(["len", "reason"], descending=[True, False]).rows()
+        }
+        number, got = born.filter(pl.col("category") == name).height, result.got.get(name, 0)
+        more = math.ceil(rows * number / got) if got and generated else None
+        yield Shortfall(
+            name, result.wanted[name], got, number, losses,
+            None if more is None else math.ceil(more * requests / generated),
+            None if more is None else math.ceil(more * tokens / generated),
+        )  # fmt: skip

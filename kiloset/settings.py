@@ -1,5 +1,6 @@
 """The whole of a run's TOML, each table the dataclass of the room that uses it."""
 
+from collections.abc import Collection
 from dataclasses import asdict, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,7 +8,7 @@ from typing import Annotated, Any
 import tomli_w
 from pydantic import Field
 
-from core.config import Count, Fraction, describe, parse, read_toml, settings, with_override
+from core.config import Count, Fraction, NonNegative, describe, parse, read_toml, settings, with_override
 from core.errors import ConfigError
 from core.run import sha256_of
 from engines.settings import EngineConfig
@@ -16,8 +17,8 @@ from filters.near_duplicates import NearDuplicatesConfig
 from filters.quality import QualityConfig
 from filters.rules import RulesConfig
 from generator.categories import CategoriesConfig
-from generator.loop import GenerateConfig
 from generator.seeds import PoolConfig, SeedsConfig
+from generator.settings import GenerateConfig
 from rewrite.gate import GateConfig
 from rewrite.rewrite import RewriteConfig
 from rewrite.style import StyleConfig
@@ -46,6 +47,10 @@ class ModelSettings:
     """A local folder, a hub id (owner/model), or an embedded model; for the base, "" is the generator model."""
     license: str = "unknown"
     """SPDX id under which the model's output may be used; recorded in each row it writes."""
+    price_prompt: NonNegative = 0.0
+    """Price of a million prompt tokens, in [models] currency, for `kiloset plan`; 0 is free, as on hardware of your own."""
+    price_written: NonNegative = 0.0
+    """Price of a million written tokens."""
 
 
 @settings
@@ -62,6 +67,8 @@ class ModelsSettings:
         default_factory=lambda: ModelSettings(name="embedded:all-minilm-l6-v2", license="Apache-2.0")
     )
     """Turns texts into vectors."""
+    currency: str = ""
+    """Currency of the prices, such as EUR; only shown."""
 
 
 @settings
@@ -88,6 +95,23 @@ class RunConfig:
 HOW_NOT_WHAT = ("engine", "train")
 """Tables that change how a set is made or used, not what is in it; a run may be continued with others."""
 
+NOT_CONTENT = frozenset(
+    {
+        "models.currency",
+        *(
+            f"models.{model}.price_{tokens}"
+            for model in ("generator", "base", "embedder")
+            for tokens in ("prompt", "written")
+        ),
+        *(f"generate.max_{limit}" for limit in ("requests", "tokens", "hours", "waves")),
+        *(f"generate.max_{part}_tokens" for part in ("response", "instruction", "input")),
+        "rewrite.max_tokens",
+        "categories.usage_min_confidence",
+    }
+)
+"""Settings of other tables that a run may be continued with others of: what it may cost, and limits, which may be raised.
+A limit (and what is only reported) stays part of its stage's fingerprint, so that the stage is done again under another; a price is part of nothing."""
+
 
 def load_config(path: Path, overrides: list[str]) -> RunConfig:
     """Read a TOML and apply `table.key=value` overrides.
@@ -102,8 +126,10 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
 
 
 def data_relevant(config: RunConfig) -> dict[str, Any]:
-    """Return what decides the content of the set."""
-    return {name: table for name, table in asdict(config).items() if name not in HOW_NOT_WHAT}
+    """Return what decides the content of the set: all settings but those of `HOW_NOT_WHAT` and `NOT_CONTENT`."""
+    return {
+        name: _without(table, NOT_CONTENT, name) for name, table in asdict(config).items() if name not in HOW_NOT_WHAT
+    }
 
 
 def run_name(config: RunConfig, stem: str, content: dict[str, str]) -> str:
@@ -154,6 +180,15 @@ def read_toml_text(text: str, path: Path) -> dict[str, Any]:
 def settings_help() -> list[tuple[str, str, Any, str]]:
     """Return `(table, key, default, help)` of every setting."""
     return describe(RunConfig)
+
+
+def _without(table: dict[str, Any], dotted: Collection[str], where: str) -> dict[str, Any]:
+    """Return a table, and those in it, without the keys whose dotted name is among `dotted`."""
+    return {
+        key: _without(value, dotted, f"{where}.{key}") if isinstance(value, dict) else value
+        for key, value in table.items()
+        if f"{where}.{key}" not in dotted
+    }
 
 
 def _plain(value: Any) -> Any:

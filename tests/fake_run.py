@@ -57,12 +57,14 @@ class _Counted:
     def __init__(self, model, moments):
         self._model, self._moments = model, moments
         self.identity = model.identity
-        self.render, self.templated = getattr(model, "render", None), True
+        self.render, self.submit = getattr(model, "render", None), getattr(model, "submit", None)
+        self.templated = self.raw = self.transparent = self.structured = True
 
-    def complete(self, requests):
-        for answer in self._model.complete(requests):
-            yield answer
-            self._moments.pass_one()
+    def receive(self):
+        self._moments.pass_one()
+        answer = self._model.receive()
+        self._moments.pass_one()
+        return answer
 
     def logprobs(self, prompts, responses):
         self._moments.pass_one()

@@ -7,6 +7,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,19 @@ PLACES = [
 Answer = Callable[[str, Request], tuple[str, str]]
 
 
+class InBatches:
+    """Makes an engine of a method `complete` that answers a batch, one after the other."""
+
+    templated = raw = transparent = structured = True
+    _answers: Iterator[tuple[str, Completion]] = iter(())
+
+    def submit(self, requests: Sequence[tuple[str, Request]]) -> None:
+        self._answers = chain(self._answers, self.complete(requests))  # type: ignore[attr-defined]
+
+    def receive(self) -> tuple[str, Completion]:
+        return next(self._answers)
+
+
 class FakeEngine:
     """A text engine whose completions depend on nothing but key and request, and come in a scrambled order."""
 
@@ -57,22 +71,30 @@ class FakeEngine:
         self.pause = pause
         self.order = order
         self.answer = answer or plausible
+        self._waiting: dict[str, Request] = {}
         self.sent: list[str] = []
         """Keys of the requests completed, as they were completed."""
+        self.prompts: dict[str, str] = {}
+        """Prompts of all that was submitted, by key."""
 
-    templated = True
+    templated = raw = transparent = structured = True
 
     def render(self, messages: Sequence[Message]) -> str:
         return "".join(f"<{m['role']}>{m['content']}</{m['role']}>" for m in messages) + ANSWER_TURN
 
-    def complete(self, requests: Sequence[tuple[str, Request]]) -> Iterator[tuple[str, Completion]]:
-        for key, request in sorted(requests, key=lambda r: hashlib.sha256(f"{self.order}{r[0]}".encode()).digest()):
-            if self.pause:
-                time.sleep(self.pause)
-            text, reason = self.answer(key, request)
-            taken = {"length": request.max_tokens, "refused": 0}.get(reason, len(text.split()) + 1)
-            self.sent.append(key)
-            yield key, Completion(text, reason, len(request.prompt.split()), taken)
+    def submit(self, requests: Sequence[tuple[str, Request]]) -> None:
+        self._waiting |= dict(requests)
+        self.prompts |= {key: request.prompt for key, request in requests}
+
+    def receive(self) -> tuple[str, Completion]:
+        key = min(self._waiting, key=lambda key: hashlib.sha256(f"{self.order}{key}".encode()).digest())
+        request = self._waiting.pop(key)
+        if self.pause:
+            time.sleep(self.pause)
+        text, reason = self.answer(key, request)
+        taken = {"length": request.max_tokens, "refused": 0}.get(reason, len(text.split()) + 1)
+        self.sent.append(key)
+        return key, Completion(text, reason, len(request.prompt.split()), taken)
 
 
 class FakeEmbedder:

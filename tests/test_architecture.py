@@ -19,6 +19,7 @@ OWNERS = {
     "vllm": ("engines/vllm.py",),
     "faiss": ("filters/balance.py",),
     "datasketch": ("filters/near_duplicates.py",),
+    "openai": ("engines/openai.py",),
     "peft": ("train/",),
     "sentence_transformers": ("engines/embedder.py",),
 }

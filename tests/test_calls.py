@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from core.calls import APPLICATION_ID, BATCH, SCHEMA, CallStore, RecordedEngine, RecordedScorer
+from core.calls import APPLICATION_ID, SCHEMA, CallStore
 from core.errors import DataError
 from core.models import Completion, Request, Silent
+from core.recorded import RecordedEngine, RecordedScorer
+from tests.fakes import InBatches
 
 REQUEST = Request("Say hi", "response", 20, 0.7, 0.9)
 
 
-class Parrot:
+class Parrot(InBatches):
     """Answers with the prompt; may stop before it has answered everything."""
 
     identity = "parrot@1"
@@ -91,14 +93,14 @@ def test_equal_requests_are_sent_once_and_answered_each(store):
 
 @pytest.mark.parametrize(
     "other",
-    [{"prompt": "Say ho"}, {"max_tokens": 21}, {"temperature": 0.8}, {"top_p": 1.0}, {"stop": ("x",)}, {"sample": 1}, {"raw": True}],
+    [{"prompt": "Say ho"}, {"schema": "{}"}, {"temperature": 0.8}, {"top_p": 1.0}, {"stop": ("x",)}, {"sample": 1}, {"raw": True}],
 )  # fmt: skip
 def test_whatever_changes_an_answer_changes_the_key(other):
     assert replace(REQUEST, **other).key("m") != REQUEST.key("m")
 
 
-def test_the_purpose_does_not_change_the_key_but_the_model_does():
-    assert replace(REQUEST, purpose="plain").key("m") == REQUEST.key("m")
+def test_purpose_and_limit_do_not_change_the_key_but_the_model_does():
+    assert replace(REQUEST, purpose="plain", max_tokens=21).key("m") == REQUEST.key("m")
     assert REQUEST.key("m") != REQUEST.key("n")
 
 
@@ -125,8 +127,12 @@ def test_scores_are_per_token_and_in_order_and_asked_once(store):
     assert len(ruler.batches) == 1
 
 
+def _turns(*texts):
+    return [[{"role": "user", "content": text}] for text in texts]
+
+
 def test_a_resumed_scoring_gives_the_very_same_digits(tmp_path):
-    prompts = [[{"role": "user", "content": "q"}]] * (2 * BATCH + 5)
+    prompts = _turns("p", "q", "p", "r", "q", "p")
     responses = ["x" * n for n in range(1, len(prompts) + 1)]
     whole, halted = CallStore(tmp_path / "whole.sqlite"), CallStore(tmp_path / "halted.sqlite")
     undisturbed = RecordedScorer(Ruler(), whole, Silent()).mean_logprobs(prompts, responses, "fit")
@@ -134,9 +140,18 @@ def test_a_resumed_scoring_gives_the_very_same_digits(tmp_path):
         RecordedScorer(Ruler(fail_at_batch=1), halted, Silent()).mean_logprobs(prompts, responses, "fit")
     resumed = Ruler()
     assert RecordedScorer(resumed, halted, Silent()).mean_logprobs(prompts, responses, "fit") == undisturbed
-    assert [len(batch) for batch in resumed.batches] == [BATCH, 5]
+    assert resumed.batches == [["xx", "xxxxx"], ["xxxx"]]
     whole.close()
     halted.close()
+
+
+def test_more_prompts_leave_the_scores_there_are_as_they_were(store):
+    prompts, responses = _turns("p", "p", "q"), ["x", "xx", "xxx"]
+    before = RecordedScorer(Ruler(), store, Silent()).mean_logprobs(prompts, responses, "fit")
+    again = Ruler()
+    more = RecordedScorer(again, store, Silent()).mean_logprobs(_turns("n", "p", "p", "q"), ["y", *responses], "fit")
+    assert more[1:] == before
+    assert again.batches == [["y"]]
 
 
 def test_a_file_that_is_no_store_is_refused(tmp_path):
@@ -244,7 +259,7 @@ def test_a_file_that_breaks_later_is_named_by_everything_that_reads_it(tmp_path)
     path.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
     with closing(CallStore.read_only(path)) as store:
         for read in (
-            lambda: store.completions(["k"]), lambda: store.scores(["k"]), lambda: store.call("k"),
+            lambda: store.completions({"k": 1}), lambda: store.scores(["k"]), lambda: store.call("k"),
             store.account, store.resent_after_completion,
         ):  # fmt: skip
             with pytest.raises(
@@ -281,11 +296,10 @@ class Short(Ruler):
         return [(n if len(r) <= 40 else math.nan, t) for (n, t), r in zip(found, responses, strict=True)]
 
 
-def test_a_row_too_long_to_score_is_nan_and_asked_once_with_its_whole_batch(store):
-    prompts = [[{"role": "user", "content": "q"}]] * (BATCH + 20)
-    responses = ["x" * n for n in range(1, len(prompts) + 1)]
+def test_a_row_too_long_to_score_is_nan_and_asked_once_with_its_company(store):
+    prompts, responses = _turns("p", "p", "q"), ["x" * 39, "x" * 41, "x" * 50]
     first = RecordedScorer(Short(), store, Silent()).mean_logprobs(prompts, responses, "fit")
-    assert [math.isnan(mean) for mean in first] == [len(response) > 40 for response in responses]
+    assert [math.isnan(mean) for mean in first] == [False, True, True]
     again = Short()
     assert RecordedScorer(again, store, Silent()).mean_logprobs(prompts, responses, "fit") == pytest.approx(
         first, rel=0, abs=0, nan_ok=True
@@ -301,10 +315,90 @@ def test_a_completion_is_on_disk_before_the_next_is_asked_for(tmp_path):
     class Watching(Parrot):
         def complete(self, requests):
             for answer in super().complete(requests):
-                yield answer
                 with sqlite3.connect(path) as other:
                     seen.append(other.execute("SELECT COUNT(*) FROM calls").fetchone()[0])
+                yield answer
 
     RecordedEngine(Watching(), store, Silent()).complete(_requests(3), "test")
     store.close()
-    assert seen == [1, 2, 3]
+    assert seen == [0, 1, 2]
+
+
+class Cutting(Parrot):
+    """Writes thirty tokens where it may, and is cut where it may not."""
+
+    def complete(self, requests):
+        for key, request in requests:
+            self.sent.append((key, request.max_tokens))
+            whole = request.max_tokens >= 30
+            yield (
+                key,
+                Completion("all" if whole else "al", "stop" if whole else "length", 2, min(30, request.max_tokens)),
+            )
+
+
+def _limited(*limits):
+    return [replace(REQUEST, sample=n, max_tokens=limit) for n, limit in enumerate(limits)]
+
+
+def test_a_larger_limit_redoes_only_what_was_cut(store):
+    cutting = Cutting()
+    engine = RecordedEngine(cutting, store, Silent())
+    first = engine.complete(_limited(20, 40, 30), "test")
+    assert [c.finish_reason for c in first] == ["length", "stop", "stop"]
+    cutting.sent.clear()
+    raised = engine.complete(_limited(50, 50, 50), "test")
+    assert cutting.sent == [(first[0].key, 50)]
+    assert [(c.text, c.finish_reason) for c in raised] == [("all", "stop")] * 3
+    assert store.resent_after_completion() == 0
+    assert store.superseded(["response"]) == (1, 22)
+    assert store.spent(["response"])[:2] == (4, 22 + 3 * 32)
+
+
+def test_a_smaller_limit_sends_nothing_and_calls_what_is_longer_cut(store):
+    cutting = Cutting()
+    engine = RecordedEngine(cutting, store, Silent())
+    engine.complete(_limited(40, 20), "test")
+    cutting.sent.clear()
+    assert [c.finish_reason for c in engine.complete(_limited(25, 10), "test")] == ["length", "length"]
+    assert cutting.sent == []
+
+
+def test_hours_count_the_work_and_not_the_pause(store, monkeypatch):
+    clock = iter([0.0, 10.0, 30.0, 9000.0])
+    for number, now in enumerate(clock):
+        monkeypatch.setattr("core.calls.time.time", lambda now=now: now)
+        store.add("m", f"k{number}", REQUEST, Completion("x", "stop", 1, 1))
+    assert store.spent(["response"]) == (4, 8, pytest.approx((10 + 20 + 60) / 3600))
+    assert store.spent(["plain"]) == (0, 0, 0.0)
+
+
+def test_waves_are_given_back_as_they_were_noted(store):
+    asks = [{"maths": {"evolve": 3}}, {}, {"a'b": {"x": 1}}]
+    for each in asks:
+        store.add_wave(each)
+    assert store.waves() == asks
+
+
+def test_a_flow_takes_requests_while_others_are_under_way_and_gives_each_its_tag(store):
+    parrot = Parrot()
+    flow = RecordedEngine(parrot, store, Silent()).flow()
+    first, second, third = _requests(3)
+    flow.put([(first, "a"), (second, "b"), (first, "c")])
+    assert len(flow) == 3
+    tag, completion = flow.get()
+    assert (tag, completion.text) == ("a", "Say hi #0")
+    flow.put([(third, "d"), (first, "e")])
+    assert sorted(flow.get()[0] for _ in range(len(flow))) == ["b", "c", "d", "e"]
+    assert (flow.sent, flow.received, flow.completion_tokens, len(flow)) == (3, 3, 9, 0)
+    assert len(parrot.sent) == 3
+
+
+def test_a_flow_that_may_not_send_answers_what_is_stored_and_names_the_rest(store):
+    engine = RecordedEngine(Parrot(), store, Silent())
+    first, second = _requests(2)
+    engine.complete([first], "test")
+    flow = engine.flow()
+    assert flow.put([(first, "a"), (second, "b")], send=False) == ["b"]
+    assert flow.get()[0] == "a"
+    assert (len(flow), flow.sent) == (0, 0)

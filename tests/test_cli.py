@@ -116,6 +116,57 @@ def test_audit_and_explain_read_the_run_folder_alone(kiloset, tmp_path):
     assert "g99999" in unknown.stderr
 
 
+def test_with_json_an_error_is_an_event_with_its_status(kiloset, seeds, tmp_path):
+    ran = kiloset("dataset", "--seeds", seeds(""), "--runs", tmp_path / "runs", "--progress", "json", cwd=tmp_path)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    (event,) = (json.loads(line) for line in ran.stderr.splitlines())
+    assert (event["event"], event["status"]) == ("error", 2)
+    assert "mine.jsonl: no example in it" in event["text"]
+
+
+@pytest.mark.parametrize("mode", ["auto", "live", "lines", "none"])
+def test_an_error_is_told_whatever_progress_is_shown(kiloset, tmp_path, mode):
+    ran = kiloset("dataset", "--size", "0", "--runs", tmp_path / "runs", "--progress", mode, cwd=tmp_path)
+    assert ran.returncode == 2
+    assert ran.stderr == "kiloset: [run] size must be greater than or equal to 1, got 0\n"
+
+
+def test_a_way_of_showing_progress_that_is_none_is_refused(kiloset):
+    ran = kiloset("dataset", "--progress", "loud")
+    assert ran.returncode == 2
+    assert "'loud'" in ran.stderr
+
+
+def test_a_plan_writes_nothing_and_says_what_it_goes_by(kiloset, tmp_path):
+    ran = kiloset("plan", "--no-probe", "--runs", tmp_path / "runs", "--size", "30", cwd=tmp_path)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    summary = ran.stdout.splitlines()[-1]
+    assert "30 rows take about" in summary
+    assert summary.endswith("(evidence: assumed)")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_plan_as_json_is_of_the_config_that_dataset_would_run(kiloset, tmp_path):
+    common = ["--config", ROOT / "configs" / "smoke.toml", "--runs", tmp_path / "runs", "--json", "--no-probe"]
+    ran = kiloset("plan", *common, "--size", "14", "--set", "generate.max_requests=1", cwd=tmp_path)
+    made = json.loads(ran.stdout)
+    assert made["run"].startswith("smoke-")
+    assert (made["rows"], made["candidates"]) == (14, 28)
+    assert made["shortages"][0]["limit"] == "max_requests"
+    assert made["shortages"][0]["rows"]["expected"] == 0
+
+
+def test_a_plan_of_another_runs_folder_or_of_bad_input_is_refused_as_dataset_would(kiloset, tmp_path):
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "config.toml").write_text("[run]\nsize = 12\n")
+    ran = kiloset("plan", "--runs", tmp_path / "runs", "--run", "mine", cwd=tmp_path)
+    assert ran.returncode == 2
+    assert "is a run of another config: [run] size = 12 there, 120 here" in ran.stderr
+    ran = kiloset("plan", "--seeds", "none.jsonl", cwd=tmp_path)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("kiloset: none.jsonl: no such file or folder ([seeds] path)")
+
+
 @pytest.mark.parametrize("command", ["audit", "train"])
 def test_commands_on_no_run_say_how_to_make_one(kiloset, tmp_path, command):
     ran = kiloset(command, "--runs", tmp_path / "runs")
@@ -127,4 +178,4 @@ def test_commands_on_no_run_say_how_to_make_one(kiloset, tmp_path, command):
 def test_help_names_every_command(kiloset):
     ran = kiloset("--help")
     assert ran.returncode == 0
-    assert all(command in ran.stdout for command in ("dataset", "audit", "explain", "train", "config"))
+    assert all(command in ran.stdout for command in ("plan", "dataset", "audit", "explain", "train", "config"))

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -222,6 +223,39 @@ def test_the_embedder_returns_directions_in_which_like_is_near_like():
     assert near > far + 0.3
 
 
+RECHECK = """
+import json, sys
+from core.constraints import check
+rows = [json.loads(line) for line in open(sys.argv[1], encoding="utf-8")]
+carried = [(row, one) for row in rows for one in row["constraints"]]
+assert all(check(one["id"], one["args"], row["messages"][1]["content"]) for row, one in carried)
+print(len(carried))
+"""
+
+
+def test_a_fresh_process_finds_every_constraint_of_the_file_kept(run):
+    ran = subprocess.run(
+        [sys.executable, "-c", RECHECK, str(run / "curated.jsonl")], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert int(ran.stdout) >= 0
+
+
+def test_a_schema_holds_and_requests_may_join_while_others_run(language_model, tmp_path):
+    config = EngineConfig(max_model_len=256, max_num_seqs=4, kv_cache_gib=0.5)
+    engine = VllmEngine(language_model, "x", config, tmp_path / "log")
+    schema = json.dumps({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]})
+    first = Request("Count: one, two,", "response", 60, 0.7, 0.9, raw=True)
+    under = Request("A number as JSON:", "response", 40, 0.7, 0.9, raw=True, schema=schema)
+    free = replace(under, schema="")
+    engine.submit([(first.key("x"), first)])
+    engine.submit([(under.key("x"), under), (free.key("x"), free)])
+    answers = dict(engine.receive() for _ in range(3))
+    engine.close()
+    assert isinstance(json.loads(answers[under.key("x")].text)["n"], int)
+    assert answers[free.key("x")].text != answers[under.key("x")].text
+
+
 def test_the_engine_refuses_a_prompt_that_is_too_long_and_goes_on(language_model, tmp_path):
     config = EngineConfig(max_model_len=256, max_num_seqs=4, kv_cache_gib=0.5)
     engine = VllmEngine(language_model, "x", config, tmp_path / "log")
@@ -229,8 +263,10 @@ def test_the_engine_refuses_a_prompt_that_is_too_long_and_goes_on(language_model
         Request("word " * 400, "response", 8, 0.7, 0.9, raw=True),
         Request("One, two, three,", "response", 8, 0.7, 0.9, raw=True),
     ]
-    answers = dict(engine.complete([(request.key("x"), request) for request in requests]))
-    again = dict(engine.complete([(requests[1].key("x"), requests[1])]))
+    engine.submit([(request.key("x"), request) for request in requests])
+    answers = dict(engine.receive() for _ in requests)
+    engine.submit([(requests[1].key("x"), requests[1])])
+    again = dict([engine.receive()])
     engine.close()
     assert answers[requests[0].key("x")].finish_reason == "refused"
     assert answers[requests[1].key("x")].completion_tokens > 0

@@ -1,18 +1,26 @@
+import hashlib
 import json
+import math
 import os
+import shutil
 import subprocess
 import sys
+from contextlib import closing
 
 import polars as pl
 import pytest
 
 from core.calls import CallStore
+from core.config import parse
 from core.errors import ConfigError, EmptyError
+from core.models import Silent
 from core.run import RunFolder
-from kiloset.pipeline import STAGES
-from kiloset.settings import ROOT
+from generator.lives import PURPOSES
+from kiloset.pipeline import STAGES, probe, read_inputs
+from kiloset.settings import ROOT, RunConfig
 from tests import fake_run
 from tests.fake_run import FakeModels, Halt, Moments
+from tests.fakes import FakeScorer
 
 
 def _bytes(folder):
@@ -165,6 +173,122 @@ def test_a_budget_too_small_still_writes_the_set_and_names_what_is_short(tmp_pat
     assert 0 < result.rows < 12
     assert sum(result.shortfall.values()) >= 12 - result.rows
     assert len(_curated(tmp_path / "short")) == result.rows
+
+
+class Picky(FakeScorer):
+    """Cannot read six rows of ten: what only shows when everything before is paid."""
+
+    def logprobs(self, prompts, responses):
+        found = super().logprobs(prompts, responses)
+        lucky = hashlib.sha256(prompts[0][0]["content"].encode()).digest()[0] < 102
+        return found if lucky else [(math.nan, tokens) for _, tokens in found]
+
+
+NO_FILL = {
+    **fake_run.TABLE,
+    "categories": {"target": {"maths": 1, "open_qa": 1, "summarising": 2}},
+    "generate": {"max_response_tokens": 96, "candidates_per_row": 1.5},
+}
+
+
+def _picky(order=0):
+    models = FakeModels()
+    models.scorer._model = Picky()
+    models.engine.order = order
+    return models
+
+
+def test_where_later_stages_take_rows_away_generation_goes_back_for_them(tmp_path):
+    models = _picky()
+    result = fake_run.run(tmp_path / "picky", table=NO_FILL, models=models)
+    assert result.got == result.wanted == {"maths": 3, "open_qa": 3, "summarising": 6}
+    assert (result.ended, result.shortfalls) == ("done", ())
+    lost = [reasons.get("too_long_for_base", 0) for reasons in result.dropped.values()]
+    assert sum(lost) > 6
+    assert result.dropped["balance"]["too_long_for_base"] > 0  # lost once, and not selected again
+    with closing(CallStore(tmp_path / "picky" / "calls.sqlite")) as store:
+        last = store.waves()[-1]
+        assert set(last) < {"maths", "open_qa", "summarising"} or len(store.waves()) > 3
+        assert store.resent_after_completion() == 0
+    sent = len(models.engine.sent)
+    again = _picky()
+    fake_run.run(tmp_path / "picky", table=NO_FILL, models=again)
+    assert (again.engine.sent, sent) == ([], sent)
+
+
+def test_a_run_that_went_back_is_the_same_after_a_halt_and_from_its_stored_completions(tmp_path):
+    fake_run.run(tmp_path / "whole", table=NO_FILL, models=_picky())
+    moments = Moments()
+    models = FakeModels(moments)
+    models.scorer._model = Picky()
+    fake_run.run(tmp_path / "count", table=NO_FILL, models=models)
+    for part in (0.3, 0.6, 0.8, 0.95):
+
+        def stop():
+            raise Halt
+
+        here = tmp_path / f"halted-{part}"
+        halted = FakeModels(Moments(int(moments.count * part), stop))
+        halted.scorer._model = Picky()
+        with pytest.raises(Halt):
+            fake_run.run(here, table=NO_FILL, models=halted)
+        fake_run.run(here, table=NO_FILL, models=_picky(order=3))
+        assert _bytes(here) == _bytes(tmp_path / "whole")
+    replayed = tmp_path / "replayed"
+    replayed.mkdir()
+    shutil.copy(tmp_path / "whole" / "calls.sqlite", replayed / "calls.sqlite")
+    models = _picky()
+    fake_run.run(replayed, table=NO_FILL, models=models)
+    assert models.engine.sent == []
+    assert _bytes(replayed) == _bytes(tmp_path / "whole")
+
+
+def test_what_fell_short_is_told_with_its_reasons_and_what_it_would_take(tmp_path):
+    table = {**NO_FILL, "generate": {**NO_FILL["generate"], "max_requests": 60}}
+    result = fake_run.run(tmp_path / "short", table=table, models=_picky())
+    assert result.ended == "max_requests"
+    run = RunFolder(tmp_path / "short")
+    everything = pl.concat([run.dropped(), run.stages()[-1][1]], how="diagonal_relaxed")
+    for short in result.shortfalls:
+        rows = everything.filter((pl.col("category") == short.category) & (pl.col("source") == "generated"))
+        assert short.got == result.got.get(short.category, 0) < short.wanted
+        assert short.born == rows.height == short.got + sum(short.losses.values())
+        if short.got:
+            born = everything.filter(pl.col("source") == "generated").height
+            requests = sum(each["completed"] for name, each in run.manifest["calls"].items() if name in PURPOSES)
+            rows_needed = math.ceil((short.wanted - short.got) * short.born / short.got)
+            assert short.more_requests == math.ceil(rows_needed * requests / born)
+    assert {short.category for short in result.shortfalls} == set(result.shortfall)
+
+
+def test_a_probe_is_the_first_wave_of_the_run_and_costs_nothing_again(tmp_path):
+    config = parse(RunConfig, NO_FILL)
+    inputs, first, second = read_inputs(config), FakeModels(), FakeModels()
+    evidence = probe(config, inputs, RunFolder(tmp_path / "r"), first, Silent())
+    with closing(CallStore(tmp_path / "r" / "calls.sqlite")) as store:
+        (wave,) = store.waves()
+        assert store.spent(PURPOSES)[0] == len(first.engine.sent)
+    assert evidence.origin == f"a probe of {len(first.engine.sent)} requests"
+    assert {name: found.born for name, found in evidence.yields.items()} == dict.fromkeys(
+        config.generate.strategies, 12
+    )
+    assert wave == {name: dict.fromkeys(config.generate.strategies, 4) for name in ("maths", "open_qa", "summarising")}
+    assert fake_run.run(tmp_path / "r", table=NO_FILL, models=second).shortfall == {}
+    assert not set(first.engine.sent) & set(second.engine.sent)
+
+
+def test_a_probe_stays_within_the_budget(tmp_path):
+    config, models = parse(RunConfig, {**NO_FILL, "generate": {"max_requests": 11}}), FakeModels()
+    probe(config, read_inputs(config), RunFolder(tmp_path / "r"), models, Silent())
+    assert len(models.engine.sent) <= 11
+
+
+def test_a_run_with_a_larger_budget_goes_on_in_the_same_folder(tmp_path):
+    little = {**NO_FILL, "generate": {**NO_FILL["generate"], "max_requests": 60}}
+    first, second = _picky(), _picky()
+    assert fake_run.run(tmp_path / "r", table=little, models=first).shortfall
+    assert fake_run.run(tmp_path / "r", table=NO_FILL, models=second).shortfall == {}
+    assert not set(first.engine.sent) & set(second.engine.sent)
 
 
 def test_nothing_accepted_is_an_error_that_names_the_reasons(tmp_path):

@@ -1,0 +1,170 @@
+"""Models whose answers are stored as they come and never paid for twice."""
+
+import json
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from core.calls import CallStore
+from core.models import Completion, Message, Progress, Request, Scorer, TextEngine
+
+
+class Flow:
+    """Requests under way: answered from the store at once, else by the engine as each is finished.
+
+    Every request is put in with a tag, any value, that comes back with its completion. Equal requests are sent once.
+    """
+
+    def __init__(self, engine: TextEngine, store: CallStore) -> None:
+        """Begin with nothing under way."""
+        self._engine, self._store = engine, store
+        self._ready: deque[tuple[Any, Completion]] = deque()
+        self._tags: dict[str, list[Any]] = {}
+        self._sent: dict[str, Request] = {}
+        self.sent = self.received = self.prompt_tokens = self.completion_tokens = 0
+        """Requests that really went to the engine, those of them that came back, and the tokens of these."""
+
+    def __len__(self) -> int:
+        """Return how many requests have no answer yet."""
+        return len(self._ready) + sum(len(tags) for tags in self._tags.values())
+
+    def put(self, requests: Sequence[tuple[Request, Any]], *, send: bool = True) -> list[Any]:
+        """Put in `(request, tag)` pairs; without `send` only what the store can answer.
+
+        Returns:
+            The tags of those that were not taken.
+        """
+        keyed = [(request.key(self._engine.identity), request, tag) for request, tag in requests]
+        known = self._store.completions({key: request.max_tokens for key, request, _ in keyed})
+        missing: dict[str, Request] = {}
+        left: list[Any] = []
+        for key, request, tag in keyed:
+            if key in known:
+                self._ready.append((tag, known[key]))
+                continue
+            if not send and key not in self._sent:
+                left.append(tag)
+                continue
+            if key not in self._sent:
+                missing[key] = self._sent[key] = request
+            self._tags.setdefault(key, []).append(tag)
+        if missing:
+            self._store.note_sent(list(missing.items()))
+            self._engine.submit(list(missing.items()))
+            self.sent += len(missing)
+        return left
+
+    def get(self) -> tuple[Any, Completion]:
+        """Wait for the next `(tag, completion)`.
+
+        A refused completion is not stored: an engine with a longer context would take the prompt.
+        """
+        if not self._ready:
+            key, completion = self._engine.receive()
+            request = self._sent.pop(key)
+            self.received += 1
+            if completion.finish_reason != "refused":
+                self._store.add(self._engine.identity, key, request, completion)
+            self.prompt_tokens += completion.prompt_tokens
+            self.completion_tokens += completion.completion_tokens
+            self._ready.extend((tag, replace(completion, key=key)) for tag in self._tags.pop(key))
+        return self._ready.popleft()
+
+
+class RecordedEngine:
+    """A text engine whose completions are stored and never paid for twice."""
+
+    def __init__(self, engine: TextEngine, store: CallStore, progress: Progress) -> None:
+        """Wrap an engine; nothing is sent before `complete` or `Flow.put` is called."""
+        self._engine, self.store, self.progress = engine, store, progress
+        self.identity = engine.identity
+        self.render = engine.render
+
+    @property
+    def templated(self) -> bool:
+        """Whether the model has a chat template."""
+        return self._engine.templated
+
+    @property
+    def raw(self) -> bool:
+        """Whether it takes plain text to be continued."""
+        return self._engine.raw
+
+    @property
+    def transparent(self) -> bool:
+        """Whether `render` returns the very text that the model sees."""
+        return self._engine.transparent
+
+    @property
+    def structured(self) -> bool:
+        """Whether it keeps a completion to a request's schema."""
+        return self._engine.structured
+
+    def flow(self) -> Flow:
+        """Return a way to send requests while others are under way."""
+        return Flow(self._engine, self.store)
+
+    def complete(self, requests: Sequence[Request], label: str) -> list[Completion]:
+        """Return the completions in the order of the requests, sending only those that are not stored yet.
+
+        Equal requests are sent once; ask for several samples by numbering them.
+        """
+        flow = self.flow()
+        flow.put([(request, number) for number, request in enumerate(requests)])
+        found: dict[int, Completion] = {}
+        shown = flow.sent > 0
+        if shown:
+            self.progress.begin(label, flow.sent)
+        while flow:
+            before = flow.received
+            number, found[number] = flow.get()
+            if flow.received > before:
+                self.progress.advance(1, f"{flow.completion_tokens} tokens")
+        if shown:
+            self.progress.end()
+        return [found[number] for number in range(len(requests))]
+
+
+class RecordedScorer:
+    """A scorer whose results are stored, those of one prompt at a time."""
+
+    def __init__(self, scorer: Scorer, store: CallStore, progress: Progress) -> None:
+        """Wrap a scorer."""
+        self._scorer, self._store, self._progress = scorer, store, progress
+        self.identity = scorer.identity
+
+    def mean_logprobs(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str], label: str) -> list[float]:
+        r"""Return :math:`\frac1{|y|}\sum_t \ln p(y_t \mid x, y_{<t})` of each response, in nats per token.
+
+        nan where the scorer gave nan: the row is too long for the model.
+        """
+        texts = [json.dumps([dict(message) for message in prompt], ensure_ascii=False) for prompt in prompts]
+        keys = [
+            Request(f"{text}\0{response}", "score", 0, 0.0, 1.0).key(self.identity)
+            for text, response in zip(texts, responses, strict=True)
+        ]
+        # All responses to one prompt together, whole or not at all: the last digits of a score depend on its company,
+        # and a resumed run, or one with more rows, must find the same ones.
+        companies: dict[str, dict[str, int]] = {}
+        for at, (text, key) in enumerate(zip(texts, keys, strict=True)):
+            companies.setdefault(text, {}).setdefault(key, at)
+        known = self._store.scores(keys)
+        todo = [company for company in companies.values() if not company.keys() <= known.keys()]
+        if todo:
+            self._progress.begin(label, sum(len(company) for company in todo))
+            for company in todo:
+                known |= self._score(company, prompts, responses)
+                self._progress.advance(len(company))
+            self._progress.end()
+        return [known[key][0] / known[key][1] for key in keys]
+
+    def _score(
+        self, company: Mapping[str, int], prompts: Sequence[Sequence[Message]], responses: Sequence[str]
+    ) -> dict[str, tuple[float, int]]:
+        found = self._scorer.logprobs(
+            [prompts[at] for at in company.values()], [responses[at] for at in company.values()]
+        )
+        scored = [(key, nats, tokens) for key, (nats, tokens) in zip(company, found, strict=True)]
+        self._store.add_scores(self.identity, scored)
+        return {key: (nats, tokens) for key, nats, tokens in scored}
