@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -20,6 +21,8 @@ from core.table import Outcome, with_verdicts
 from core.text import normal_form, numbers, words
 
 BANDS, ROWS = 25, 5
+REMEMBERED = 8192
+"""Texts whose signature is kept: generation judges its rows again after each wave."""
 SHORT_WORDS = 9
 SHORT_JACCARD = 0.75
 OPERATOR = re.compile(r"(?<=\d)\s*([*/−-])\s*(?=\d)|(?<=\w)([#%])")
@@ -131,16 +134,15 @@ def _cover(
 
 def _similar_pairs(keys: Sequence[str], threshold: float, seed: int) -> list[tuple[int, int, _Likeness]]:
     """Return `(first, second, likeness)` of every candidate pair that is similar."""
-    from datasketch import MinHash, MinHashLSH
+    from datasketch import MinHashLSH
 
     sets = [shingles(key) for key in keys]
-    encoded = [[shingle.encode() for shingle in sorted(found)] for found in sets]
-    signatures = MinHash.bulk(encoded, num_perm=BANDS * ROWS, seed=seed + 1, hashfunc=_hash, scheme="affine32")
     index = MinHashLSH(num_perm=BANDS * ROWS, params=(BANDS, ROWS))
     # Texts of the same words need not share a shingle, so they are looked up by their words.
     same_words: dict[tuple[str, ...], list[int]] = {}
     pairs = []
-    for number, signature in enumerate(signatures):
+    for number, key in enumerate(keys):
+        signature = _signature(key, seed)
         alike = same_words.setdefault(tuple(sorted(keys[number].split())), [])
         for other in {*index.query(signature), *alike}:
             likeness = _Likeness(jaccard(sets[number], sets[other]), threshold, "character 5-grams")
@@ -150,6 +152,16 @@ def _similar_pairs(keys: Sequence[str], threshold: float, seed: int) -> list[tup
         index.insert(number, signature)
         alike.append(number)
     return sorted(pairs)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _signature(key: str, seed: int) -> Any:
+    from datasketch import MinHash
+
+    encoded = [shingle.encode() for shingle in sorted(shingles(key))]
+    signature = MinHash(num_perm=BANDS * ROWS, seed=seed + 1, hashfunc=_hash, scheme="affine32")
+    signature.update_batch(encoded)
+    return signature
 
 
 def _short_likeness(first: str, second: str) -> _Likeness:
@@ -166,6 +178,7 @@ def _key(row: dict[str, str]) -> str:
     return normal_form(row["instruction"]) + (f" ∥ {given}" if given else "")
 
 
+@lru_cache(maxsize=REMEMBERED)
 def _slots(text: str) -> _Slots:
     """Return what fills a text's frame; a name is a capitalised word that does not begin a sentence."""
     names = {match[1].casefold() for match in NAME.finditer(text) if match[1][0].isupper()}

@@ -157,11 +157,15 @@ def generate_rows(table: pl.DataFrame, context: Context) -> Outcome:
 
 def _generated(table: pl.DataFrame, context: Context, *, first: Asks | None = None, plan: bool = True) -> Generated:
     config = context.config
+    passed: dict[str, bool] = {}
 
     def judge(rows: pl.DataFrame) -> Outcome:
-        return drop_near_duplicates(
-            drop_by_rules(rows, config.rules).kept, config.near_duplicates, seed=config.run.seed
-        )
+        # A row that was judged by the rules before has not changed; its twins may be new.
+        fresh = rows.filter(~pl.col("id").is_in(list(passed)))
+        good = set(drop_by_rules(fresh, config.rules).kept["id"]) if fresh.height else set()
+        passed.update((id, id in good) for id in fresh["id"])
+        kept = rows.filter(pl.col("id").is_in([id for id, passes in passed.items() if passes]))
+        return drop_near_duplicates(kept, config.near_duplicates, seed=config.run.seed)
 
     return generate(
         table, context.generator, context.wanted, config.generate, context.inputs.templates, seed=config.run.seed,

@@ -531,7 +531,7 @@ def test_behind_the_store_nothing_is_lost_or_counted_twice_whatever_the_server_d
 
     healed = threading.Event()
     store = CallStore(tmp_path / "calls.sqlite")
-    _, engine = serve(behave, max_num_seqs=8, timeout_s=0.5, max_retries=20)
+    _, engine = serve(behave, max_num_seqs=8, timeout_s=2.0, max_retries=20)
     asked = [request for _, request in requests(engine, 80)]
     recorded = RecordedEngine(engine, store, Silent())
     with pytest.raises(ModelError, match="requests have no completion"):
