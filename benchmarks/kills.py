@@ -4,7 +4,7 @@ The same command is started again after each kill. At the end: no completion sto
 request may have been sent after its completion was stored, no engine may live on, and a second folder that is given
 nothing but the store must come to the same bytes in every stage file, dropped.parquet and curated.jsonl, sending nothing.
 
-    python benchmarks/kills.py [--kills 20] [--config configs/smoke.toml]
+    python benchmarks/kills.py [--kills 20] [--config configs/cpu.toml]
 """
 
 import argparse
@@ -25,7 +25,20 @@ from core.calls import CallStore  # noqa: E402
 
 
 def command(runs: Path, name: str, config: Path) -> list[str]:
-    return [sys.executable, "-m", "kiloset.cli", "dataset", "--config", str(config), "--runs", str(runs), "--run", name]
+    less = ["--size", "30", "--set", "generate.candidates_per_row=1.5"]
+    return [
+        sys.executable,
+        "-m",
+        "kiloset.cli",
+        "dataset",
+        "--config",
+        str(config),
+        "--runs",
+        str(runs),
+        "--run",
+        name,
+        *less,
+    ]
 
 
 def stored(folder: Path) -> dict[tuple[str, int], str]:
@@ -73,9 +86,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "smoke.toml")
+    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "cpu.toml")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--longest", type=float, default=60.0, help="seconds before a kill, at most")
+    parser.add_argument("--longest", type=float, default=45.0, help="seconds before a kill, at most")
     options = parser.parse_args()
     rng, changed, left, killed = random.Random(options.seed), 0, 0, 0
     with tempfile.TemporaryDirectory() as name:

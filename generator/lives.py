@@ -62,20 +62,11 @@ class Wave:
     """Those whose instruction is good, and that were asked for an input or an answer."""
     paid_for_births: list[int] = field(default_factory=list)
     """Tokens of each completion that was an instruction, prompts included."""
-    paid: list[int] = field(default_factory=list)
-    """Tokens of every completion, prompts included; those found in the store count too."""
-    open: int = 0
-    """Rows that wait for an input or an answer."""
 
     @property
     def is_born(self) -> bool:
         """Whether every instruction has come and was looked at."""
         return self.committed == len(self.births)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether no row of it waits for anything."""
-        return self.is_born and not self.open
 
 
 @dataclass(eq=False, slots=True)
@@ -118,6 +109,8 @@ class Lives:
             engine, templates, self.shown, sampling, config.human_demonstrations, config.machine_demonstrations,
             config.samples_per_prompt,
         )  # fmt: skip
+        self.paid = (0, 0)
+        """Completions and their tokens, prompts included; those found in the store count too."""
         self._samples: Counter[str] = Counter()
         self._asked: Counter[str] = Counter()
         self._examples: dict[tuple[str, int, bool], list[Row]] = {}
@@ -151,19 +144,20 @@ class Lives:
         """Wait for one completion and let its row go on."""
         (kind, *where), completion = self.flow.get()
         tokens = completion.prompt_tokens + completion.completion_tokens
-        wave = where[0] if kind == "birth" else where[0].wave
-        wave.paid.append(tokens)
+        self.paid = self.paid[0] + 1, self.paid[1] + tokens
         if kind == "birth":
-            place = where[1]
+            wave, place = where
             wave.paid_for_births.append(tokens)
             wave.completions[place] = completion
             self._commit(wave)
         elif kind == "answer":
             life, number = where
+            life.row["paid"].append(tokens)
             life.answers[number] = completion
             if len(life.answers) == life.awaited:
                 self._read_answers(life)
         else:
+            where[0].row["paid"].append(tokens)
             self._read_input(where[0], completion, labelled=kind == "labelled_input")
 
     def drop(self, row: Mapping[str, Any], reason: str, evidence: str, **more: Any) -> None:
@@ -252,8 +246,8 @@ class Lives:
         """Ask for the inputs of rows whose category has them, else for their answers."""
         requests: list[tuple[Request, Any]] = []
         for life in lives:
-            life.wave.open += 1
             life.wave.went_on.append(life.row)
+            life.row["paid"] = []
             if self.takes_input(life.row["category"]):
                 requests.append(self._input_request(life))
             else:
@@ -369,7 +363,6 @@ class Lives:
 
     def _close(self, life: _Life) -> None:
         life.row["done"] = True
-        life.wave.open -= 1
 
     def _drop_unfinished(self, row: Mapping[str, Any], completion: Completion, part: str, limit: int) -> None:
         """Drop a row whose completion never came to its own end."""

@@ -1,7 +1,8 @@
 """The loop that asks the generator model for what is still missing.
 
 It asks in waves. The next one is planned as soon as every instruction of the last has been looked at, while the answers
-are still being written, and counts on what may be expected of those; only where that is enough, it waits for them. What
+are still being written, and counts on what may be expected of those; where that is enough, it looks again when more of them
+have come. What
 each wave asks for is noted before anything is sent, so that a run that goes on, after whatever interruption or with
 larger limits, goes the same way.
 """
@@ -26,8 +27,13 @@ from generator.planning import Asks, Pair, Tally, asked, plan_wave, within
 from generator.settings import GenerateConfig
 from generator.templates import Templates
 
-EXPECTED, EXPECTED_WEIGHT = 0.7, 10
+LOOKS = (0.6, 0.85, 1.0)
+"""When a wave's rows are looked at again: after so many of them are over, in the order asked for. The rest keeps the engine at
+work while more is asked for."""
+EXPECTED, EXPECTED_WEIGHT = 0.5, 10
 """Share of the rows with a good instruction that is counted on before any came through; it counts as much as ten rows."""
+EVERY = 0.2
+"""Seconds between two standings told."""
 DONE, NO_SEEDS = "done", "no_seeds"
 """Why a loop ended, besides the name of the limit that ended it."""
 
@@ -97,7 +103,8 @@ class _Loop:
         self._waves: list[Wave] = []
         self._good: set[str] = set()
         self._settled, self._judged = 0, -1
-        """Waves that count as over, and those of them that were judged."""
+        """Rows with a good instruction that count as over, in the order asked for, and those of them that were judged."""
+        self._told = 0.0
         self._accepted: Counter[str] = Counter()
         self._pool: Counter[str] = Counter()
 
@@ -121,31 +128,55 @@ class _Loop:
             if asks:
                 store.add_wave(asks)
                 self._begin(asks)
-            elif self._settled < len(self._waves):
-                self._finish()
-            else:
+            elif not self._look_further():
                 break
         self._finish()
         self._judge_rows()
         ended = ended if ended != DONE else refused
         return Generated(self._outcome(), ended, self._need, dict(self._accepted), frozenset(self._good))
 
+    def _rows(self) -> list[Row]:
+        """Return all rows with a good instruction, in the order asked for."""
+        return [row for wave in self._waves for row in wave.went_on]
+
     def _begin(self, asks: Asks) -> None:
-        """Begin a wave, and go on until all its instructions were looked at and the waves before it are over."""
+        """Begin a wave, and go on until all its instructions were looked at and the rows before it are over."""
+        before = self._rows()
         wave = self._lives.begin(len(self._waves), asks)
         self._waves.append(wave)
-        while not wave.is_born or any(not before.is_over for before in self._waves[:-1]):
+        while not wave.is_born:
             self._step()
-        # The last wave counts as under way even where its answers happen to be there already.
-        self._settled = len(self._waves) - 1
+        # Its own rows count as under way even where their answers happen to be there already.
+        self._settle(before)
+
+    def _look_further(self) -> bool:
+        """Wait for some more rows of the last wave to be over; False if all are."""
+        rows = self._rows()
+        first = len(rows) - (len(self._waves[-1].went_on) if self._waves else 0)
+        looks = (first + int((len(rows) - first) * share) for share in LOOKS)
+        if (number := next((n for n in looks if n > self._settled), None)) is None:
+            return False
+        self._settle(rows[:number])
+        return True
 
     def _finish(self) -> None:
-        while any(not wave.is_over for wave in self._waves):
-            self._step()
-        self._settled = len(self._waves)
+        self._settle(self._rows())
+
+    def _settle(self, rows: Sequence[Row]) -> None:
+        """Go on until these rows, the first ones, are over."""
+        for row in rows:
+            while not row.get("done"):
+                self._step()
+        self._settled = len(rows)
+        self._tell()
 
     def _step(self) -> None:
         self._lives.step()
+        if time.monotonic() - self._told >= EVERY:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told = time.monotonic()
         self._engine.progress.standing(self._standing())
 
     def _judge_rows(self) -> None:
@@ -153,8 +184,7 @@ class _Loop:
         if self._judged == self._settled:
             return
         self._judged = self._settled
-        dropped = self._lives.verdicts
-        rows = [row for wave in self._waves[: self._settled] for row in wave.rows if row["id"] not in dropped]
+        rows = [row for row in self._rows()[: self._settled] if row["id"] not in self._lives.verdicts]
         kept = self._judge(pl.concat([self._table, table_of(rows)], how="diagonal")).kept
         counted = kept.filter(pl.col("source") != "seed")
         self._good = set(counted["id"])
@@ -163,12 +193,14 @@ class _Loop:
     def _plan(self) -> tuple[Asks, str]:
         """Return what to ask for next, and the reason if that is nothing."""
         self._judge_rows()
-        waiting = [row for wave in self._waves[self._settled :] for row in wave.went_on]
+        waiting = self._rows()[self._settled :]
         expected = Counter(row["category"] for row in waiting)
-        share = self._expected()
-        missing = {name: need - self._accepted[name] - int(expected[name] * share) for name, need in self._need.items()}
+        missing = {
+            name: need - self._accepted[name] - int(expected[name] * self._expected(name))
+            for name, need in self._need.items()
+        }
         missing = {name: n for name, n in missing.items() if n > 0}
-        return self._affordable(missing, self._tally(share), waiting)
+        return self._affordable(missing, self._tally(), waiting)
 
     def _affordable(self, missing: Mapping[str, int], tally: Tally, waiting: Sequence[Row]) -> tuple[Asks, str]:
         """Return what to ask for where rows are missing, as far as limits allow, and the limit that was in the way."""
@@ -182,32 +214,35 @@ class _Loop:
         asks = plan_wave(open_, self._config.strategies, tally)
         return self._within_budget(asks, waiting)
 
-    def _expected(self) -> float:
-        """Return the share of the rows with a good instruction that came through, so far."""
-        went_on = [row for wave in self._waves[: self._settled] for row in wave.went_on]
-        came = sum(row["id"] in self._good for row in went_on)
-        return (came + EXPECTED * EXPECTED_WEIGHT) / (len(went_on) + EXPECTED_WEIGHT)
+    def _expected(self, category: str) -> float:
+        """Return the share of a category's rows with a good instruction that came through; with few, that of all weighs in."""
+        share = EXPECTED
+        for rows in (self._over(), [row for row in self._over() if row["category"] == category]):
+            came = sum(row["id"] in self._good for row in rows)
+            share = (came + share * EXPECTED_WEIGHT) / (len(rows) + EXPECTED_WEIGHT)
+        return share
 
-    def _tally(self, share: float) -> Tally:
+    def _over(self) -> list[Row]:
+        return self._rows()[: self._settled]
+
+    def _tally(self) -> Tally:
         """Count the rows born and those accepted; of rows under way so many as may be expected to be."""
-        born: Counter[Pair] = Counter()
+        born = Counter((row["category"], row["strategy"]) for wave in self._waves for row in wave.rows)
         good: dict[Pair, float] = {}
-        for number, wave in enumerate(self._waves):
-            settled = number < self._settled
-            born.update((row["category"], row["strategy"]) for row in wave.rows)
-            for row in wave.rows if settled else wave.went_on:
-                pair = (row["category"], row["strategy"])
-                good[pair] = good.get(pair, 0.0) + (float(row["id"] in self._good) if settled else share)
+        shares = {name: self._expected(name) for name in self._need}
+        for number, row in enumerate(self._rows()):
+            came = float(row["id"] in self._good) if number < self._settled else shares.get(row["category"], 0.0)
+            pair = (row["category"], row["strategy"])
+            good[pair] = good.get(pair, 0.0) + came
         return Tally(born, good)
 
     def _within_budget(self, asks: Asks, waiting: Sequence[Row]) -> tuple[Asks, str]:
         config, costs = self._config, self._costs
         if self._is_late(self._lives.flow):
             return {}, "max_hours"
-        # What a wave under way has spent depends on the moment; the most that it may have spent does not.
+        # What rows under way have spent depends on the moment; the most that they may spend does not.
         requests, tokens = self._superseded
-        for number, wave in enumerate(self._waves):
-            paid = wave.paid if number < self._settled else wave.paid_for_births
+        for paid in (*(wave.paid_for_births for wave in self._waves), *(row["paid"] for row in self._over())):
             requests, tokens = requests + len(paid), tokens + sum(paid)
         pairs = [(row["category"], row["strategy"]) for row in waiting]
         requests += sum(costs.requests(pair) - 1 for pair in pairs)
@@ -234,14 +269,11 @@ class _Loop:
 
     def _standing(self) -> Standing:
         config, lives, flow = self._config, self._lives, self._lives.flow
-        accepted, born = Counter(self._accepted), Counter[str]()
-        for number, wave in enumerate(self._waves):
-            born.update(row["category"] for row in wave.rows)
-            if number >= self._judged:
-                accepted.update(
-                    row["category"] for row in wave.rows if row.get("done") and row["id"] not in lives.verdicts
-                )
-        requests, tokens = (sum(part) for part in zip(*((len(w.paid), sum(w.paid)) for w in self._waves), strict=True))
+        born = Counter(row["category"] for wave in self._waves for row in wave.rows)
+        later = self._rows()[max(self._judged, 0) :]
+        accepted = Counter(self._accepted)
+        accepted.update(row["category"] for row in later if row.get("done") and row["id"] not in lives.verdicts)
+        requests, tokens = lives.paid
         budget: dict[str, tuple[float, float]] = {"requests": (requests, config.max_requests)}
         if config.max_tokens:
             budget["tokens"] = (tokens, config.max_tokens)

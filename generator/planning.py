@@ -65,7 +65,10 @@ def plan_wave(missing: Mapping[str, int], weights: Mapping[str, float], tally: T
         if count <= 0:
             continue
         for strategy, rows in _shares(category, count, weights, tally).items():
-            asks.setdefault(category, {})[strategy] = math.ceil(rows / tally.careful_rate(category, strategy))
+            rate = tally.careful_rate(category, strategy)
+            # One standard deviation of the number that comes through, on top; before anything is known that says nothing.
+            luck = math.sqrt(rows * (1 - rate)) if tally.born.get((category, strategy)) else 0.0
+            asks.setdefault(category, {})[strategy] = math.ceil((rows + luck) / rate)
     return asks
 
 

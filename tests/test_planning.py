@@ -1,5 +1,6 @@
 """How much is asked for: held against hand-computed values and against what must always hold."""
 
+import math
 import random
 from collections import Counter
 
@@ -34,6 +35,13 @@ def test_a_yield_leans_on_that_of_other_categories_until_it_is_known() -> None:
     assert known.rate("a", "self_instruct") == pytest.approx((23 + 4 * elsewhere) / 100)
     assert known.careful_rate("a", "self_instruct") == pytest.approx(0.24 - (0.24 * 0.76 / 100) ** 0.5)
     assert plan_wave({"b": 10}, ONE, known) == {"b": {"self_instruct": 40}}
+
+
+def test_luck_is_allowed_for_once_something_is_known() -> None:
+    known = tally(a=(10_000, 2_500))
+    rate = known.careful_rate("a", "self_instruct")
+    assert plan_wave({"a": 16}, ONE, known)["a"]["self_instruct"] == math.ceil((16 + math.sqrt(16 * (1 - rate))) / rate)
+    assert (16 + 12**0.5) / 0.25 < 78 < plan_wave({"a": 16}, ONE, known)["a"]["self_instruct"] < 82
 
 
 def test_a_scarce_category_is_asked_for_more() -> None:

@@ -131,7 +131,7 @@ def test_a_run_that_may_spend_more_goes_on_where_it_was(store: CallStore) -> Non
 def test_when_the_hours_are_over_nothing_more_is_sent_and_what_came_is_kept(
     store: CallStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = itertools.count(0.0, 5.0)  # seconds, each time the clock is read
+    now = itertools.count(0.0, 1.5)  # seconds, each time the clock is read
     monkeypatch.setattr("generator.loop.time.monotonic", lambda: next(now))
     engine = FakeEngine(answer=good)
     made = generated(store, engine, wanted={"stories": 200}, max_hours=1.0)
