@@ -176,11 +176,14 @@ def test_a_budget_too_small_still_writes_the_set_and_names_what_is_short(tmp_pat
 
 
 class Picky(FakeScorer):
-    """Cannot read six rows of ten: what only shows when everything before is paid."""
+    """Cannot read most rows: what only shows when everything before is paid."""
+
+    def __init__(self, reads=102):
+        self.reads = reads  # of 256
 
     def logprobs(self, prompts, responses):
         found = super().logprobs(prompts, responses)
-        lucky = hashlib.sha256(prompts[0][0]["content"].encode()).digest()[0] < 102
+        lucky = hashlib.sha256(prompts[0][0]["content"].encode()).digest()[0] < self.reads
         return found if lucky else [(math.nan, tokens) for _, tokens in found]
 
 
@@ -191,9 +194,9 @@ NO_FILL = {
 }
 
 
-def _picky(order=0):
+def _picky(order=0, reads=102):
     models = FakeModels()
-    models.scorer._model = Picky()
+    models.scorer._model = Picky(reads)
     models.engine.order = order
     return models
 
@@ -201,7 +204,7 @@ def _picky(order=0):
 def test_where_later_stages_take_rows_away_generation_goes_back_for_them(tmp_path):
     table = {**NO_FILL, "generate": {**NO_FILL["generate"], "candidates_per_row": 1.0}}
     fake_run.run(tmp_path / "plain", table=table)
-    models = _picky()
+    models = _picky(reads=64)
     result = fake_run.run(tmp_path / "picky", table=table, models=models)
     assert result.got == result.wanted == {"maths": 3, "open_qa": 3, "summarising": 6}
     assert (result.ended, result.shortfalls) == ("done", ())
@@ -216,7 +219,7 @@ def test_where_later_stages_take_rows_away_generation_goes_back_for_them(tmp_pat
     assert waves[: len(first_pass)] == first_pass  # up to selection nothing differs
     assert len(waves) > len(first_pass)
     sent = len(models.engine.sent)
-    again = _picky()
+    again = _picky(reads=64)
     fake_run.run(tmp_path / "picky", table=table, models=again)
     assert (again.engine.sent, sent) == ([], sent)
 
