@@ -143,10 +143,10 @@ def _similar_pairs(keys: Sequence[str], threshold: float, seed: int) -> list[tup
     pairs = []
     for number, key in enumerate(keys):
         signature = _signature(key, seed)
-        alike = same_words.setdefault(tuple(sorted(keys[number].split())), [])
+        alike = same_words.setdefault(tuple(sorted(key.split())), [])
         for other in {*index.query(signature), *alike}:
             likeness = _Likeness(jaccard(sets[number], sets[other]), threshold, "character 5-grams")
-            likeness = likeness if likeness.value >= threshold else _short_likeness(keys[number], keys[other])
+            likeness = likeness if likeness.value >= threshold else _short_likeness(key, keys[other])
             if likeness.value >= likeness.limit:
                 pairs.append((other, number, likeness))
         index.insert(number, signature)
