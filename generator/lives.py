@@ -28,7 +28,7 @@ from generator.parsing import LONGEST_LABEL, read_input, read_labelled_input
 from generator.planning import Asks
 from generator.self_instruct import SELF_INSTRUCT
 from generator.settings import GenerateConfig
-from generator.strategy import Birth, Sampling, Setting, Strategy
+from generator.strategy import Birth, Sampling, Setting, Strategy, text_request
 from generator.templates import Templates
 
 Judge = Callable[[pl.DataFrame], Outcome]
@@ -272,15 +272,11 @@ class Lives:
             {"task": squash(seed["instruction"]), "text": compact(seed["input"]), "answer": squash(seed["response"])}
             for seed in shown
         ]
-        name, raw = "labelled_input" if labelled else "input", self.engine.raw
-        prompt = self._templates.render(name, task=squash(task_of(row)), examples=examples, chat=not raw)
-        sampling = Sampling(config.max_input_tokens, config.temperature, config.top_p).as_arguments()
+        name = "labelled_input" if labelled else "input"
+        prompt = self._templates.render(name, task=squash(task_of(row)), examples=examples, chat=not self.engine.raw)
+        sampling = Sampling(config.max_input_tokens, config.temperature, config.top_p)
         stop = LABELLED_STOP if labelled else INPUT_STOP
-        request = (
-            Request(prompt, name, **sampling, stop=stop, raw=True)
-            if raw
-            else chat_request(self.engine, prompt, name, **sampling)
-        )
+        request = text_request(self.engine, prompt, name, sampling, stop)
         return request, (name, life)
 
     def _input_examples(self, life: _Life, labelled: bool) -> list[Row]:

@@ -195,12 +195,12 @@ class _Loop:
         self._judge_rows()
         waiting = self._rows()[self._settled :]
         expected = Counter(row["category"] for row in waiting)
+        shares = {name: self._expected(name) for name in self._need}
         missing = {
-            name: need - self._accepted[name] - int(expected[name] * self._expected(name))
-            for name, need in self._need.items()
+            name: need - self._accepted[name] - int(expected[name] * shares[name]) for name, need in self._need.items()
         }
         missing = {name: n for name, n in missing.items() if n > 0}
-        return self._affordable(missing, self._tally(), waiting)
+        return self._affordable(missing, self._tally(shares), waiting)
 
     def _affordable(self, missing: Mapping[str, int], tally: Tally, waiting: Sequence[Row]) -> tuple[Asks, str]:
         """Return what to ask for where rows are missing, as far as limits allow, and the limit that was in the way."""
@@ -225,11 +225,10 @@ class _Loop:
     def _over(self) -> list[Row]:
         return self._rows()[: self._settled]
 
-    def _tally(self) -> Tally:
+    def _tally(self, shares: Mapping[str, float]) -> Tally:
         """Count the rows born and those accepted; of rows under way so many as may be expected to be."""
         born = Counter((row["category"], row["strategy"]) for wave in self._waves for row in wave.rows)
         good: dict[Pair, float] = {}
-        shares = {name: self._expected(name) for name in self._need}
         for number, row in enumerate(self._rows()):
             came = float(row["id"] in self._good) if number < self._settled else shares.get(row["category"], 0.0)
             pair = (row["category"], row["strategy"])

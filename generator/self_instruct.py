@@ -7,10 +7,9 @@ since small models repeat themselves further down the list; several are sampled 
 
 import random
 
-from core.models import Request, chat_request
 from core.text import squash
 from generator.parsing import read_instruction
-from generator.strategy import Birth, Setting, Strategy, readable
+from generator.strategy import Birth, Setting, Strategy, readable, text_request
 
 STOP = ("\n",)
 
@@ -21,14 +20,10 @@ def ask(setting: Setting, category: str, count: int, rng: random.Random) -> list
     while len(births) < count:
         shown = setting.shown.choose(category, setting.human, setting.machine, rng)
         tasks = [squash(row.get("task") or row["instruction"]) for row in shown]
-        raw = setting.engine.raw
-        prompt = setting.templates.render("self_instruct", category=readable(category), tasks=tasks, chat=not raw)
-        sampling = setting.sampling.as_arguments()
-        request = (
-            Request(prompt, "instruction", **sampling, stop=STOP, raw=True)
-            if raw
-            else chat_request(setting.engine, prompt, "instruction", **sampling)
+        prompt = setting.templates.render(
+            "self_instruct", category=readable(category), tasks=tasks, chat=not setting.engine.raw
         )
+        request = text_request(setting.engine, prompt, "instruction", setting.sampling, STOP)
         births += [Birth(request, tuple(shown))] * min(setting.samples_per_prompt, count - len(births))
     return births
 

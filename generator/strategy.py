@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from core.models import Renderer, Request
+from core.models import Renderer, Request, chat_request
 from generator.demonstrations import Demonstrations
 from generator.templates import Templates
 
@@ -68,6 +68,13 @@ class Strategy:
     """Return the instruction a completion holds, "" if none."""
     constrained: bool = False
     """Whether instructions are given verifiable constraints."""
+
+
+def text_request(engine: Writer, prompt: str, purpose: str, sampling: Sampling, stop: tuple[str, ...]) -> Request:
+    """Return the request that continues a text where the engine takes one, else the chat that asks for what follows."""
+    if engine.raw:
+        return Request(prompt, purpose, **sampling.as_arguments(), stop=stop, raw=True)
+    return chat_request(engine, prompt, purpose, **sampling.as_arguments())
 
 
 def readable(category: str) -> str:
