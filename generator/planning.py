@@ -84,8 +84,16 @@ def within(asks: Asks, cost: Mapping[Pair, float], allowed: float) -> Asks:
     if total <= allowed:
         return asks
     share = Fraction(max(allowed, 0)) / Fraction(total)
-    cut = {c: {name: int(n * share) for name, n in pairs.items()} for c, pairs in asks.items()}
-    return {c: kept for c, pairs in cut.items() if (kept := {name: n for name, n in pairs.items() if n})}
+    exact = {(c, name): n * share for c, pairs in asks.items() for name, n in pairs.items()}
+    whole = {pair: int(n) for pair, n in exact.items()}
+    left = allowed - sum(n * cost[pair] for pair, n in whole.items())
+    # What rounding down leaves goes to those it cut most, one each, so that a small budget is not lost between many.
+    for pair in sorted(exact, key=lambda pair: (whole[pair] - exact[pair], pair)):
+        if whole[pair] < asks[pair[0]][pair[1]] and cost[pair] <= left:
+            whole[pair] += 1
+            left -= cost[pair]
+    cut = {c: {name: whole[c, name] for name in pairs if whole[c, name]} for c, pairs in asks.items()}
+    return {c: pairs for c, pairs in cut.items() if pairs}
 
 
 def asked(asks: Asks) -> int:

@@ -72,7 +72,7 @@ def test_what_exceeds_the_budget_is_cut_in_proportion() -> None:
     cost = {("a", "x"): 2, ("b", "x"): 2, ("b", "y"): 5}
     assert within(asks, cost, 85) == asks
     cut = within(asks, cost, 40)
-    assert cut == {"a": {"x": 14}, "b": {"x": 4}}
+    assert cut == {"a": {"x": 15}, "b": {"x": 5}}  # 14.1, 4.7 and 0.5 are their shares; what is left buys two more
     assert within(asks, cost, 0) == within(asks, cost, -5) == {}
 
 
@@ -93,6 +93,15 @@ def test_a_plan_covers_every_gap_and_never_costs_more_than_allowed(missing, allo
     cut = within(asks, cost, allowed)
     spent = sum(n * cost[c, s] for c, pairs in cut.items() for s, n in pairs.items())
     assert spent <= allowed or asked(asks) == 0
+    left = {
+        pair: asks[pair[0]][pair[1]] - cut.get(pair[0], {}).get(pair[1], 0)
+        for pair in cost
+        if pair[0] in asks and pair[1] in asks[pair[0]]
+    }
+    # Nothing that is wanted and could be paid is left out where not even one of its kind is asked for.
+    assert not any(
+        n and cost[pair] <= allowed - spent and not cut.get(pair[0], {}).get(pair[1]) for pair, n in left.items()
+    )
 
 
 def rows(prefix: str, count: int, depth: int) -> list[dict]:
