@@ -28,7 +28,7 @@ CREATE TABLE calls (
   key TEXT NOT NULL, max_tokens INTEGER NOT NULL, model TEXT NOT NULL, purpose TEXT NOT NULL, prompt TEXT NOT NULL,
   params TEXT NOT NULL, text TEXT NOT NULL, finish_reason TEXT NOT NULL, prompt_tokens INTEGER NOT NULL,
   completion_tokens INTEGER NOT NULL, finished REAL NOT NULL, PRIMARY KEY (key, max_tokens));
-CREATE TABLE waves (number INTEGER PRIMARY KEY, asks TEXT NOT NULL);
+CREATE TABLE waves (number INTEGER PRIMARY KEY, asks TEXT NOT NULL, cut INTEGER NOT NULL);
 CREATE TABLE lost (id TEXT PRIMARY KEY, reason TEXT NOT NULL, evidence TEXT NOT NULL);
 CREATE TABLE sends (key TEXT NOT NULL, max_tokens INTEGER NOT NULL, purpose TEXT NOT NULL, sent REAL NOT NULL);
 CREATE TABLE scores (
@@ -170,10 +170,18 @@ class CallStore:
         """Return what each wave of generation asked for, in order; JSON values as they were noted."""
         return [json.loads(asks) for (asks,) in self._rows("SELECT asks FROM waves ORDER BY number")]
 
-    def add_wave(self, asks: Any) -> None:
-        """Note what the next wave asks for, before it sends anything: a wave once begun is the same ever after."""
+    def whole_waves(self) -> int:
+        """Return how many waves asked for all that was wanted."""
+        return int(self._rows("SELECT COUNT(*) FROM waves WHERE NOT cut")[0][0])
+
+    def add_wave(self, asks: Any, *, cut: bool = False) -> None:
+        """Note what the next wave asks for, before it sends anything: a wave once begun is the same ever after.
+
+        `cut` says that a limit allowed only a part of what was wanted.
+        """
         with _errors_of(self.path):
-            self._db.execute("INSERT INTO waves VALUES ((SELECT COUNT(*) FROM waves), ?)", (json.dumps(asks),))
+            query = "INSERT INTO waves VALUES ((SELECT COUNT(*) FROM waves), ?, ?)"
+            self._db.execute(query, (json.dumps(asks), cut))
 
     def lost(self) -> dict[str, tuple[str, str]]:
         """Return `(reason, evidence)` of the rows, by id, that were selected once and lost afterwards."""

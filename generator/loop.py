@@ -113,20 +113,22 @@ class _Loop:
         store, ended, refused = self._engine.store, DONE, DONE
         self._judge_rows()
         self._pool = Counter(self._accepted)
-        if first and not store.waves() and (asks := self._within_budget(first, [])[0]):
-            store.add_wave(asks)
+        if first and not store.waves():
+            asks, limit = self._within_budget(first, [])
+            if asks:
+                store.add_wave(asks, cut=limit != DONE)
         for asks in store.waves():
             self._begin(asks)
         if lacking is not None:
             self._finish()
             asks, refused = self._affordable(*lacking, waiting=[])
             if asks:
-                store.add_wave(asks)
+                store.add_wave(asks, cut=refused != DONE)
                 self._begin(asks)
         while plan:
             asks, ended = self._plan()
             if asks:
-                store.add_wave(asks)
+                store.add_wave(asks, cut=ended != DONE)
                 self._begin(asks)
             elif not self._look_further():
                 break
@@ -209,10 +211,11 @@ class _Loop:
         open_ = {name: n for name, n in missing.items() if self._lives.seeds.get(name)}
         if not open_:
             return {}, NO_SEEDS
-        if len(self._waves) >= self._config.max_waves:
+        asks, limit = self._within_budget(plan_wave(open_, self._config.strategies, tally), waiting)
+        # A wave that a limit cuts does not count: the limit itself brings these to an end.
+        if limit == DONE and self._engine.store.whole_waves() >= self._config.max_waves:
             return {}, "max_waves"
-        asks = plan_wave(open_, self._config.strategies, tally)
-        return self._within_budget(asks, waiting)
+        return asks, limit
 
     def _expected(self, category: str) -> float:
         """Return the share of a category's rows with a good instruction that came through; with few, that of all weighs in."""

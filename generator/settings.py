@@ -38,7 +38,7 @@ class GenerateConfig:
     max_hours: NonNegative = 0.0
     """Most hours the loop may take, over all its interruptions; then it sends nothing more, and ends when what is in flight has come. 0 sets no limit."""
     max_waves: Count = 12
-    """Most rounds of asking for what is missing."""
+    """Most rounds of asking for all that is missing; those that a limit above cuts short do not count."""
     human_demonstrations: Count = 6
     """Seeds of the asked category shown in a prompt."""
     machine_demonstrations: Natural = 2

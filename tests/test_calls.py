@@ -376,8 +376,8 @@ def test_hours_count_the_work_and_not_the_pause(store, monkeypatch):
 def test_waves_are_given_back_as_they_were_noted(store):
     asks = [{"maths": {"evolve": 3}}, {}, {"a'b": {"x": 1}}]
     for each in asks:
-        store.add_wave(each)
-    assert store.waves() == asks
+        store.add_wave(each, cut=not each)
+    assert (store.waves(), store.whole_waves()) == (asks, 2)
 
 
 def test_a_flow_takes_requests_while_others_are_under_way_and_gives_each_its_tag(store):

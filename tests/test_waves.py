@@ -101,7 +101,7 @@ def test_no_token_is_spent_beyond_the_budget_and_most_of_it_is_used(most: int) -
     with closing(CallStore(Path(":memory:"))) as store:
         strategies = {name: w for name, w in MIX.items() if name != "magpie"}
         made = generated(
-            store, FakeEngine(answer=writer), wanted={"stories": 300, "summaries": 200}, max_tokens=most, max_waves=300,
+            store, FakeEngine(answer=writer), wanted={"stories": 300, "summaries": 200}, max_tokens=most, max_waves=2,
             strategies=strategies, max_response_tokens=60, max_input_tokens=30, max_instruction_tokens=30,
         )  # fmt: skip
         requests, tokens, _ = store.spent(PURPOSES)
