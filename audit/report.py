@@ -3,6 +3,7 @@
 What the folder does not hold is None or empty here, and "not recorded" on the screen.
 """
 
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,8 @@ class Audit:
     lengths: dict[str, Lengths]
     """Of instruction, input and response."""
     spread: Spread | None
+    diversity: Mapping[str, Mapping[str, Any]] | None
+    """Of the candidates, those that balance took and as many random ones, as it noted them (`filters.diversity`)."""
     duplicates: Duplicates
     instructions: dict[str, str]
     """Texts of the rows in `duplicates.nearest`."""
@@ -86,6 +89,7 @@ def audit(run: RunFolder) -> Audit:
             "response": figures.lengths(responses),
         },
         spread=figures.spread(rows),
+        diversity=manifest.get("diversity") or None,
         duplicates=duplicates,
         instructions={id: texts[id] for pair in duplicates.nearest for id in (pair.first, pair.second)},
         rewriting=figures.rewriting(final),
@@ -139,6 +143,7 @@ def _show_diversity(audit: Audit, console: Console) -> None:
     else:
         shown = f"{spread.entropy:.3f} nats over {spread.clusters} clusters, evenness {spread.evenness:.3f} of 1"
         console.print(literal(f"cluster entropy: {shown}"))
+    _show_vendi(audit.diversity or {}, console)
     share = f"{found.rows} of {audit.rows} rows ({100 * found.share:.1f} %)"
     console.print(
         literal(f"duplicates: {share} have a twin with Jaccard >= {figures.THRESHOLD:.2f}, all pairs compared")
@@ -149,6 +154,17 @@ def _show_diversity(audit: Audit, console: Console) -> None:
         rows.append((f"{pair.second} {audit.instructions[pair.second]}", ""))
     if rows:
         print_table(console, "Most similar pairs", ("rows", "Jaccard"), rows)
+
+
+def _show_vendi(found: Mapping[str, Mapping[str, Any]], console: Console) -> None:
+    rows = []
+    for name, said in found.items():
+        range_ = f" ({said['vendi_least']:.1f} to {said['vendi_most']:.1f})" if "vendi_least" in said else ""
+        nearest = [f"{value:.2f}" for value in said["nearest"]] or ["", "", "", "", ""]
+        rows.append((name, said["rows"], f"{said['vendi']:.1f}{range_}", *nearest[::2]))
+    title = "Rows in effect (Vendi score), and cosine with the nearest other row"
+    if rows:
+        print_table(console, title, ("rows", "number", "Vendi", "5 %", "half", "95 %"), rows)
 
 
 def _show_rewriting(found: Rewriting | None, console: Console) -> None:

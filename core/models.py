@@ -135,6 +135,9 @@ class Progress(Protocol):
     def standing(self, standing: Standing) -> None:
         """Say how far generation is; called after every completion."""
 
+    def say(self, text: str) -> None:
+        """Tell one thing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Silent:
@@ -150,6 +153,9 @@ class Silent:
         """Do nothing."""
 
     def standing(self, standing: Standing) -> None:
+        """Do nothing."""
+
+    def say(self, text: str) -> None:
         """Do nothing."""
 
 

@@ -4,6 +4,9 @@ import re
 import unicodedata
 
 WORD = re.compile(r"\w+(?:['’\-]\w+)*", re.UNICODE)
+SIGNS = "\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003134f"
+"""Chinese and Japanese."""
+WORD_OR_SIGN = re.compile(rf"[{SIGNS}]|[^\W{SIGNS}]+(?:['’\-][^\W{SIGNS}]+)*")
 GAP = r"[ \u00a0\u2009\u202f]"
 NUMBER = re.compile(
     r"(?:(?<![\w.)\]])[-−])?(?:"  # a minus, unless it joins 10-12, COVID-19 or f(x)-5
@@ -23,11 +26,27 @@ def words(text: str) -> list[str]:
     return [match.casefold() for match in WORD.findall(text)]
 
 
+def words_and_signs(text: str) -> list[str]:
+    """Return the words of a text, case-folded, but Chinese and Japanese, which have no spaces, sign by sign."""
+    return [match.casefold() for match in WORD_OR_SIGN.findall(text)]
+
+
 def normal_form(text: str) -> str:
     """Return a text in NFKC, case-folded, punctuation as spaces, white space collapsed."""
     folded = unicodedata.normalize("NFKC", text).casefold()
-    spaced = "".join(c if c.isalnum() or unicodedata.category(c).startswith("M") else " " for c in folded)
-    return " ".join(spaced.split())
+    return " ".join(folded.translate(_PUNCTUATION).split())
+
+
+class _Punctuation(dict[int, int]):
+    """Code points to themselves or, where they are no letter, digit or mark, to a space; filled as they are met."""
+
+    def __missing__(self, code: int) -> int:
+        char = chr(code)
+        self[code] = code if char.isalnum() or unicodedata.category(char).startswith("M") else 32
+        return self[code]
+
+
+_PUNCTUATION = _Punctuation()
 
 
 def numbers(text: str) -> list[str]:

@@ -3,13 +3,14 @@
 Spherical k-means on sentence embeddings within each category, so that more candidates in one leave the choice in the others
 as it is; quotas per cluster in proportion to the square root of its size, within a
 cluster the best quality first, and nothing too close to what is taken already (DEITA's filter, arXiv:2312.15685, but
-against *taken* rows and on cosine similarity).
+against *taken* rows and on cosine similarity). Baselines to hold that against are one word away: `balance.selector`.
 """
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -19,12 +20,16 @@ from pydantic import Field
 from core.config import Fraction, Natural, Share, settings
 from core.models import Embedder
 from core.table import Outcome, full_instruction, with_verdicts
+from filters.diversity import diversity
 
 
 @settings
 class BalanceConfig:
     """The `[balance]` table of a run's TOML."""
 
+    selector: Literal["balanced", "random", "longest", "quality"] = "balanced"
+    """How a category's rows are chosen: `balanced` is the method of this table; the others are baselines that take the wanted
+    number and no reserve: `random`, `longest` (most words in the response), `quality` (highest)."""
     clusters: Natural = 0
     """Clusters in each category; 0 takes a tenth of its wanted rows, at least 2, at most an eighth of its candidates."""
     temper: Fraction = 0.5
@@ -34,21 +39,28 @@ class BalanceConfig:
     reserve: Annotated[float, Field(ge=0, le=100)] = 0.15
     """Rows taken beyond the wanted number, as a fraction of it in [0, 100], for the style stage to choose from."""
 
+    def rows(self, wanted: int) -> int:
+        """Return how many rows are taken where `wanted` are: these and the reserve."""
+        return wanted + (math.ceil(wanted * self.reserve - 1e-9) if self.selector == "balanced" else 0)
+
 
 def balance(
     table: pl.DataFrame, embedder: Embedder, wanted: Mapping[str, int], config: BalanceConfig,
-    *, seed: int, seeds_in_set: bool, fill: bool,
+    *, seed: int, seeds_in_set: bool, fill: bool, figures: dict[str, Any] | None = None,
 ) -> Outcome:  # fmt: skip
     """Keep `wanted` rows of each category and the reserve; add the column `cluster`, and `nearest_cosine` to taken rows.
 
+    Both are null with another selector than `balanced`.
+
     Args:
-        table: Candidates with the column `quality`.
+        table: Candidates with the columns `quality` and, for the selector `longest`, `response_words`.
         embedder: For instruction and input.
         wanted: Rows of each category.
         config: The `[balance]` table.
-        seed: Of k-means.
+        seed: Of k-means, and of the selector `random`.
         seeds_in_set: Whether seeds may be taken; otherwise they leave as `seed_kept_apart`.
         fill: Whether other categories make up for one that falls short.
+        figures: Told how diverse the candidates, the taken rows and as many random ones are (`filters.diversity`), if given.
     """
     verdicts: dict[str, dict[str, Any]] = {}
     for id, source, category in table.select("id", "source", "category").iter_rows():
@@ -57,16 +69,23 @@ def balance(
         elif category not in wanted:
             verdicts[id] = {"reason": "category_not_wanted", "evidence": f"no row of {category} is wanted"}
     candidates = table.filter(~pl.col("id").is_in(list(verdicts)))
-    if candidates.is_empty():
+    if candidates.is_empty() or config.selector != "balanced":
+        verdicts |= _baseline(candidates, wanted, config.selector, seed, fill=fill)
+        if figures is not None and candidates.height:
+            left = ~candidates["id"].is_in(list(verdicts))
+            vectors = embedder.embed(full_instruction(candidates))
+            figures |= diversity(vectors, left.arg_true().to_numpy(), seed)
         nothing = (_nothing("cluster", pl.Int32), _nothing("nearest_cosine", pl.Float64))
         return with_verdicts(table.with_columns(nothing), verdicts)
     vectors = embedder.embed(full_instruction(candidates))  # (rows, dims), length 1
     labels = _labels(candidates["category"].to_list(), vectors, wanted, config, seed)
     pick = _Picker(candidates, vectors, labels, config)
     for category in sorted(wanted):
-        pick.take(category, wanted[category] + math.ceil(wanted[category] * config.reserve - 1e-9))
+        pick.take(category, config.rows(wanted[category]))
     if fill and (short := sum(wanted.values()) - len(pick.taken)) > 0:
         pick.fill(short)
+    if figures is not None:
+        figures |= diversity(vectors, np.array(pick.taken, dtype=np.int64), seed)
     verdicts |= pick.verdicts()
     ids = candidates["id"].to_list()
     found = pl.DataFrame(
@@ -77,6 +96,31 @@ def balance(
         }
     )
     return with_verdicts(table.join(found, on="id", how="left", maintain_order="left"), verdicts)
+
+
+def _baseline(
+    table: pl.DataFrame, wanted: Mapping[str, int], selector: str, seed: int, *, fill: bool
+) -> dict[str, dict[str, Any]]:
+    """Return verdicts on all rows but the first ones of each category, by chance, by length or by quality."""
+    if selector == "random":
+        chance = [hashlib.sha256(f"{seed}/select/{id}".encode()).digest() for id in table["id"]]
+        ranks = pl.Series(chance, dtype=pl.Binary).rank("ordinal")
+    else:
+        ranks = -table["response_words" if selector == "longest" else "quality"].cast(pl.Float64)
+    ordered = table.select("id", "category").with_columns(rank=ranks).sort("rank", "id")
+    ordered = ordered.with_columns(place=pl.int_range(1, pl.len() + 1).over("category"))
+    quota = pl.col("category").replace_strict(dict(wanted), return_dtype=pl.Int64)
+    left = ordered.filter(pl.col("place") > quota)
+    if fill:
+        left = left[max(0, sum(wanted.values()) - (ordered.height - left.height)) :]
+    taken = Counter(ordered.filter(~pl.col("id").is_in(left["id"].implode()))["category"].to_list())
+    return {
+        id: {
+            "reason": "over_quota", "measured": float(place), "limit": float(taken[category]),
+            "evidence": f"number {place} of {category} by selector {selector}, of which {taken[category]} were taken",
+        }
+        for id, category, place in left.select("id", "category", "place").iter_rows()
+    }  # fmt: skip
 
 
 def cluster(vectors: NDArray[np.float32], count: int, seed: int) -> list[int]:
@@ -118,6 +162,7 @@ class _Picker:
         self.quality = table["quality"].to_list()
         self.vectors, self.labels, self.config = vectors, labels, config
         self.taken: list[int] = []
+        self._is_taken: set[int] = set()
         self._close: dict[int, tuple[float, int]] = {}
         self._refused: dict[int, tuple[float, int]] = {}
 
@@ -142,7 +187,7 @@ class _Picker:
         said: dict[str, dict[str, Any]] = {}
         place: Counter[tuple[str, int]] = Counter()
         groups = list(zip(self.categories, self.labels, strict=True))
-        taken, share = set(self.taken), Counter(groups[row] for row in self.taken)
+        taken, share = self._is_taken, Counter(groups[row] for row in self.taken)
         for row in self._best_first(list(range(len(self.ids)))):
             group = groups[row]
             place[group] += 1
@@ -172,7 +217,7 @@ class _Picker:
         for row in rows:
             if count <= 0:
                 return
-            if row in self.taken or row in self._refused:
+            if row in self._is_taken or row in self._refused:
                 continue
             if self.taken:
                 cosines = self.vectors[self.taken] @ self.vectors[row]
@@ -183,6 +228,7 @@ class _Picker:
                     continue
                 self._close[row] = nearest
             self.taken.append(row)
+            self._is_taken.add(row)
             count -= 1
 
     def _best_first(self, rows: Sequence[int]) -> list[int]:

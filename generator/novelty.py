@@ -3,7 +3,7 @@
 Wang et al., "Self-Instruct" (ACL 2023, arXiv:2212.10560) refuse an instruction whose ROUGE-L F1 with any instruction of
 the pool is above 0.7. Their code compares all pairs. The longest common subsequence of two texts is at most their
 multiset overlap m, so F = 2 LCS / (|a| + |b|) <= 2m / (|a| + |b|); only pairs whose bound exceeds the limit are compared.
-Departure: words of any script count, not only [a-z0-9].
+Departure: words of any script count, not only [a-z0-9], and each sign of Chinese and Japanese.
 """
 
 from collections import Counter
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from rapidfuzz.distance import LCSseq
 
-from core.text import words
+from core.text import words_and_signs
 
 
 class NoveltyIndex:
@@ -25,7 +25,7 @@ class NoveltyIndex:
 
     def add(self, id: str, instruction: str) -> None:
         """Make an instruction part of the pool."""
-        tokens = words(instruction)
+        tokens = words_and_signs(instruction)
         number = len(self._ids)
         self._ids.append(id)
         self._words.append(tokens)
@@ -37,7 +37,7 @@ class NoveltyIndex:
 
         Ties go to the one added first.
         """
-        tokens = words(instruction)
+        tokens = words_and_signs(instruction)
         overlap: Counter[int] = Counter()
         for word, count in Counter(tokens).items():
             for number, held in self._holders.get(word, ()):

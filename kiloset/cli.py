@@ -91,7 +91,7 @@ def dataset(
     config: Config = None, size: Size = None, seeds: Seeds = None, model: Model = None, base: Base = None,
     run: RunName = None, runs: Runs = Path("runs"), set_: Overrides = None, progress: Shown = "auto",
 ) -> None:  # fmt: skip
-    """Make the curated set: seeds, generate, rules, near-duplicates, balance, rewrite, style.
+    """Make the curated set: seeds, generate, rules, near-duplicates, contamination, balance, rewrite, style.
 
     Run it again to continue after any interruption; finished stages and paid completions are never redone.
     """

@@ -48,9 +48,6 @@ Clock = Callable[[], float]
 class Watch(Progress, Protocol):
     """Where a whole run says how far it is."""
 
-    def say(self, text: str) -> None:
-        """Tell one thing."""
-
     def result(self, facts: Mapping[str, Any]) -> None:
         """Tell how the run ended."""
 

@@ -4,7 +4,7 @@ import hashlib
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,14 +19,16 @@ from core.recorded import RecordedEngine, RecordedScorer
 from core.run import RunFolder, code_sha256, file_sha256, machine_facts, sha256_of, write_text
 from core.table import Outcome, check_outcome, no_rows, table_of, with_verdicts
 from filters.balance import balance
+from filters.contamination import BENCHMARKS, Prompts, drop_contaminated
 from filters.near_duplicates import drop_near_duplicates
 from filters.quality import with_quality
 from filters.rules import check_rule_names, drop_by_rules, screen_instructions
 from generator.categories import check_pool_categories, check_target, label_by_neighbours, wanted_rows
+from generator.files import SUFFIXES, values_of
 from generator.lives import PURPOSES
 from generator.loop import Generated, generate
 from generator.planning import Asks, Tally
-from generator.seeds import load_examples
+from generator.seeds import load_examples, prompt_of
 from generator.templates import Templates
 from generator.usage import Usage, UsageCounts, count_usage, read_usage, recorded_counts
 from kiloset.curated import curated_text, is_edited, write_curated
@@ -48,10 +50,13 @@ class Inputs:
     templates: Templates
     usage: Usage | None = None
     """Prompts of real use, for a target that follows them."""
+    benchmarks: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=BENCHMARKS))
+    """Prompts that no row may repeat."""
 
     def content(self) -> dict[str, str]:
         """Return digests of what was read."""
         tables = {"seeds": self.seeds, "pool": self.pool, "labelled": self.labelled}
+        tables |= {} if self.benchmarks.is_empty() else {"benchmarks": self.benchmarks}
         digests = {name: hashlib.sha256(table.write_json().encode()).hexdigest() for name, table in tables.items()}
         # The bundled prompts count as code, like all that may change from version to version.
         digests |= {"prompts": self.templates.digest} if self.templates.are_replaced else {}
@@ -158,14 +163,18 @@ def generate_rows(table: pl.DataFrame, context: Context) -> Outcome:
 def _generated(table: pl.DataFrame, context: Context, *, first: Asks | None = None, plan: bool = True) -> Generated:
     config = context.config
     passed: dict[str, bool] = {}
+    contaminated: dict[str, dict[str, Any]] = {}
+    prompts = Prompts(context.inputs.benchmarks, config.contamination)
 
     def judge(rows: pl.DataFrame) -> Outcome:
-        # A row that was judged by the rules before has not changed; its twins may be new.
+        # A row that was judged by the rules or held against benchmarks before has not changed; its twins may be new.
         fresh = rows.filter(~pl.col("id").is_in(list(passed)))
         good = set(drop_by_rules(fresh, config.rules).kept["id"]) if fresh.height else set()
         passed.update((id, id in good) for id in fresh["id"])
+        contaminated.update(prompts.repeated_by(fresh.filter(pl.col("id").is_in(list(good)))))
         kept = rows.filter(pl.col("id").is_in([id for id, passes in passed.items() if passes]))
-        return drop_near_duplicates(kept, config.near_duplicates, seed=config.run.seed)
+        distinct = drop_near_duplicates(kept, config.near_duplicates, seed=config.run.seed).kept
+        return with_verdicts(distinct, contaminated)
 
     return generate(
         table, context.generator, context.wanted, config.generate, context.inputs.templates, seed=config.run.seed,
@@ -180,7 +189,13 @@ def _rules(table: pl.DataFrame, context: Context) -> Outcome:
 
 
 def _near_duplicates(table: pl.DataFrame, context: Context) -> Outcome:
-    return drop_near_duplicates(table, context.config.near_duplicates, seed=context.config.run.seed)
+    config, warn = context.config, context.generator.progress.say
+    return drop_near_duplicates(table, config.near_duplicates, seed=config.run.seed, warn=warn)
+
+
+def _contamination(table: pl.DataFrame, context: Context) -> Outcome:
+    config = context.config
+    return drop_contaminated(table, context.inputs.benchmarks, config.contamination, seeds_in_set=config.seeds.in_set)
 
 
 def _balance(table: pl.DataFrame, context: Context) -> Outcome:
@@ -188,10 +203,12 @@ def _balance(table: pl.DataFrame, context: Context) -> Outcome:
     # Rows that later stages dropped in an earlier pass are not selected again.
     lost = {id: {"reason": reason, "evidence": evidence} for id, (reason, evidence) in context.store.lost().items()}
     left = with_verdicts(table, lost)
+    figures: dict[str, Any] = {}
     chosen = balance(
         with_quality(left.kept, embedder, config.quality), embedder, context.wanted, config.balance,
-        seed=config.run.seed, seeds_in_set=config.seeds.in_set, fill=config.categories.fill,
+        seed=config.run.seed, seeds_in_set=config.seeds.in_set, fill=config.categories.fill, figures=figures,
     )  # fmt: skip
+    context.notes["diversity"] = figures
     return Outcome(kept=chosen.kept, dropped=pl.concat([left.dropped, chosen.dropped], how="diagonal_relaxed"))
 
 
@@ -209,19 +226,22 @@ STAGES = (
     Stage(
         "generate",
         generate_rows,
-        ("generate", "rules", "near_duplicates"),
+        ("generate", "rules", "near_duplicates", "contamination"),
         ("generator", "filters"),
         ("generator",),
         creates=True,
     ),
     Stage("rules", _rules, ("rules",), ("filters",)),
     Stage("near_duplicates", _near_duplicates, ("near_duplicates",), ("filters",)),
+    Stage("contamination", _contamination, ("contamination",), ("filters",)),
     Stage("balance", _balance, ("quality", "balance"), ("filters",), ("embedder",)),
     Stage("rewrite", _rewrite, ("rewrite", "gate"), ("rewrite",), ("base", "scorer", "embedder")),
     Stage("style", _style, ("style",), ("rewrite",)),
 )
 
 
+NAMED = 3
+"""Contaminated seeds that are named to the user."""
 PROBED = 4
 """Categories that a probe asks for."""
 SURPLUS = ("over_quota", "style_reserve")
@@ -229,7 +249,7 @@ SURPLUS = ("over_quota", "style_reserve")
 
 
 def read_inputs(config: RunConfig) -> Inputs:
-    """Read seeds, pool and category labels, and check what can be checked without a model.
+    """Read seeds, pool, category labels, prompts of real use and of benchmarks; check what can be without a model.
 
     Raises:
         DataError: A file is missing or broken.
@@ -260,7 +280,24 @@ def read_inputs(config: RunConfig) -> Inputs:
     usage = None
     if config.categories.usage:
         usage = read_usage(located(config.categories.usage), config.categories.usage_limit, config.run.seed)
-    return Inputs(seeds, pool, labelled, Templates(config.generate.prompts), usage)
+    benchmarks = _read_benchmarks(config.contamination.files)
+    return Inputs(seeds, pool, labelled, Templates(config.generate.prompts), usage, benchmarks)
+
+
+def _read_benchmarks(paths: Iterable[str]) -> pl.DataFrame:
+    """Return every prompt of some files with its place; of a Self-Instruct task, one for each of its inputs."""
+    setting = "[contamination] files"
+    found: list[tuple[str, str]] = []
+    for path in paths:
+        before = len(found)
+        for place, value in values_of(located(path), setting, (*SUFFIXES, ".txt")):
+            instances = value.get("instances") if isinstance(value, dict) else None
+            given = [each for each in instances if isinstance(each, dict)] if isinstance(instances, list) else []
+            values = [{**value, "input": each.get("input")} for each in given] or [value]
+            found += [(place, prompt_of(each, place)) for each in values]
+        if len(found) == before:
+            raise EmptyError(f"{path}: no prompt in it; each of {setting} needs at least one")
+    return pl.DataFrame(found, schema=BENCHMARKS, orient="row")
 
 
 def located(path: str) -> str:
@@ -285,6 +322,7 @@ def run_pipeline(config: RunConfig, inputs: Inputs, folder: RunFolder, models: M
 def _run(config: RunConfig, inputs: Inputs, folder: RunFolder, models: Models, progress: Progress) -> Result:
     store = CallStore(folder.calls)
     try:
+        _tell_of_seeds(config, inputs, folder, progress)
         table, context = _pass(_context(config, inputs, models, store, progress), folder, store)
         # What later stages take away is known only now: go back for the categories that fell short, until none does or
         # nothing more can be done about it.
@@ -301,6 +339,20 @@ def _run(config: RunConfig, inputs: Inputs, folder: RunFolder, models: Models, p
     finally:
         store.close()
     return _finish(config, folder, table, context.wanted)
+
+
+def _tell_of_seeds(config: RunConfig, inputs: Inputs, folder: RunFolder, progress: Progress) -> None:
+    """Say, at each start, which seeds a benchmark has too; the manifest keeps it."""
+    if inputs.benchmarks.is_empty():
+        return
+    found = Prompts(inputs.benchmarks, config.contamination).repeated_by(inputs.seeds)
+    evidence = {id: str(verdict["evidence"]) for id, verdict in found.items()}
+    folder.update_manifest({"contaminated_seeds": evidence})
+    if evidence:
+        named = "; ".join(f"{id}: {said}" for id, said in list(evidence.items())[:NAMED])
+        more = f"; and {len(evidence) - NAMED} more, in manifest.json" if len(evidence) > NAMED else ""
+        become = "stay out of the set" if config.seeds.in_set else "are still shown to the model; better replace them"
+        progress.say(f"{len(evidence)} of {inputs.seeds.height} seeds repeat a benchmark and {become} ({named}{more})")
 
 
 def _context(config: RunConfig, inputs: Inputs, models: Models, store: CallStore, progress: Progress) -> Context:

@@ -279,7 +279,7 @@ def _rewrites(config: RunConfig, wanted: Mapping[str, int], evidence: Evidence) 
 
 def _selected(config: RunConfig, wanted: Mapping[str, int]) -> int:
     """Return the rows that come to rewriting: those wanted and the reserve."""
-    return sum(rows + math.ceil(rows * config.balance.reserve - 1e-9) for rows in wanted.values())
+    return sum(config.balance.rows(rows) for rows in wanted.values())
 
 
 def _scores(config: RunConfig, wanted: Mapping[str, int]) -> int:

@@ -13,6 +13,7 @@ from core.errors import ConfigError
 from core.run import sha256_of
 from engines.settings import EngineConfig
 from filters.balance import BalanceConfig
+from filters.contamination import ContaminationConfig
 from filters.near_duplicates import NearDuplicatesConfig
 from filters.quality import QualityConfig
 from filters.rules import RulesConfig
@@ -84,6 +85,7 @@ class RunConfig:
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     rules: RulesConfig = field(default_factory=RulesConfig)
     near_duplicates: NearDuplicatesConfig = field(default_factory=NearDuplicatesConfig)
+    contamination: ContaminationConfig = field(default_factory=ContaminationConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
     balance: BalanceConfig = field(default_factory=BalanceConfig)
     rewrite: RewriteConfig = field(default_factory=RewriteConfig)

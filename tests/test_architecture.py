@@ -18,12 +18,12 @@ MAY_IMPORT = {
 OWNERS = {
     "vllm": ("engines/vllm.py",),
     "faiss": ("filters/balance.py",),
-    "datasketch": ("filters/near_duplicates.py",),
+    "numba": ("filters/minhash.py",),
     "openai": ("engines/openai.py",),
     "peft": ("train/",),
     "sentence_transformers": ("engines/embedder.py",),
 }
-HEAVY = {"torch", "transformers", "datasets", "scipy", *OWNERS}
+HEAVY = {"torch", "transformers", "datasets", "datasketch", "scipy", *OWNERS}
 
 
 def _sources():
@@ -59,7 +59,9 @@ def test_a_heavy_library_has_one_owner(library):
 
 @pytest.mark.parametrize("path", _sources(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_file_imports_a_heavy_library_when_it_is_imported(path):
-    assert not {name for name, at_top in _imports(path) if at_top} & HEAVY
+    # numba's decorators are needed at once; that file is imported only where it is used, as the next test sees.
+    allowed = {"numba"} if path.name == "minhash.py" else set()
+    assert not {name for name, at_top in _imports(path) if at_top} & HEAVY - allowed
 
 
 def test_the_command_line_starts_without_any_heavy_library():

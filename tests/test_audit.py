@@ -19,7 +19,7 @@ from rich.console import Console
 
 from audit.explain import explain, show_life
 from audit.figures import duplicates, funnel, js_distance, lengths, rewriting, spread, style
-from audit.report import audit, show
+from audit.report import _show_vendi, audit, show
 from core.calls import CallStore
 from core.errors import DataError
 from core.models import Completion, Request
@@ -464,3 +464,26 @@ def test_the_calls_are_opened_to_read_only(run: RunFolder) -> None:
     assert audit(run).calls is not None
     assert explain(run, "g00001").calls[1] == "gone"
     assert file_sha256(run.calls) == before
+
+
+def test_how_diverse_the_selection_is_stands_beside_chance(tmp_path, capsys):
+    said = {
+        "candidates": {"rows": 300, "vendi": 41.5, "nearest": [0.2, 0.3, 0.5, 0.6, 0.93]},
+        "selected": {"rows": 30, "vendi": 22.25, "nearest": [0.1, 0.2, 0.3, 0.4, 0.51]},
+        "random": {
+            "rows": 30,
+            "vendi": 18.0,
+            "vendi_least": 17.2,
+            "vendi_most": 19.1,
+            "nearest": [0.1, 0.2, 0.4, 0.5, 0.88],
+        },
+    }
+    console = Console(width=120, force_terminal=False)
+    _show_vendi(said, console)
+    shown = capsys.readouterr().out
+    assert [line.split() for line in shown.splitlines() if "selected" in line] == [
+        ["selected", "30", "22.2", "0.10", "0.30", "0.51"]
+    ]
+    assert "18.0 (17.2 to 19.1)" in shown
+    _show_vendi({}, console)
+    assert capsys.readouterr().out == ""

@@ -310,3 +310,41 @@ def test_each_row_is_with_the_mean_direction_it_is_nearest_to_in_angle() -> None
 def test_a_setting_whose_powers_or_products_overflow_is_refused(name: str, value: float, limit: int) -> None:
     with pytest.raises(ConfigError, match=rf"{name} must be (less|greater) than or equal to {limit}, got"):
         parse(BalanceConfig, {name: value})
+
+
+@pytest.mark.parametrize("selector", ["random", "longest", "quality"])
+def test_a_baseline_takes_the_first_of_each_category_by_its_own_order(selector: str) -> None:
+    rows, embedder = candidates([*"aaaaaaaaab" * 4, *"cc"], seed=3)
+    rng = np.random.default_rng(1)
+    rows = rows.with_columns(response_words=pl.Series(rng.integers(1, 12, rows.height).astype(float)))
+    wanted = {"a": 7, "b": 3, "c": 5}
+    config = BalanceConfig(selector=selector, reserve=0.5)  # type: ignore[arg-type]
+    outcome = run(rows, embedder, wanted, config)
+    assert Counter(outcome.kept["category"]) == {"a": 7, "b": 3, "c": 2}
+    if selector != "random":
+        column = {"longest": "response_words", "quality": "quality"}[selector]
+        for category, number in wanted.items():
+            mine = sorted(rows.filter(category=category).select(column, "id").rows(), key=lambda r: (-r[0], r[1]))
+            assert set(outcome.kept.filter(category=category)["id"]) == {id for _, id in mine[:number]}
+    dropped = outcome.dropped.to_dicts()
+    assert {row["reason"] for row in dropped} == {"over_quota"}
+    for category in "ab":
+        places = sorted(row["measured"] for row in dropped if row["category"] == category)
+        assert places == [wanted[category] + n + 1 for n in range(len(places))]
+        assert f"of {category} by selector {selector}, of which {wanted[category]} were taken" in next(
+            row["evidence"] for row in dropped if row["category"] == category
+        )
+    shuffled = run(rows.sample(fraction=1.0, shuffle=True, seed=5), embedder, wanted, config)
+    assert set(shuffled.kept["id"]) == set(outcome.kept["id"])
+    filled = run(rows, embedder, wanted, config, fill=True)
+    assert filled.kept.height == 15
+    assert set(filled.kept["id"]) >= set(outcome.kept["id"])
+
+
+def test_chance_takes_every_row_equally_often_and_another_seed_takes_others() -> None:
+    rows, embedder = candidates(["a"] * 40)
+    config = BalanceConfig(selector="random")
+    taken = Counter(id for seed in range(200) for id in run(rows, embedder, {"a": 10}, config, seed=seed).kept["id"])
+    assert sum(taken.values()) == 2000
+    assert len(taken) == 40
+    assert sum((n - 50) ** 2 / 50 for n in taken.values()) < 80  # chi-squared of 39 degrees; variance is a quarter less

@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from datasketch import MinHash
 from scipy.sparse import csr_matrix
 
 from core.table import check_outcome, table_of
 from core.text import normal_form
-from filters.near_duplicates import NearDuplicatesConfig, _similar_pairs, drop_near_duplicates
+from filters import minhash
+from filters.minhash import BANDS, ROWS, Texts, normal_texts, signatures
+from filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
 
 CONFIG = NearDuplicatesConfig()
 DOLLY = Path(__file__).parents[2] / "shared" / "data" / "dolly-2000.jsonl"
@@ -68,7 +71,7 @@ def planted(rng: random.Random) -> list[str]:
 
 
 # Of pairs at the very threshold one in a hundred is missed (25 bands of 5 rows); none is among these texts.
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, 3])
 def test_keeps_exactly_what_a_greedy_cover_over_all_pairs_keeps(seed: int) -> None:
     rng = random.Random(seed)
     rows = [
@@ -121,11 +124,96 @@ def test_finds_nearly_all_similar_pairs_of_real_instructions() -> None:
     at = (common.row < common.col) & (jaccards >= 0.7)
     true = set(zip(common.row[at].tolist(), common.col[at].tolist(), strict=True))
 
-    found = {(a, b) for a, b, near in _similar_pairs(keys, 0.7, seed=0) if near.measure == "character 5-grams"}
+    bands = signatures(texts_of(keys), seed=0).reshape(len(keys), BANDS, ROWS)
+    found = {(a, b) for a, b in true if (bands[a] == bands[b]).all(axis=1).any()}
 
     assert len(true) >= 20
-    assert found <= true
     assert len(found) >= 0.98 * len(true)
+
+
+def texts_of(instructions: list[str], inputs: list[str] | None = None) -> Texts:
+    return normal_texts(pl.Series(instructions, dtype=pl.String), pl.Series(inputs or [""] * len(instructions)))
+
+
+HOSTILE = ["", "a", "ab", "aaaaaaa", "The CAT sat_on -- the\tmat!", "请写一首关于秋天的诗。", "a\0b 😀 x" * 3, "  ﬁne Straße É",
+           "?!", "नमस्ते दुनिया", "Ｎａｍｅ", "x" * 300, "𠮷 é ﷺ"]  # fmt: skip
+
+
+def test_normal_forms_are_those_of_one_text_at_a_time() -> None:
+    pairs = [(first, second) for first in HOSTILE for second in HOSTILE]
+    texts = texts_of([first for first, _ in pairs], [second for _, second in pairs])
+    for number, (first, second) in enumerate(pairs):
+        key = normal_form(first) + (f" ∥ {normal_form(second)}" if normal_form(second) else "")
+        codes = texts.codes[texts.begins[number] : texts.ends[number]]
+        assert "".join(map(chr, codes)) == f" {key} "
+        assert texts.lengths[number] == len(key.split())
+        same = [n for n in range(len(pairs)) if texts.bags[n] == texts.bags[number]]
+        spelled = [
+            sorted((normal_form(a) + (f" ∥ {normal_form(b)}" if normal_form(b) else "")).split()) for a, b in pairs
+        ]
+        assert same == [n for n, each in enumerate(spelled) if each == sorted(key.split())]
+
+
+@pytest.mark.parametrize("length", [4, 5])
+def test_the_sets_of_n_grams_are_those_of_a_naive_reading(length: int) -> None:
+    texts = texts_of(HOSTILE)
+    naive, mine = [], []
+    for number, text in enumerate(HOSTILE):
+        padded = f" {normal_form(text)} "
+        naive.append({padded[i : i + length] for i in range(max(1, len(padded) - length + 1))})
+        values = minhash.grams(texts, number, length).tolist()
+        assert values == sorted(set(values))
+        mine.append(set(values))
+    for first in range(len(HOSTILE)):
+        for second in range(len(HOSTILE)):
+            assert len(mine[first] & mine[second]) == len(naive[first] & naive[second])
+
+
+def test_signatures_are_datasketchs_own() -> None:
+    rng = random.Random(2)
+    texts = texts_of([" ".join(words_of(rng, rng.randint(1, 30))) for _ in range(20)] + HOSTILE)
+    for number, signature in enumerate(signatures(texts, seed=4)):
+        peer = MinHash(num_perm=BANDS * ROWS, seed=5, scheme="affine32", hashfunc=lambda value: value & 0xFFFFFFFF)
+        peer.update_batch(minhash.grams(texts, number, 5).tolist())
+        assert signature.tolist() == peer.hashvalues.tolist()
+
+
+def test_a_copy_leaves_for_the_twin_of_the_row_it_copies() -> None:
+    near, copy = TWENTY_FIVE.replace("heavy", "thick"), TWENTY_FIVE.replace("heavy", "THICK")
+    rows = table({"instruction": TWENTY_FIVE, "response": "long"}, near, copy)
+    dropped = drop_near_duplicates(rows, CONFIG, seed=0).dropped
+    assert dropped.select("id", "reason", "twin").rows() == [
+        ("g00001", "near_duplicate", "g00000"), ("g00002", "near_duplicate", "g00000"),
+    ]  # fmt: skip
+
+
+def test_a_protected_pool_loses_nothing_and_costs_new_rows() -> None:
+    texts = [TWENTY_FIVE, TWENTY_FIVE.replace("heavy", "thick"), TWENTY_FIVE.upper()]
+    pool = [{"id": f"p{n}", "source": "pool", "instruction": text} for n, text in enumerate(texts)]
+    new = {"id": "g1", "source": "generated", "instruction": TWENTY_FIVE.replace("snow", "rain")}
+    guarded = NearDuplicatesConfig(protect_pool=True)
+    outcome = drop_near_duplicates(table(*pool, new), guarded, seed=0)
+    assert outcome.kept["id"].to_list() == ["p0", "p1", "p2"]
+    assert outcome.dropped["twin"][0] in {"p0", "p1"}
+    assert drop_near_duplicates(table(*pool, new), CONFIG, seed=0).kept["id"].to_list() == ["p0"]
+
+
+def test_a_walk_that_is_cut_short_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    texts = [f"Add {n} apples to the basket of pears in the cellar" for n in range(40)]
+    rows, many = table(*texts), NearDuplicatesConfig(per_template=100)
+    assert drop_near_duplicates(rows, many, seed=0, warn=told.append).dropped.is_empty()
+    assert told == []
+    monkeypatch.setattr("filters.minhash.LONGEST_WALK", 5)
+    drop_near_duplicates(rows, many, seed=0, warn=told.append)
+    assert len(told) == 1
+    assert "a row was compared with 5 of the rows that share a band with it" in told[0]
+
+
+def test_hostile_texts_pass() -> None:
+    texts = ["", "\0", "x" * 1_000_000, "\u202e" * 9, "?", "!", "a" * 3, "   "]
+    outcome = drop_near_duplicates(table(*texts), CONFIG, seed=0)
+    assert outcome.kept.height + outcome.dropped.height == len(texts)
 
 
 TWENTY_FIVE = (

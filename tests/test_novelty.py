@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.text import words
+from core.text import words_and_signs as words
 from generator.novelty import NoveltyIndex, rouge_l
 
 VOCABULARY = [
@@ -110,3 +110,13 @@ def test_case_and_punctuation_do_not_make_an_instruction_new_in_any_script(held:
 
 def test_a_text_without_words_is_near_to_nothing() -> None:
     assert index_of(["?!", "", "a b"]).nearest("…", 0.0) is None
+
+
+def test_chinese_is_compared_sign_by_sign() -> None:
+    index = NoveltyIndex()
+    index.add("a", "请写一首关于秋天的诗歌")
+    found = index.nearest("请写一首关于春天的诗歌", 0.7)
+    assert found is not None
+    assert found[0] == "a"
+    assert found[1] == pytest.approx(10 / 11)
+    assert index.nearest("请列出三种水果的名字", 0.7) is None
