@@ -7,6 +7,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from itertools import chain
 
 import numpy as np
@@ -102,24 +103,23 @@ class FakeEmbedder:
 
     identity = "fake-embedder@1"
 
-    def __init__(self) -> None:
-        self._directions: dict[str, NDArray[np.float64]] = {}
-
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        found = np.zeros((len(texts), DIMS), dtype=np.float32)
-        for row, text in enumerate(texts):
-            total = np.zeros(DIMS)
-            for word, count in sorted(Counter(words(text)).items()):
-                total += count * self._direction(word)
-            length = np.linalg.norm(total)
-            found[row] = total / length if length else np.eye(DIMS)[0]
-        return found
+        return np.array([_embedded(text) for text in texts], dtype=np.float32).reshape(len(texts), DIMS)
 
-    def _direction(self, word: str) -> NDArray[np.float64]:
-        if word not in self._directions:
-            seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
-            self._directions[word] = np.random.default_rng(seed).standard_normal(DIMS)
-        return self._directions[word]
+
+@cache
+def _embedded(text: str) -> NDArray[np.float64]:
+    total = np.zeros(DIMS)
+    for word, count in sorted(Counter(words(text)).items()):
+        total += count * _direction(word)
+    length = np.linalg.norm(total)
+    return total / length if length else np.eye(DIMS)[0]
+
+
+@cache
+def _direction(word: str) -> NDArray[np.float64]:
+    seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
+    return np.random.default_rng(seed).standard_normal(DIMS)
 
 
 class FakeScorer:

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import random
+import shutil
 import sqlite3
 import statistics
 from collections.abc import Sequence
@@ -71,9 +72,14 @@ def rows_of(rows: Sequence[dict[str, Any]], **same: Any) -> pl.DataFrame:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunFolder:
+def run(whole: Path, tmp_path: Path) -> RunFolder:
+    return RunFolder(shutil.copytree(whole, tmp_path / "demo"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole run of five rows: three curated, one lost to a rule, one lost to its twin g00001."""
-    folder = RunFolder(tmp_path / "demo")
+    folder = RunFolder(tmp_path_factory.mktemp("whole") / "demo")
     folder.create()
     seeds = rows_of(SEEDS)
     made = rows_of(MADE, source="generated", strategy="self_instruct", category="list", depth=1, writer="tiny@1")
@@ -112,7 +118,7 @@ def run(tmp_path: Path) -> RunFolder:
     store.note_sent([(KEY, REQUEST)])
     store.add("tiny@1", KEY, REQUEST, Completion("Say \x1b[1mx", "stop", 11, 7))
     store.close()
-    return folder
+    return folder.path
 
 
 def write_curated(folder: RunFolder, table: pl.DataFrame) -> None:
@@ -216,9 +222,8 @@ def test_duplicates_are_those_of_a_naive_double_loop() -> None:
         key = f" {normal_form(text)} "
         return {key[i : i + 5] for i in range(len(key) - 4)} if len(key) >= 5 else {key}
 
-    pairs = []
-    for (i, a), (j, b) in itertools.combinations(enumerate(texts), 2):
-        pairs.append((-len(grams(a) & grams(b)) / len(grams(a) | grams(b)), ids[i], ids[j]))
+    sets = list(zip(ids, map(grams, texts), strict=True))
+    pairs = [(-len(a & b) / len(a | b), first, second) for (first, a), (second, b) in itertools.combinations(sets, 2)]
     wide = {id for value, *both in pairs if -value >= 0.70 for id in both}
     found = duplicates(ids, texts)
     assert 100 < found.rows == len(wide) < 300

@@ -7,7 +7,6 @@ import pytest
 
 from kiloset.cli import main
 from kiloset.settings import ROOT
-from tests import fake_run
 
 
 @pytest.fixture
@@ -93,20 +92,18 @@ def test_a_folder_that_cannot_be_written_is_refused(kiloset, tmp_path):
     assert len(ran.stderr.splitlines()) == 1
 
 
-def test_a_run_of_another_config_is_refused_before_any_model_loads(kiloset, tmp_path):
-    fake_run.run(tmp_path / "runs" / "mine")
+def test_a_run_of_another_config_is_refused_before_any_model_loads(kiloset, finished, tmp_path):
     ran = kiloset("dataset", "--runs", tmp_path / "runs", "--run", "mine", cwd=tmp_path)
     assert ran.returncode == 2
     assert "is a run of another config: [run] size = 12 there, 120 here" in ran.stderr
 
 
-def test_audit_and_explain_read_the_run_folder_alone(kiloset, tmp_path):
-    fake_run.run(tmp_path / "runs" / "mine")
+def test_audit_and_explain_read_the_run_folder_alone(kiloset, finished, tmp_path):
     audit = kiloset("audit", "--runs", tmp_path / "runs")
     assert audit.returncode == 0, audit.stderr
     assert "open_qa" in audit.stdout
     assert "seed_kept_apart" in audit.stdout
-    first = json.loads((tmp_path / "runs" / "mine" / "curated.jsonl").read_text().splitlines()[0])
+    first = json.loads((finished / "curated.jsonl").read_text().splitlines()[0])
     life = kiloset("explain", first["id"], "--runs", tmp_path / "runs", "--run", "mine")
     assert life.returncode == 0, life.stderr
     assert first["id"] in life.stdout

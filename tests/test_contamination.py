@@ -390,7 +390,7 @@ def test_a_contaminated_row_never_comes_into_the_set_and_the_ledger_says_why(tmp
     small = {"run": {"size": 4}, "rewrite": {"enabled": False}}
     clean, said, _ = run("clean", config_of(**small))
     asked = curated(clean)[:2]
-    seed = json.loads((ROOT / "seeds" / "seeds.jsonl").read_text().splitlines()[6])
+    seed = json.loads(Path(fake_run.TABLE["seeds"]["path"]).read_text().splitlines()[6])
     (tmp_path / "b.jsonl").write_text("".join(json.dumps(text) + "\n" for text in [*asked, seed["instruction"]]))
     folder, heard, result = run("checked", config_of(tmp_path / "b.jsonl", **small))
 
@@ -405,5 +405,5 @@ def test_a_contaminated_row_never_comes_into_the_set_and_the_ledger_says_why(tmp
     assert sum(counted.values()) == through.height
     assert said == []
     assert len(heard) == 1
-    assert heard[0].startswith("1 of 196 seeds repeat a benchmark and are still shown to the model")
+    assert heard[0].startswith("1 of 32 seeds repeat a benchmark and are still shown to the model")
     assert list(folder.manifest["contaminated_seeds"]) == ["s0007"]

@@ -26,6 +26,11 @@ FAMILIES = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="module")
 def batch():
     ids = torch.randint(3, 90, (3, 12), generator=torch.Generator().manual_seed(0))

@@ -24,6 +24,7 @@ from tests.fakes import FakeEngine, plausible
 from tests.test_novelty import longest_common_subsequence
 
 WANTED = {"stories": 6, "summaries": 5}
+TEMPLATES = Templates()
 UNLIKE = [
     "amber", "birch", "cobalt", "delta", "ember", "fjord", "grove", "heron", "inlet", "juniper", "kelp", "lotus",
     "maple", "nectar", "onyx", "pearl", "quartz", "reed",
@@ -88,7 +89,7 @@ def generated(
     config = GenerateConfig(**{"strategies": {"self_instruct": 1.0}, **settings})
     return generate(
         table, RecordedEngine(engine or FakeEngine(), store, Silent()), WANTED if wanted is None else wanted,
-        config, Templates(), seed=seed, license="Apache-2.0", screen=screen, judge=judge, lacking=lacking, plan=plan,
+        config, TEMPLATES, seed=seed, license="Apache-2.0", screen=screen, judge=judge, lacking=lacking, plan=plan,
     )  # fmt: skip
 
 

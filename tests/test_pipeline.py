@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import polars as pl
 import pytest
@@ -21,6 +21,8 @@ from kiloset.settings import ROOT, RunConfig
 from tests import fake_run
 from tests.fake_run import FakeModels, Halt, Moments
 from tests.fakes import FakeScorer
+
+PARTS = (0.15, 0.5, 0.9)
 
 
 def _bytes(folder):
@@ -50,15 +52,8 @@ def _halted(folder, at, monkeypatch):
     return False
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "whole"
-    result = fake_run.run(folder)
-    return folder, result
-
-
 def test_a_run_gives_exactly_the_rows_asked_for_in_the_categories_asked_for(undisturbed):
-    folder, result = undisturbed
+    folder, result, _ = undisturbed
     rows = _curated(folder)
     assert len(rows) == result.rows == 12
     assert result.shortfall == {}
@@ -69,9 +64,9 @@ def test_a_run_gives_exactly_the_rows_asked_for_in_the_categories_asked_for(undi
 
 
 def test_every_row_ever_born_is_kept_or_dropped_exactly_once(undisturbed):
-    folder, _ = undisturbed
+    folder, *_ = undisturbed
     run = RunFolder(folder)
-    born = pl.concat([pl.Series(range(1, 197)).map_elements("s{:04d}".format, return_dtype=pl.String)])
+    born = pl.concat([pl.Series(range(1, 33)).map_elements("s{:04d}".format, return_dtype=pl.String)])
     ledger, (_, last) = run.dropped(), run.stages()[-1]
     everything = ledger["id"].to_list() + last["id"].to_list()
     assert len(everything) == len(set(everything))
@@ -82,7 +77,7 @@ def test_every_row_ever_born_is_kept_or_dropped_exactly_once(undisturbed):
 
 
 def test_the_manifest_adds_up(undisturbed):
-    folder, _ = undisturbed
+    folder, *_ = undisturbed
     stages = RunFolder(folder).manifest["stages"]
     assert list(stages) == [stage.name for stage in STAGES]
     before = 0
@@ -93,13 +88,13 @@ def test_the_manifest_adds_up(undisturbed):
 
 
 def test_the_same_run_twice_gives_the_same_bytes(undisturbed, tmp_path):
-    folder, _ = undisturbed
+    folder, *_ = undisturbed
     fake_run.run(tmp_path / "again")
     assert _bytes(tmp_path / "again") == _bytes(folder)
 
 
 def test_running_again_sends_nothing_and_changes_nothing(undisturbed):
-    folder, _ = undisturbed
+    folder, *_ = undisturbed
     before, models = _bytes(folder), FakeModels(Moments(1, lambda: pytest.fail("a model was used")))
     fake_run.run(folder, models=models)
     assert _bytes(folder) == before
@@ -108,60 +103,63 @@ def test_running_again_sends_nothing_and_changes_nothing(undisturbed):
 def test_a_run_halted_at_any_moment_continues_to_the_same_bytes_and_pays_nothing_twice(
     undisturbed, tmp_path, monkeypatch
 ):
-    folder, _ = undisturbed
-    total = Moments()
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", os.replace)
-        fake_run.count_renames(total)
-        fake_run.run(tmp_path / "count", moments=total)
-    for at in range(1, total.count, max(1, total.count // 6)):
+    folder, _, moments = undisturbed
+    for at in range(1, moments, moments // 6):
         here = tmp_path / f"halted-{at}"
         assert _halted(here, at, monkeypatch)
         fake_run.run(here)
-        assert _bytes(here) == _bytes(folder), f"halted at moment {at} of {total.count}"
+        assert _bytes(here) == _bytes(folder), f"halted at moment {at} of {moments}"
         store = CallStore(here / "calls.sqlite")
         assert store.resent_after_completion() == 0
         store.close()
 
 
-@pytest.mark.parametrize("part", [0.15, 0.5, 0.9])
-def test_a_run_killed_with_sigkill_continues_to_the_same_bytes(undisturbed, tmp_path, part):
-    folder, _ = undisturbed
-    here = tmp_path / "killed"
-    store = CallStore(folder / "calls.sqlite")
-    total = sum(purpose["completed"] for purpose in store.account().values())
-    store.close()
-    command = [sys.executable, "-m", "tests.fake_run", str(here), str(int(total * part))]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert ran.returncode == -9, ran.stderr
+@pytest.fixture(scope="module")
+def killed(undisturbed, tmp_path_factory):
+    """By the part of its completions after which it ends: a run's folder, and its process; they run side by side."""
+    folder, *_ = undisturbed
+    with closing(CallStore(folder / "calls.sqlite")) as store:
+        total = sum(purpose["completed"] for purpose in store.account().values())
+    runs = {}
+    with ExitStack() as processes:
+        for part in PARTS:
+            here = tmp_path_factory.mktemp("killed") / "run"
+            command = [sys.executable, "-m", "tests.fake_run", str(here), str(int(total * part))]
+            process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+            runs[part] = here, processes.enter_context(process)
+        yield runs
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_run_killed_with_sigkill_continues_to_the_same_bytes(undisturbed, killed, part):
+    folder, *_ = undisturbed
+    here, process = killed[part]
+    assert process.wait() == -9, process.stderr.read()
     fake_run.run(here)
     assert _bytes(here) == _bytes(folder)
 
 
-def test_a_torn_stage_file_is_made_anew(undisturbed, tmp_path):
-    folder, _ = undisturbed
-    here = tmp_path / "torn"
-    fake_run.run(here)
-    whole = (here / "04-near_duplicates.parquet").read_bytes()
-    (here / "04-near_duplicates.parquet").write_bytes(whole[: len(whole) // 2])
-    fake_run.run(here)
-    assert _bytes(here) == _bytes(folder)
+def test_a_torn_stage_file_is_made_anew(undisturbed, finished):
+    folder, *_ = undisturbed
+    whole = (finished / "04-near_duplicates.parquet").read_bytes()
+    (finished / "04-near_duplicates.parquet").write_bytes(whole[: len(whole) // 2])
+    fake_run.run(finished)
+    assert _bytes(finished) == _bytes(folder)
 
 
-def test_a_set_edited_by_hand_is_left_as_it_is(tmp_path):
-    fake_run.run(tmp_path / "r")
-    file = tmp_path / "r" / "curated.jsonl"
+def test_a_set_edited_by_hand_is_left_as_it_is(finished):
+    file = finished / "curated.jsonl"
     edited = "\n".join(file.read_text(encoding="utf-8").splitlines()[:5]) + "\n"
     file.write_text(edited, encoding="utf-8")
-    assert fake_run.run(tmp_path / "r").edited
+    assert fake_run.run(finished).edited
     assert file.read_text(encoding="utf-8") == edited
     file.unlink()
-    assert not fake_run.run(tmp_path / "r").edited
-    assert len(_curated(tmp_path / "r")) == 12
+    assert not fake_run.run(finished).edited
+    assert len(_curated(finished)) == 12
 
 
 def test_a_folder_of_another_config_is_refused(undisturbed):
-    folder, _ = undisturbed
+    folder, *_ = undisturbed
     other = {**fake_run.TABLE, "run": {"size": 13, "validation": 0.25}}
     with pytest.raises(ConfigError, match=r"another config: \[run\] size = 12 there, 13 here"):
         fake_run.run(folder, table=other)
@@ -247,11 +245,18 @@ def test_a_run_that_went_back_is_the_same_after_a_halt_and_from_its_stored_compl
     assert _bytes(replayed) == _bytes(whole)
 
 
-def test_what_fell_short_is_told_with_its_reasons_and_what_it_would_take(tmp_path):
+@pytest.fixture(scope="module")
+def fell_short(tmp_path_factory):
+    """A run that ended short of rows: its folder, its result and its models."""
     table = {**NO_FILL, "generate": {**NO_FILL["generate"], "max_requests": 60}}
-    result = fake_run.run(tmp_path / "short", table=table, models=_picky())
+    folder, models = tmp_path_factory.mktemp("runs") / "short", _picky()
+    return folder, fake_run.run(folder, table=table, models=models), models
+
+
+def test_what_fell_short_is_told_with_its_reasons_and_what_it_would_take(fell_short):
+    folder, result, _ = fell_short
     assert result.ended == "max_requests"
-    run = RunFolder(tmp_path / "short")
+    run = RunFolder(folder)
     everything = pl.concat([run.dropped(), run.stages()[-1][1]], how="diagonal_relaxed")
     for short in result.shortfalls:
         rows = everything.filter((pl.col("category") == short.category) & (pl.col("source") == "generated"))
@@ -287,22 +292,23 @@ def test_a_probe_stays_within_the_budget(tmp_path):
     assert len(models.engine.sent) <= 11
 
 
-def test_a_run_with_a_larger_budget_goes_on_in_the_same_folder(tmp_path):
-    little = {**NO_FILL, "generate": {**NO_FILL["generate"], "max_requests": 60}}
-    first, second = _picky(), _picky()
-    assert fake_run.run(tmp_path / "r", table=little, models=first).shortfall
-    assert fake_run.run(tmp_path / "r", table=NO_FILL, models=second).shortfall == {}
+def test_a_run_with_a_larger_budget_goes_on_in_the_same_folder(fell_short, tmp_path):
+    folder, little, first = fell_short
+    assert little.shortfall
+    here, second = shutil.copytree(folder, tmp_path / "r"), _picky()
+    assert fake_run.run(here, table=NO_FILL, models=second).shortfall == {}
     assert not set(first.engine.sent) & set(second.engine.sent)
 
 
 def test_nothing_accepted_is_an_error_that_names_the_reasons(tmp_path):
     nothing = {**fake_run.TABLE, "generate": {"max_requests": 1}}
-    with pytest.raises(EmptyError, match="no row was accepted; dropped: balance/seed_kept_apart 196"):
+    with pytest.raises(EmptyError, match="no row was accepted; dropped: balance/seed_kept_apart 32"):
         fake_run.run(tmp_path / "nothing", table=nothing)
 
 
 def test_seeds_can_be_part_of_the_set(tmp_path):
-    table = {**fake_run.TABLE, "seeds": {**fake_run.TABLE["seeds"], "in_set": True}, "generate": {"enabled": False}}
+    bundled = {"path": str(ROOT / "seeds" / "seeds.jsonl"), "in_set": True}
+    table = {**fake_run.TABLE, "seeds": bundled, "generate": {"enabled": False}}
     fake_run.run(tmp_path / "seeds", table=table)
     assert {row["source"] for row in _curated(tmp_path / "seeds")} == {"seed"}
 

@@ -44,9 +44,8 @@ def test_a_stage_made_anew_takes_later_stages_and_their_drops_with_it(run):
 
 
 @pytest.mark.parametrize("damage", ["missing", "torn", "changed"])
-def test_without_its_ledger_no_stage_counts(tmp_path, damage):
-    fake_run.run(tmp_path / "r")
-    ledger = tmp_path / "r" / "dropped.parquet"
+def test_without_its_ledger_no_stage_counts(finished, damage):
+    ledger = finished / "dropped.parquet"
     whole = ledger.read_bytes()
     if damage == "missing":
         ledger.unlink()
@@ -54,9 +53,9 @@ def test_without_its_ledger_no_stage_counts(tmp_path, damage):
         ledger.write_bytes(whole[: len(whole) // 2])
     else:
         pl.read_parquet(ledger).head(3).write_parquet(ledger)
-    result = fake_run.run(tmp_path / "r")
+    result = fake_run.run(finished)
     assert ledger.read_bytes() == whole
-    assert result.dropped["balance"]["seed_kept_apart"] == 196
+    assert result.dropped["balance"]["seed_kept_apart"] == 32
 
 
 def test_a_run_is_held_by_one_process_at_a_time(run):
@@ -79,12 +78,11 @@ def test_a_broken_manifest_is_named(run, content, message):
         _ = run.manifest
 
 
-def test_a_lost_manifest_is_written_anew_and_no_edit_is_imagined(tmp_path):
-    fake_run.run(tmp_path / "r")
-    folder = RunFolder(tmp_path / "r")
+def test_a_lost_manifest_is_written_anew_and_no_edit_is_imagined(finished):
+    folder = RunFolder(finished)
     stages = folder.manifest["stages"]
     folder.manifest_file.unlink()
-    assert not fake_run.run(tmp_path / "r").edited
+    assert not fake_run.run(finished).edited
     assert list(folder.manifest["stages"]) == list(stages)
 
 
@@ -97,14 +95,12 @@ def test_a_kill_between_announcing_and_writing_is_no_edit_but_an_edit_is(run):
     assert is_edited(run, "two\n")
 
 
-def test_settings_of_engine_and_training_are_as_the_last_call_said(tmp_path):
-    fake_run.run(tmp_path / "r")
-    fake_run.run(tmp_path / "r", table={**fake_run.TABLE, "train": {"epochs": 9}})
-    assert "epochs = 9" in (tmp_path / "r" / "config.toml").read_text()
+def test_settings_of_engine_and_training_are_as_the_last_call_said(finished):
+    fake_run.run(finished, table={**fake_run.TABLE, "train": {"epochs": 9}})
+    assert "epochs = 9" in (finished / "config.toml").read_text()
 
 
-def test_the_manifest_names_the_code_that_ran(tmp_path):
-    fake_run.run(tmp_path / "r")
-    machine = RunFolder(tmp_path / "r").manifest["machine"]
+def test_the_manifest_names_the_code_that_ran(undisturbed):
+    machine = RunFolder(undisturbed[0]).manifest["machine"]
     assert machine["packages"]["polars"] == pl.__version__
     assert "commit" not in machine or len(machine["commit"]) == 40

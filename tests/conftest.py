@@ -1,0 +1,48 @@
+"""What several test files share: one finished run on fakes, which is not to be changed, and copies of it, which may be."""
+
+import gc
+import os
+import shutil
+
+import pytest
+
+from tests import fake_run
+
+
+def pytest_collection():
+    gc.disable()
+
+
+def pytest_collection_finish():
+    """Spare the garbage collector what was imported: a million objects that live to the end, looked at again and again."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure():
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """K-means in one thread: over a few rows, on a busy machine, two wait for each other a thousand times as long."""
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """A finished run: its folder, its result, and how many moments it could have been halted at."""
+    folder, moments = tmp_path_factory.mktemp("runs") / "whole", fake_run.Moments()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", os.replace)
+        fake_run.count_renames(moments)
+        result = fake_run.run(folder, moments=moments)
+    return folder, result, moments.count
+
+
+@pytest.fixture
+def finished(undisturbed, tmp_path):
+    """The folder runs/mine with a finished run of the test's own."""
+    return shutil.copytree(undisturbed[0], tmp_path / "runs" / "mine")
