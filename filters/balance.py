@@ -129,9 +129,17 @@ def cluster(vectors: NDArray[np.float32], count: int, seed: int) -> list[int]:
 
     if count < 2:
         return [0] * len(vectors)
-    means = faiss.Kmeans(vectors.shape[1], count, niter=25, seed=seed + 1, spherical=True, min_points_per_centroid=1)
-    means.train(np.ascontiguousarray(vectors))
-    return [int(label) for label in means.index.search(np.ascontiguousarray(vectors), 1)[1][:, 0]]
+    # One thread: several wait for each other where the machine has other work, and over so few rows gain little.
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        means = faiss.Kmeans(
+            vectors.shape[1], count, niter=25, seed=seed + 1, spherical=True, min_points_per_centroid=1
+        )
+        means.train(np.ascontiguousarray(vectors))
+        return [int(label) for label in means.index.search(np.ascontiguousarray(vectors), 1)[1][:, 0]]
+    finally:
+        faiss.omp_set_num_threads(threads)
 
 
 def tempered_quotas(sizes: Mapping[int, int], total: int, temper: float) -> dict[int, int]:

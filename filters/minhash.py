@@ -9,12 +9,14 @@ its decorators need at once: import it where it is used.
 """
 
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
-from numba import njit, prange
+from numba import get_num_threads, njit, prange, set_num_threads
 from numpy.typing import NDArray
 
 from core.text import normal_form
@@ -29,6 +31,8 @@ ones are in it; this bounds the work where thousands of rows share a long frame 
 FIVE_GRAMS, FOUR_GRAMS, SAME_WORDS = 0, 1, 2
 """The measures by which a pair can be alike."""
 
+_FEW = 5_000
+"""Texts that one thread is left alone with: on a busy machine several wait for each other longer than they would work."""
 _PER_STEP = 4096
 """Likenesses of one row that are told, at most."""
 
@@ -130,7 +134,8 @@ def normal_texts(instructions: pl.Series, inputs: pl.Series) -> Texts:
     begins = np.cumsum(room) - room
     codes = np.empty(int(room.sum()), np.uint32)
     plain = np.array([ord(chr(c).lower()) if chr(c).isalnum() else 32 for c in range(128)], np.uint32)
-    ends, hashes, bags, lengths = _normalise(data[0], starts[0], data[1], starts[1], plain, codes, begins)
+    with _threads(len(room)):
+        ends, hashes, bags, lengths = _normalise(data[0], starts[0], data[1], starts[1], plain, codes, begins)
     return Texts(codes, begins, ends, hashes, bags, lengths)
 
 
@@ -149,7 +154,8 @@ def signatures(texts: Texts, seed: int) -> NDArray[np.uint32]:
     draw = np.random.RandomState(seed + 1)
     odd = draw.randint(0, 1 << 31, BANDS * ROWS, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
     added = draw.randint(0, 1 << 32, BANDS * ROWS, dtype=np.uint32)
-    found: NDArray[np.uint32] = _signatures(texts.codes, texts.begins, texts.ends, odd, added)
+    with _threads(len(texts)):
+        found: NDArray[np.uint32] = _signatures(texts.codes, texts.begins, texts.ends, odd, added)
     return found
 
 
@@ -168,10 +174,21 @@ def _buckets(
     """
     buckets = np.full((len(found), BANDS + 1), -1, np.int32)
     slots = 1 << max(4, (2 * len(found)).bit_length())
-    numbers = _bucket(found, ROWS, bags, short, buckets, slots)
+    with _threads(len(found)):
+        numbers = _bucket(found, ROWS, bags, short, buckets, slots)
     firsts = np.cumsum(numbers) - numbers
     buckets += np.where(buckets >= 0, firsts.astype(np.int32), np.int32(0))
     return buckets, int(numbers.sum())
+
+
+@contextmanager
+def _threads(texts: int) -> Iterator[None]:
+    before = get_num_threads()
+    set_num_threads(1 if texts <= _FEW else before)
+    try:
+        yield
+    finally:
+        set_num_threads(before)
 
 
 # ------------------------------------------------------------------------------------------------------- compiled

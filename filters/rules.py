@@ -122,6 +122,7 @@ def row_rules(config: RulesConfig) -> dict[str, _Rule]:
     given, answer = _words("input"), _words("response")
     cut = pl.col("response").str.count_matches(CUT) * ~pl.col("response").str.contains(SIGN_OFF)
     fences = pl.col("response").str.count_matches("```").cast(pl.Float64)
+    control = pl.sum_horizontal(pl.col("instruction", "input", "response").str.count_matches(CONTROL)).cast(pl.Float64)
     constraints = pl.struct("response", "constraints").map_elements(_broken_constraints, return_dtype=pl.Float64)
     return {
         "refers_to_missing_input": _over_rows(_missing_input, 0, "references to a text that is not given"),
@@ -138,7 +139,7 @@ def row_rules(config: RulesConfig) -> dict[str, _Rule]:
         "response_unfinished": _Rule(cut.cast(pl.Float64), cut > 0, 0, "ends in the middle of a sentence"),
         "response_fence_open": _Rule(fences, fences % 2 == 1, 0, "code fences without their pair"),
         "response_echoes": _over_rows(_echo, 0, "the response is the instruction or the input again"),
-        "control_characters": _over_rows(_control, 0, "control or replacement characters"),
+        "control_characters": _Rule(control, control > 0, 0, "control or replacement characters"),
         "constraint_broken": _Rule(constraints, constraints > 0, 0, "broken constraints of the instruction"),
     }  # fmt: skip
 
@@ -259,8 +260,3 @@ def _echo(row: dict[str, str]) -> float:
 
 def _broken_constraints(row: dict[str, Any]) -> float:
     return float(len(failing(row["constraints"], row["response"])))
-
-
-def _control(row: dict[str, str]) -> float:
-    texts = pl.Series([row["instruction"], row["input"], row["response"]])
-    return float(texts.str.count_matches(CONTROL).sum())

@@ -23,14 +23,6 @@ def pytest_unconfigure():
     gc.unfreeze()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    """K-means in one thread: over a few rows, on a busy machine, two wait for each other a thousand times as long."""
-    import faiss
-
-    faiss.omp_set_num_threads(1)
-
-
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):
     """A finished run: its folder, its result, and how many moments it could have been halted at."""

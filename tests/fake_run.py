@@ -5,8 +5,6 @@ import signal
 import sys
 from pathlib import Path
 
-import numba
-
 from core.config import parse
 from core.models import Silent
 from core.run import RunFolder
@@ -80,13 +78,8 @@ class _Counted:
 
 def run(path, *, table=TABLE, moments=None, models=None):
     """Run, or continue, the pipeline on fakes in the folder `path`."""
-    config, threads = parse(RunConfig, table), numba.get_num_threads()
-    numba.set_num_threads(1)  # over so few rows, on a busy machine, two wait for each other longer than they work
-    try:
-        models = models or FakeModels(moments)
-        return run_pipeline(config, read_inputs(config), RunFolder(Path(path)), models, Silent())
-    finally:
-        numba.set_num_threads(threads)
+    config, models = parse(RunConfig, table), models or FakeModels(moments)
+    return run_pipeline(config, read_inputs(config), RunFolder(Path(path)), models, Silent())
 
 
 def count_renames(moments):
@@ -94,9 +87,11 @@ def count_renames(moments):
     rename = os.replace
 
     def counted(source, target):
+        if "__pycache__" in str(target):  # numba's, where its cache is empty
+            return rename(source, target)
         moments.pass_one()
         rename(source, target)
-        moments.pass_one()
+        return moments.pass_one()
 
     os.replace = counted
 

@@ -114,9 +114,9 @@ def test_a_run_halted_at_any_moment_continues_to_the_same_bytes_and_pays_nothing
         store.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def killed(undisturbed, tmp_path_factory):
-    """By the part of its completions after which it ends: a run's folder, and its process; they run side by side."""
+    """By the part of its completions after which it ends: a run's folder, and its process; they run beside the other tests."""
     folder, *_ = undisturbed
     with closing(CallStore(folder / "calls.sqlite")) as store:
         total = sum(purpose["completed"] for purpose in store.account().values())
