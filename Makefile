@@ -65,5 +65,8 @@ test: setup ## All tests, those on the embedded models included
 	$(BIN)/python -m pytest -q -m 'not gpu'
 
 bench: setup ## Speed against peers and survival of kills, on an otherwise idle machine (an hour)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt rensa
 	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/near_duplicates.py --million
+	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/kills.py

@@ -8,15 +8,17 @@ The loops over rows and characters are compiled by numba, once, and kept in its 
 its decorators need at once: import it where it is used.
 """
 
+import os
 import unicodedata
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import polars as pl
-from numba import get_num_threads, njit, prange, set_num_threads
+from numba import njit
 from numpy.typing import NDArray
 
 from core.text import normal_form
@@ -32,7 +34,7 @@ FIVE_GRAMS, FOUR_GRAMS, SAME_WORDS = 0, 1, 2
 """The measures by which a pair can be alike."""
 
 _FEW = 5_000
-"""Texts that one thread is left alone with: on a busy machine several wait for each other longer than they would work."""
+"""Texts that one thread does alone."""
 _PER_STEP = 4096
 """Likenesses of one row that are told, at most."""
 
@@ -134,8 +136,12 @@ def normal_texts(instructions: pl.Series, inputs: pl.Series) -> Texts:
     begins = np.cumsum(room) - room
     codes = np.empty(int(room.sum()), np.uint32)
     plain = np.array([ord(chr(c).lower()) if chr(c).isalnum() else 32 for c in range(128)], np.uint32)
-    with _threads(len(room)):
-        ends, hashes, bags, lengths = _normalise(data[0], starts[0], data[1], starts[1], plain, codes, begins)
+    ends, lengths = np.empty(len(room), np.int64), np.empty(len(room), np.int64)
+    hashes, bags = np.empty(len(room), np.uint64), np.empty(len(room), np.uint64)
+    _in_parts(
+        len(room), len(room), _normalise, data[0], starts[0], data[1], starts[1], plain, codes, begins, ends, hashes, bags,
+        lengths,
+    )  # fmt: skip
     return Texts(codes, begins, ends, hashes, bags, lengths)
 
 
@@ -154,8 +160,8 @@ def signatures(texts: Texts, seed: int) -> NDArray[np.uint32]:
     draw = np.random.RandomState(seed + 1)
     odd = draw.randint(0, 1 << 31, BANDS * ROWS, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
     added = draw.randint(0, 1 << 32, BANDS * ROWS, dtype=np.uint32)
-    with _threads(len(texts)):
-        found: NDArray[np.uint32] = _signatures(texts.codes, texts.begins, texts.ends, odd, added)
+    found = np.empty((len(texts), BANDS * ROWS), np.uint32)
+    _in_parts(len(texts), len(texts), _signatures, texts.codes, texts.begins, texts.ends, odd, added, found)
     return found
 
 
@@ -174,21 +180,23 @@ def _buckets(
     """
     buckets = np.full((len(found), BANDS + 1), -1, np.int32)
     slots = 1 << max(4, (2 * len(found)).bit_length())
-    with _threads(len(found)):
-        numbers = _bucket(found, ROWS, bags, short, buckets, slots)
+    numbers = np.zeros(BANDS + 1, np.int64)
+    _in_parts(len(found), BANDS + 1, _bucket, found, ROWS, bags, short, buckets, slots, numbers)
     firsts = np.cumsum(numbers) - numbers
     buckets += np.where(buckets >= 0, firsts.astype(np.int32), np.int32(0))
     return buckets, int(numbers.sum())
 
 
-@contextmanager
-def _threads(texts: int) -> Iterator[None]:
-    before = get_num_threads()
-    set_num_threads(1 if texts <= _FEW else before)
-    try:
-        yield
-    finally:
-        set_num_threads(before)
+def _in_parts(texts: int, number: int, work: Callable[..., None], *given: Any) -> None:
+    """Call `work(begin, end, *given)` on parts of a range, side by side where the texts are many: it lets go of the lock."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if texts <= _FEW or cores == 1:
+        work(0, number, *given)
+        return
+    bounds = [number * part // cores for part in range(cores + 1)]
+    with ThreadPoolExecutor(cores) as pool:
+        for done in [pool.submit(work, *pair, *given) for pair in pairwise(bounds)]:
+            done.result()
 
 
 # ------------------------------------------------------------------------------------------------------- compiled
@@ -240,12 +248,12 @@ def _append(data: Any, begin: int, end: int, plain: Any, codes: Any, at: int) ->
     return at
 
 
-@njit(cache=True, parallel=True)
-def _normalise(one: Any, one_starts: Any, other: Any, other_starts: Any, plain: Any, codes: Any, begins: Any) -> Any:
-    texts = len(begins)
-    ends, lengths = np.empty(texts, np.int64), np.zeros(texts, np.int64)
-    hashes, bags = np.empty(texts, np.uint64), np.zeros(texts, np.uint64)
-    for text in prange(texts):
+@njit(cache=True, nogil=True)
+def _normalise(
+    first: int, last: int, one: Any, one_starts: Any, other: Any, other_starts: Any, plain: Any, codes: Any, begins: Any,
+    ends: Any, hashes: Any, bags: Any, lengths: Any,
+) -> None:  # fmt: skip
+    for text in range(first, last):
         at = begins[text]
         codes[at] = _SPACE
         at = _append(one, one_starts[text], one_starts[text + 1], plain, codes, at + 1)
@@ -256,21 +264,21 @@ def _normalise(one: Any, one_starts: Any, other: Any, other_starts: Any, plain: 
         codes[at] = _SPACE
         ends[text] = at + 1
         hashes[text] = _hash(codes, begins[text], at + 1)
-        begin = begins[text] + 1
+        bag, words, begin = _0, 0, begins[text] + 1
         for here in range(begin, at + 1):
             if codes[here] == _SPACE:
                 if here > begin:
-                    bags[text] += _hash(codes, begin, here)
-                    lengths[text] += 1
+                    # Of longer texts nobody asks for it.
+                    bag += _hash(codes, begin, here) if words < SHORT_WORDS else _0
+                    words += 1
                 begin = here + 1
-    return ends, hashes, bags, lengths
+        bags[text], lengths[text] = bag, words
 
 
-@njit(cache=True, parallel=True)
-def _signatures(codes: Any, begins: Any, ends: Any, a: Any, b: Any) -> Any:
-    texts, hashes = len(begins), len(a)
-    found = np.empty((texts, hashes), np.uint32)
-    for text in prange(texts):
+@njit(cache=True, nogil=True)
+def _signatures(first: int, last: int, codes: Any, begins: Any, ends: Any, a: Any, b: Any, found: Any) -> None:
+    hashes = len(a)
+    for text in range(first, last):
         row = found[text]
         row[:] = np.uint32(0xFFFFFFFF)
         size = ends[text] - begins[text]
@@ -283,16 +291,24 @@ def _signatures(codes: Any, begins: Any, ends: Any, a: Any, b: Any) -> Any:
             for k in range(hashes):
                 value = np.uint32(a[k] * h + b[k])
                 row[k] = min(row[k], value)
-    return found
 
 
-@njit(cache=True, parallel=True)
-def _bucket(found: Any, rows: int, bags: Any, short: Any, buckets: Any, slots: int) -> Any:
-    """Number the values that several texts share, for each band and for the words; return how many there are in each."""
+@njit(cache=True, nogil=True)
+def _bucket(
+    first_column: int,
+    last_column: int,
+    found: Any,
+    rows: int,
+    bags: Any,
+    short: Any,
+    buckets: Any,
+    slots: int,
+    numbers: Any,
+) -> None:
+    """Number the values that several texts share, for each band and for the words; note how many there are in each."""
     texts, columns = buckets.shape
-    numbers = np.zeros(columns, np.int64)
     mask = np.uint64(slots - 1)
-    for column in prange(columns):
+    for column in range(first_column, last_column):
         holders = np.full(slots, -1, np.int32)  # a text that has the value
         values = np.empty(slots, np.uint64)
         for text in range(texts):
@@ -315,7 +331,6 @@ def _bucket(found: Any, rows: int, bags: Any, short: Any, buckets: Any, slots: i
                 buckets[first, column] = numbers[column]
                 numbers[column] += 1
             buckets[text, column] = buckets[first, column]
-    return numbers
 
 
 @njit(cache=True)
