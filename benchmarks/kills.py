@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "cpu.toml")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--longest", type=float, default=45.0, help="seconds before a kill, at most")
+    parser.add_argument("--longest", type=float, default=60.0, help="seconds before a kill, at most")
     options = parser.parse_args()
     rng, changed, left, killed = random.Random(options.seed), 0, 0, 0
     with tempfile.TemporaryDirectory() as name:

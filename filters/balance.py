@@ -69,33 +69,33 @@ def balance(
         elif category not in wanted:
             verdicts[id] = {"reason": "category_not_wanted", "evidence": f"no row of {category} is wanted"}
     candidates = table.filter(~pl.col("id").is_in(list(verdicts)))
-    if candidates.is_empty() or config.selector != "balanced":
-        verdicts |= _baseline(candidates, wanted, config.selector, seed, fill=fill)
-        if figures is not None and candidates.height:
-            left = ~candidates["id"].is_in(list(verdicts))
-            vectors = embedder.embed(full_instruction(candidates))
-            figures |= diversity(vectors, left.arg_true().to_numpy(), seed)
+    if candidates.is_empty():
         nothing = (_nothing("cluster", pl.Int32), _nothing("nearest_cosine", pl.Float64))
         return with_verdicts(table.with_columns(nothing), verdicts)
     vectors = embedder.embed(full_instruction(candidates))  # (rows, dims), length 1
-    labels = _labels(candidates["category"].to_list(), vectors, wanted, config, seed)
-    pick = _Picker(candidates, vectors, labels, config)
-    for category in sorted(wanted):
-        pick.take(category, config.rows(wanted[category]))
-    if fill and (short := sum(wanted.values()) - len(pick.taken)) > 0:
-        pick.fill(short)
+    labels: list[int | None] = [None] * candidates.height
+    nearest: list[float | None] = [None] * candidates.height
+    if config.selector == "balanced":
+        found = _labels(candidates["category"].to_list(), vectors, wanted, config, seed)
+        pick = _Picker(candidates, vectors, found, config)
+        for category in sorted(wanted):
+            pick.take(category, config.rows(wanted[category]))
+        if fill and (short := sum(wanted.values()) - len(pick.taken)) > 0:
+            pick.fill(short)
+        said, labels, nearest = pick.verdicts(), [*found], pick.nearest()
+    else:
+        said = _baseline(candidates, wanted, config.selector, seed, fill=fill)
     if figures is not None:
-        figures |= diversity(vectors, np.array(pick.taken, dtype=np.int64), seed)
-    verdicts |= pick.verdicts()
-    ids = candidates["id"].to_list()
-    found = pl.DataFrame(
+        taken = ~candidates["id"].is_in(list(said))
+        figures |= diversity(vectors, taken.arg_true().to_numpy().astype(np.int64), seed)
+    columns = pl.DataFrame(
         {
-            "id": ids,
+            "id": candidates["id"],
             "cluster": pl.Series(labels, dtype=pl.Int32),
-            "nearest_cosine": pl.Series(pick.nearest(), dtype=pl.Float64),
+            "nearest_cosine": pl.Series(nearest, dtype=pl.Float64),
         }
     )
-    return with_verdicts(table.join(found, on="id", how="left", maintain_order="left"), verdicts)
+    return with_verdicts(table.join(columns, on="id", how="left", maintain_order="left"), verdicts | said)
 
 
 def _baseline(

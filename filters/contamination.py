@@ -76,19 +76,16 @@ class ContaminationConfig:
     """Jaccard similarity of character 5-grams from which instruction and input are a near-duplicate of a prompt."""
 
 
-def drop_contaminated(
-    table: pl.DataFrame, benchmarks: pl.DataFrame, config: ContaminationConfig, *, seeds_in_set: bool
-) -> Outcome:
+def drop_contaminated(table: pl.DataFrame, prompts: "Prompts", *, seeds_in_set: bool) -> Outcome:
     """Drop every row that repeats a prompt of a benchmark; seeds only where they may become part of the set.
 
     Args:
         table: Rows.
-        benchmarks: The prompts; columns as in `BENCHMARKS`.
-        config: The `[contamination]` table.
+        prompts: Those of all benchmarks.
         seeds_in_set: Whether seeds may be selected into the set.
     """
     judged = table if seeds_in_set else table.filter(pl.col("source") != "seed")
-    return with_verdicts(table, Prompts(benchmarks, config).repeated_by(judged))
+    return with_verdicts(table, prompts.repeated_by(judged))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +111,7 @@ class Prompts:
     """The prompts of all benchmarks, equal ones once, ready to be looked for in any number of tables."""
 
     def __init__(self, benchmarks: pl.DataFrame, config: ContaminationConfig) -> None:
-        """Prepare what is looked for: a second for 10,000 prompts."""
+        """Prepare what is looked for: a second for 10,000 prompts; columns as in `BENCHMARKS`."""
         first: dict[str, tuple[str, str]] = {}
         for prompt, place in benchmarks.select("prompt", "place").iter_rows():
             first.setdefault(normal_form(prompt), (prompt, place))

@@ -74,6 +74,8 @@ class Context:
     base: RecordedEngine
     scorer: RecordedScorer
     store: CallStore
+    prompts: Prompts
+    """Those of benchmarks, ready to be looked for."""
     wanted: Mapping[str, int]
     lacking: "Lacking | None" = None
     """What the set lacked after all stages, for the generation that goes back for it."""
@@ -164,14 +166,13 @@ def _generated(table: pl.DataFrame, context: Context, *, first: Asks | None = No
     config = context.config
     passed: dict[str, bool] = {}
     contaminated: dict[str, dict[str, Any]] = {}
-    prompts = Prompts(context.inputs.benchmarks, config.contamination)
 
     def judge(rows: pl.DataFrame) -> Outcome:
         # A row that was judged by the rules or held against benchmarks before has not changed; its twins may be new.
         fresh = rows.filter(~pl.col("id").is_in(list(passed)))
         good = set(drop_by_rules(fresh, config.rules).kept["id"]) if fresh.height else set()
         passed.update((id, id in good) for id in fresh["id"])
-        contaminated.update(prompts.repeated_by(fresh.filter(pl.col("id").is_in(list(good)))))
+        contaminated.update(context.prompts.repeated_by(fresh.filter(pl.col("id").is_in(list(good)))))
         kept = rows.filter(pl.col("id").is_in([id for id, passes in passed.items() if passes]))
         distinct = drop_near_duplicates(kept, config.near_duplicates, seed=config.run.seed).kept
         return with_verdicts(distinct, contaminated)
@@ -194,8 +195,7 @@ def _near_duplicates(table: pl.DataFrame, context: Context) -> Outcome:
 
 
 def _contamination(table: pl.DataFrame, context: Context) -> Outcome:
-    config = context.config
-    return drop_contaminated(table, context.inputs.benchmarks, config.contamination, seeds_in_set=config.seeds.in_set)
+    return drop_contaminated(table, context.prompts, seeds_in_set=context.config.seeds.in_set)
 
 
 def _balance(table: pl.DataFrame, context: Context) -> Outcome:
@@ -322,8 +322,9 @@ def run_pipeline(config: RunConfig, inputs: Inputs, folder: RunFolder, models: M
 def _run(config: RunConfig, inputs: Inputs, folder: RunFolder, models: Models, progress: Progress) -> Result:
     store = CallStore(folder.calls)
     try:
-        _tell_of_seeds(config, inputs, folder, progress)
-        table, context = _pass(_context(config, inputs, models, store, progress), folder, store)
+        context = _context(config, inputs, models, store, progress)
+        _tell_of_seeds(context, folder, progress)
+        table, context = _pass(context, folder, store)
         # What later stages take away is known only now: go back for the categories that fell short, until none does or
         # nothing more can be done about it.
         while short := _lacking(table, context.wanted):
@@ -341,11 +342,12 @@ def _run(config: RunConfig, inputs: Inputs, folder: RunFolder, models: Models, p
     return _finish(config, folder, table, context.wanted)
 
 
-def _tell_of_seeds(config: RunConfig, inputs: Inputs, folder: RunFolder, progress: Progress) -> None:
+def _tell_of_seeds(context: Context, folder: RunFolder, progress: Progress) -> None:
     """Say, at each start, which seeds a benchmark has too; the manifest keeps it."""
+    config, inputs = context.config, context.inputs
     if inputs.benchmarks.is_empty():
         return
-    found = Prompts(inputs.benchmarks, config.contamination).repeated_by(inputs.seeds)
+    found = context.prompts.repeated_by(inputs.seeds)
     evidence = {id: str(verdict["evidence"]) for id, verdict in found.items()}
     folder.update_manifest({"contaminated_seeds": evidence})
     if evidence:
@@ -358,7 +360,8 @@ def _tell_of_seeds(config: RunConfig, inputs: Inputs, folder: RunFolder, progres
 def _context(config: RunConfig, inputs: Inputs, models: Models, store: CallStore, progress: Progress) -> Context:
     return Context(
         config, inputs, models, RecordedEngine(models.generator, store, progress),
-        RecordedEngine(models.base, store, progress), RecordedScorer(models.scorer, store, progress), store, {},
+        RecordedEngine(models.base, store, progress), RecordedScorer(models.scorer, store, progress), store,
+        Prompts(inputs.benchmarks, config.contamination), {},
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from core.config import parse
 from core.errors import DataError, EmptyError
 from core.run import RunFolder
 from core.table import check_outcome, table_of
-from filters.contamination import BENCHMARKS, ContaminationConfig, drop_contaminated
+from filters.contamination import BENCHMARKS, ContaminationConfig, Prompts, drop_contaminated
 from kiloset.pipeline import read_inputs, run_pipeline
 from kiloset.settings import ROOT, RunConfig
 from tests import fake_run
@@ -36,7 +36,7 @@ def prompts(*texts: str) -> pl.DataFrame:
 
 def verdicts(rows: pl.DataFrame, benchmarks: pl.DataFrame, config: ContaminationConfig = CONFIG) -> dict[str, Any]:
     """Return the dropped rows by id, each row accounted for and what is kept in order."""
-    outcome = drop_contaminated(rows, benchmarks, config, seeds_in_set=False)
+    outcome = drop_contaminated(rows, Prompts(benchmarks, config), seeds_in_set=False)
     check_outcome("contamination", rows, outcome, creates=False)
     gone = {row["id"]: row for row in outcome.dropped.to_dicts()}
     assert outcome.kept["id"].to_list() == [id for id in rows["id"] if id not in gone]
@@ -316,7 +316,7 @@ def test_hostile_texts_are_compared_like_any_other() -> None:
 def test_a_seed_is_dropped_only_where_it_may_become_part_of_the_set() -> None:
     rows = table({"instruction": LONG, "source": "seed"}, {"instruction": MIDDLE, "source": "pool"})
     for in_set, gone in ((False, ["g1"]), (True, ["g0", "g1"])):
-        outcome = drop_contaminated(rows, prompts(LONG, MIDDLE), CONFIG, seeds_in_set=in_set)
+        outcome = drop_contaminated(rows, Prompts(prompts(LONG, MIDDLE), CONFIG), seeds_in_set=in_set)
         assert outcome.dropped["id"].to_list() == gone
 
 
