@@ -43,8 +43,8 @@ _PER_STEP = 4096
 class Texts:
     """The normal forms of many texts between two spaces: " instruction ∥ input ", without " ∥ " where there is no input."""
 
-    codes: NDArray[np.uint32]
-    """Code points."""
+    data: NDArray[np.uint8]
+    """UTF-8."""
     begins: NDArray[np.int64]
     """`(texts,)`: where each begins and ends."""
     ends: NDArray[np.int64]
@@ -62,7 +62,7 @@ class Texts:
     def __getitem__(self, rows: NDArray[np.int64]) -> "Texts":
         """Return some of them."""
         begins, ends, lengths = self.begins[rows], self.ends[rows], self.lengths[rows]
-        return Texts(self.codes, begins, ends, self.hashes[rows], self.bags[rows], lengths)
+        return Texts(self.data, begins, ends, self.hashes[rows], self.bags[rows], lengths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +98,26 @@ class Walk:
         self._heads = np.full(buckets, -1, np.int32)
         self._nexts = np.full(self._buckets.shape, -1, np.int32)
         self._seen = np.full(len(texts), -1, np.int32)
-        # Sets are made where they are first needed; memory that is never touched is never taken.
-        windows = np.cumsum(np.maximum(texts.ends - texts.begins - 4, 1))
-        sets = np.empty(int(windows[-1]) if len(texts) else 0, np.uint64)
-        sizes = np.full(len(texts), -1, np.int64)
-        places = np.concatenate((np.zeros(1, np.int64), windows))
+        # Sets of kept rows are made where they are first needed, one behind the other: memory that is never touched is never
+        # taken, and on a virtual machine to touch a new GB takes up to two seconds.
+        sets = np.empty(int((texts.ends - texts.begins).sum()), np.uint64)
+        sizes, places = np.full(len(texts), -1, np.int32), np.zeros(len(texts) + 1, np.int64)
+        tables = _tables(int((texts.ends - texts.begins).max(initial=0)))
         # Of a pair at the threshold the share of equal hashes is that far below it with a probability of 10^-9.
         least = int(BANDS * ROWS * (threshold - 6 * (threshold * (1 - threshold) / (BANDS * ROWS)) ** 0.5))
-        self._texts = (found, least, texts.codes, texts.begins, texts.ends, texts.bags, short, sets, places, sizes)
+        self._texts = (
+            found,
+            least,
+            texts.data,
+            texts.begins,
+            texts.ends,
+            texts.bags,
+            short,
+            sets,
+            places,
+            sizes,
+            tables,
+        )
         self._found = (np.empty(_PER_STEP, np.int32), np.empty(_PER_STEP, np.float64), np.empty(_PER_STEP, np.int8))
         self.cut_short = 0
         """Times that a row was not compared with all rows of a bucket, for there were more than `LONGEST_WALK`."""
@@ -132,17 +144,17 @@ def normal_texts(instructions: pl.Series, inputs: pl.Series) -> Texts:
     """Return the normal forms (`core.text.normal_form`) of instructions with their inputs."""
     data, sizes = zip(*(_utf8(each) for each in (instructions, inputs)), strict=True)
     starts = [np.concatenate((np.zeros(1, np.int64), np.cumsum(each))) for each in sizes]
-    room = sizes[0] + sizes[1] + 5
+    room = (sizes[0] + sizes[1] + 7) // 8 * 8 + 8  # whole words, the last one with a byte to spare
     begins = np.cumsum(room) - room
-    codes = np.empty(int(room.sum()), np.uint32)
-    plain = np.array([ord(chr(c).lower()) if chr(c).isalnum() else 32 for c in range(128)], np.uint32)
+    written = np.empty(int(room.sum()), np.uint8)
+    plain = np.array([ord(chr(c).lower()) if chr(c).isalnum() else 32 for c in range(128)], np.uint8)
     ends, lengths = np.empty(len(room), np.int64), np.empty(len(room), np.int64)
     hashes, bags = np.empty(len(room), np.uint64), np.empty(len(room), np.uint64)
     _in_parts(
-        len(room), len(room), _normalise, data[0], starts[0], data[1], starts[1], plain, codes, begins, ends, hashes, bags,
-        lengths,
+        len(room), len(room), _normalise, data[0], starts[0], data[1], starts[1], plain, written, begins, ends, hashes,
+        bags, lengths,
     )  # fmt: skip
-    return Texts(codes, begins, ends, hashes, bags, lengths)
+    return Texts(written, begins, ends, hashes, bags, lengths)
 
 
 def _utf8(texts: pl.Series) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -151,8 +163,8 @@ def _utf8(texts: pl.Series) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     if (others := (texts.str.len_chars() != sizes).arg_true()).len():
         texts = texts.scatter(others, [normal_form(text) for text in texts.gather(others)])
         sizes = texts.str.len_bytes()
-    joined = texts.str.join("").item() or "" if len(texts) else ""
-    return np.frombuffer(joined.encode(), np.uint8), sizes.cast(pl.Int64).to_numpy()
+    joined = texts.str.join("").cast(pl.Binary).item() or b"" if len(texts) else b""
+    return np.frombuffer(joined, np.uint8), sizes.cast(pl.Int64).to_numpy()
 
 
 def signatures(texts: Texts, seed: int) -> NDArray[np.uint32]:
@@ -161,14 +173,25 @@ def signatures(texts: Texts, seed: int) -> NDArray[np.uint32]:
     odd = draw.randint(0, 1 << 31, BANDS * ROWS, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
     added = draw.randint(0, 1 << 32, BANDS * ROWS, dtype=np.uint32)
     found = np.empty((len(texts), BANDS * ROWS), np.uint32)
-    _in_parts(len(texts), len(texts), _signatures, texts.codes, texts.begins, texts.ends, odd, added, found)
+    _in_parts(len(texts), len(texts), _signatures, texts.data, texts.begins, texts.ends, odd, added, found)
     return found
 
 
 def grams(texts: Texts, row: int, length: int) -> NDArray[np.uint64]:
     """Return the hashes of a text's n-grams, distinct and rising; a text that is shorter has one, itself."""
-    found = np.empty(max(1, texts.ends[row] - texts.begins[row] - length + 1), np.uint64)
-    return found[: _fill(texts.codes, texts.begins[row], texts.ends[row], length, found)]
+    size = int(texts.ends[row] - texts.begins[row])
+    found = np.empty(size, np.uint64)
+    number = _distinct(texts.data, texts.begins[row], texts.ends[row], length, found, _tables(size), 0)
+    return np.sort(found[:number])
+
+
+def _tables(longest: int) -> tuple[NDArray[Any], ...]:
+    """Return two empty hash tables for the n-grams of texts of so many bytes, and room for their code points."""
+    places = 1 << (2 * longest).bit_length()
+    return (
+        np.empty((2, places), np.uint64), np.zeros((2, places), np.int32),
+        np.zeros((2, 2), np.int64), np.empty(longest, np.uint32),
+    )  # fmt: skip
 
 
 def _buckets(
@@ -201,96 +224,135 @@ def _in_parts(texts: int, number: int, work: Callable[..., None], *given: Any) -
 
 # ------------------------------------------------------------------------------------------------------- compiled
 
-_0, _1, _16, _29, _32 = (np.uint64(each) for each in (0, 1, 16, 29, 32))
+_0, _1, _16, _21, _29, _32 = (np.uint64(each) for each in (0, 1, 16, 21, 29, 32))
 _LOW = np.uint64(0xFFFFFFFF)
 _GOLDEN, _OTHER = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
 _FMIX_1, _FMIX_2 = np.uint32(0x85EBCA6B), np.uint32(0xC2B2AE35)
-_SPACE, _BETWEEN = np.uint32(32), np.uint32(ord("∥"))
+_LANES = 32
+_SPACE, _BETWEEN = np.uint8(32), np.frombuffer(" ∥ ".encode(), np.uint8)
 assert unicodedata.category("∥") == "Sm", "no normal form may hold what stands between instruction and input"
 
 
 @njit(cache=True)
-def _hash(codes: Any, begin: int, end: int) -> Any:
-    """Hash some code points to 64 bits."""
+def _hash(data: Any, begin: int, end: int) -> Any:
+    """Hash some bytes, or eight of them at a time, to 64 bits."""
     value = np.uint64(end - begin)
     for at in range(begin, end):
-        value = (value ^ np.uint64(codes[at])) * _GOLDEN
+        value = (value ^ np.uint64(data[at])) * _GOLDEN
         value ^= value >> _29
     value *= _OTHER
     return value ^ (value >> _32)
 
 
 @njit(cache=True)
-def _append(data: Any, begin: int, end: int, plain: Any, codes: Any, at: int) -> int:
-    """Write the normal form of some bytes, without a space at either end; return where it ends."""
-    first, waiting = at, False
-    here = begin
-    while here < end:
-        byte = np.uint32(data[here])
-        here += 1
+def _gram(codes: Any, at: int, length: int) -> Any:
+    """Hash up to five code points, of 21 bits each, to 64 bits."""
+    low, high = _0, np.uint64(length)
+    for k in range(min(3, length)):
+        low = (low << _21) | np.uint64(codes[at + k])
+    for k in range(3, length):
+        high = (high << _21) | np.uint64(codes[at + k])
+    value = (low ^ (high * _OTHER)) * _GOLDEN
+    return value ^ (value >> _32)
+
+
+@njit(cache=True)
+def _append(data: Any, begin: int, end: int, plain: Any, written: Any, at: int) -> tuple[int, int]:
+    """Write the normal form of some bytes, without a space at either end; return where it ends and its words."""
+    first, waiting, words = at, False, 0
+    for here in range(begin, end):
+        byte = data[here]
         if byte < 128:
-            code = plain[byte]
-        else:
-            more = 1 + (byte >= 0xE0) + (byte >= 0xF0)
-            code = byte & np.uint32(0xFF >> (more + 2))
-            for _ in range(more):
-                code = np.uint32((code << np.uint32(6)) | (np.uint32(data[here]) & np.uint32(0x3F)))
-                here += 1
-        if code == _SPACE:
+            byte = plain[byte]
+        if byte == _SPACE:
             waiting = at > first
             continue
         if waiting:
-            codes[at] = _SPACE
+            written[at] = _SPACE
             at += 1
+            words += 1
             waiting = False
-        codes[at] = code
+        written[at] = byte
         at += 1
-    return at
+    return at, words + (at > first)
+
+
+@njit(cache=True)
+def _bag(data: Any, begin: int, end: int) -> Any:
+    """Hash the words of a text that ends with a space, in any order."""
+    found, word = _0, begin
+    for here in range(begin, end):
+        if data[here] == _SPACE:
+            found += _hash(data, word, here)
+            word = here + 1
+    return found
 
 
 @njit(cache=True, nogil=True)
 def _normalise(
-    first: int, last: int, one: Any, one_starts: Any, other: Any, other_starts: Any, plain: Any, codes: Any, begins: Any,
+    first: int, last: int, one: Any, one_starts: Any, other: Any, other_starts: Any, plain: Any, written: Any, begins: Any,
     ends: Any, hashes: Any, bags: Any, lengths: Any,
 ) -> None:  # fmt: skip
+    between, by_words = len(_BETWEEN), written.view(np.uint64)
     for text in range(first, last):
-        at = begins[text]
-        codes[at] = _SPACE
-        at = _append(one, one_starts[text], one_starts[text + 1], plain, codes, at + 1)
-        given = _append(other, other_starts[text], other_starts[text + 1], plain, codes, at + 3)
-        if given > at + 3:
-            codes[at], codes[at + 1], codes[at + 2] = _SPACE, _BETWEEN, _SPACE
-            at = given
-        codes[at] = _SPACE
-        ends[text] = at + 1
-        hashes[text] = _hash(codes, begins[text], at + 1)
-        bag, words, begin = _0, 0, begins[text] + 1
-        for here in range(begin, at + 1):
-            if codes[here] == _SPACE:
-                if here > begin:
-                    # Of longer texts nobody asks for it.
-                    bag += _hash(codes, begin, here) if words < SHORT_WORDS else _0
-                    words += 1
-                begin = here + 1
-        bags[text], lengths[text] = bag, words
+        begin = begins[text]
+        written[begin] = _SPACE
+        at, words = _append(one, one_starts[text], one_starts[text + 1], plain, written, begin + 1)
+        if other_starts[text] < other_starts[text + 1]:
+            given, more = _append(other, other_starts[text], other_starts[text + 1], plain, written, at + between)
+            if more:
+                written[at : at + between] = _BETWEEN
+                at, words = given, words + more + 1
+        written[at] = _SPACE
+        ends[text], lengths[text] = at + 1, words
+        whole = (at + 8) // 8 * 8
+        written[at + 1 : whole] = 0
+        hashes[text] = _hash(by_words, begin // 8, whole // 8)
+        # Of longer texts nobody asks for it.
+        bags[text] = _bag(written, begin + 1, at + 1) if words <= SHORT_WORDS else _0
+
+
+@njit(cache=True)
+def _decode(data: Any, begin: int, end: int, codes: Any) -> int:
+    """Write the code points of some UTF-8; return how many there are."""
+    number = 0
+    while begin < end:
+        code = np.uint32(data[begin])
+        begin += 1
+        if code >= 128:
+            more = 1 + (code >= 0xE0) + (code >= 0xF0)
+            code &= np.uint32(0xFF >> (more + 2))
+            for _ in range(more):
+                code = np.uint32((code << np.uint32(6)) | (np.uint32(data[begin]) & np.uint32(0x3F)))
+                begin += 1
+        codes[number] = code
+        number += 1
+    return number
 
 
 @njit(cache=True, nogil=True)
-def _signatures(first: int, last: int, codes: Any, begins: Any, ends: Any, a: Any, b: Any, found: Any) -> None:
-    hashes = len(a)
+def _signatures(first: int, last: int, data: Any, begins: Any, ends: Any, a: Any, b: Any, found: Any) -> None:
+    longest = 0
     for text in range(first, last):
-        row = found[text]
-        row[:] = np.uint32(0xFFFFFFFF)
-        size = ends[text] - begins[text]
-        for at in range(begins[text], begins[text] + max(1, size - 4)):
+        longest = max(longest, ends[text] - begins[text])
+    codes, grams = np.empty(longest, np.uint32), np.empty(longest + _LANES, np.uint32)
+    for text in range(first, last):
+        size = _decode(data, begins[text], ends[text], codes)
+        number = max(1, size - 4)
+        for at in range(number):
             # MurmurHash3's finalizer, which datasketch applies first.
-            h = np.uint32(_hash(codes, at, at + min(5, size)) & _LOW)
+            h = np.uint32(_gram(codes, at, min(5, size)) & _LOW)
             h = np.uint32((h ^ (h >> np.uint32(16))) * _FMIX_1)
             h = np.uint32((h ^ (h >> np.uint32(13))) * _FMIX_2)
-            h = np.uint32(h ^ (h >> np.uint32(16)))
-            for k in range(hashes):
-                value = np.uint32(a[k] * h + b[k])
-                row[k] = min(row[k], value)
+            grams[at] = np.uint32(h ^ (h >> np.uint32(16)))
+        # The first one again and again, so that no lane of the vector unit is left over; the least stays the same.
+        whole = (number + _LANES - 1) // _LANES * _LANES
+        grams[number:whole] = grams[0]
+        for k in range(len(a)):
+            factor, added, least = a[k], b[k], np.uint32(0xFFFFFFFF)
+            for at in range(whole):
+                least = min(least, np.uint32(factor * grams[at] + added))
+            found[text, k] = least
 
 
 @njit(cache=True, nogil=True)
@@ -308,9 +370,10 @@ def _bucket(
     """Number the values that several texts share, for each band and for the words; note how many there are in each."""
     texts, columns = buckets.shape
     mask = np.uint64(slots - 1)
+    holders = np.empty(slots, np.int32)  # a text that has the value
+    values = np.empty(slots, np.uint64)
     for column in range(first_column, last_column):
-        holders = np.full(slots, -1, np.int32)  # a text that has the value
-        values = np.empty(slots, np.uint64)
+        holders[:] = -1
         for text in range(texts):
             value = bags[text]
             if column < columns - 1:
@@ -334,38 +397,51 @@ def _bucket(
 
 
 @njit(cache=True)
-def _fill(codes: Any, begin: int, end: int, length: int, found: Any) -> int:
-    """Write the hashes of a text's n-grams, distinct and rising; return how many there are."""
-    number = max(1, end - begin - length + 1)
-    for at in range(number):
-        found[at] = _hash(codes, begin + at, begin + at + min(length, end - begin))
-    found[:number].sort()
-    distinct = 1
-    for at in range(1, number):
-        if found[at] != found[at - 1]:
-            found[distinct] = found[at]
-            distinct += 1
-    return distinct
+def _distinct(data: Any, begin: int, end: int, length: int, found: Any, tables: Any, which: int) -> int:
+    """Write the hashes of a text's n-grams, each once, and leave them in one of the tables; return how many there are.
+
+    A place of a table is taken if its stamp is that of the text, so that none has to be emptied.
+    """
+    values, stamps, texts, codes = tables
+    size = _decode(data, begin, end, codes)
+    grams = max(1, size - length + 1)
+    mask = _0
+    while mask < 2 * grams:
+        mask = (mask << _1) | _1
+    texts[which, 0] += 1
+    texts[which, 1] = np.int64(mask)
+    stamp, number = texts[which, 0], 0
+    for at in range(grams):
+        value = _gram(codes, at, min(length, size))
+        place = value & mask
+        while stamps[which, place] == stamp and values[which, place] != value:
+            place = (place + _1) & mask
+        if stamps[which, place] != stamp:
+            stamps[which, place], values[which, place] = stamp, value
+            found[number] = value
+            number += 1
+    return number
 
 
 @njit(cache=True)
-def _jaccard(first: Any, second: Any, least: float) -> float:
-    """Return the exact Jaccard similarity of two rising sets, or 0 if it is below `least` for certain."""
-    one, other = len(first), len(second)
-    if min(one, other) < least * max(one, other):
-        return 0.0
-    # With so many that only one of the two has, `least` is out of reach.
-    spare = int((one + other) * (1 - least) / (1 + least)) + 2
-    common, i, j = 0, 0, 0
-    while i < one and j < other:
-        a, b = first[i], second[j]
-        common += a == b
-        spare -= a != b
-        if spare < 0:
-            return 0.0
-        i += a <= b
-        j += b <= a
-    return common / (one + other - common)
+def _jaccard(own: int, other: Any, least: float, tables: Any, which: int) -> float:
+    """Return the exact Jaccard similarity of the `own` n-grams of a table and others, or 0 if it is below `least` for certain."""
+    values, stamps, texts, _ = tables
+    stamp, mask = texts[which, 0], np.uint64(texts[which, 1])
+    # With so many that are not in the table, `least` is out of reach.
+    spare = len(other) - int((own + len(other)) * least / (1 + least)) + 1
+    common = 0
+    for value in other:
+        place = value & mask
+        while stamps[which, place] == stamp and values[which, place] != value:
+            place = (place + _1) & mask
+        if stamps[which, place] == stamp:
+            common += 1
+        else:
+            spare -= 1
+            if spare < 0:
+                return 0.0
+    return common / (own + len(other) - common)
 
 
 @njit(cache=True)
@@ -379,47 +455,48 @@ def _insert(row: int, buckets: Any, heads: Any, nexts: Any) -> None:
 
 @njit(cache=True)
 def _compare(
-    row: int, other: int, threshold: float, found: Any, least: int, codes: Any, begins: Any, ends: Any, bags: Any,
-    short: Any, sets: Any, places: Any, sizes: Any,
+    row: int, other: int, own: int, threshold: float, data: Any, begins: Any, ends: Any, bags: Any, short: Any, sets: Any,
+    places: Any, sizes: Any, tables: Any,
 ) -> tuple[float, int]:  # fmt: skip
-    """Return how alike two texts are and by which measure, (0, 0) if they are not."""
-    if not (short[row] and short[other]):
-        # The sets of a pair that only happens to share a band are not even made.
-        equal = 0
-        for k in range(found.shape[1]):
-            equal += found[row, k] == found[other, k]
-        if equal < least:
-            return 0.0, FIVE_GRAMS
-    if sizes[row] < 0:
-        sizes[row] = _fill(codes, begins[row], ends[row], 5, sets[places[row] : places[row + 1]])
+    """Return how alike two texts are and by which measure, (0, 0) if they are not; the first's 5-grams are in table 0."""
     if sizes[other] < 0:
-        sizes[other] = _fill(codes, begins[other], ends[other], 5, sets[places[other] : places[other + 1]])
-    mine = sets[places[row] : places[row] + sizes[row]]
-    value = _jaccard(mine, sets[places[other] : places[other] + sizes[other]], threshold)
+        # The last place is where the next set goes.
+        places[other] = places[-1]
+        sizes[other] = _distinct(data, begins[other], ends[other], 5, sets[places[-1] :], tables, 1)
+        places[-1] += sizes[other]
+    value = _jaccard(own, sets[places[other] : places[other] + sizes[other]], threshold, tables, 0)
     if value >= threshold:
         return value, FIVE_GRAMS
     if not (short[row] and short[other]):
         return 0.0, FIVE_GRAMS
     if bags[row] == bags[other]:
         return 1.0, SAME_WORDS
-    first = np.empty(ends[row] - begins[row], np.uint64)
-    second = np.empty(ends[other] - begins[other], np.uint64)
-    one = _fill(codes, begins[row], ends[row], 4, first)
-    two = _fill(codes, begins[other], ends[other], 4, second)
-    value = _jaccard(first[:one], second[:two], SHORT_JACCARD)
+    grams = np.empty(ends[other] - begins[other], np.uint64)
+    theirs = grams[: _distinct(data, begins[other], ends[other], 4, grams, tables, 1)]
+    mine = _distinct(data, begins[row], ends[row], 4, np.empty(ends[row] - begins[row], np.uint64), tables, 1)
+    value = _jaccard(mine, theirs, SHORT_JACCARD, tables, 1)
     return (value, FOUR_GRAMS) if value >= SHORT_JACCARD else (0.0, FOUR_GRAMS)
+
+
+@njit(cache=True)
+def _agree(one: Any, other: Any, least: int) -> bool:
+    """Tell whether two signatures are equal in so many places."""
+    equal = 0
+    for k in range(len(one)):
+        equal += one[k] == other[k]
+    return equal >= least
 
 
 @njit(cache=True)
 def _advance(
     begin: int, threshold: float, longest: int, buckets: Any, heads: Any, nexts: Any, seen: Any,
-    found: Any, least: int, codes: Any, begins: Any, ends: Any, bags: Any, short: Any, sets: Any, places: Any, sizes: Any,
-    rows: Any, likenesses: Any, measures: Any,
+    found: Any, least: int, data: Any, begins: Any, ends: Any, bags: Any, short: Any, sets: Any, places: Any, sizes: Any,
+    tables: Any, rows: Any, likenesses: Any, measures: Any,
 ) -> tuple[int, int, int]:  # fmt: skip
     """Go on until a row is like kept ones; return it, their number, and how often a bucket was not gone through whole."""
     cut = 0
     for row in range(begin, len(buckets)):
-        count = 0
+        count = own = 0
         for band in range(buckets.shape[1]):
             bucket = buckets[row, band]
             if bucket < 0:
@@ -432,12 +509,17 @@ def _advance(
                 steps += 1
                 if seen[other] != row:
                     seen[other] = row
-                    value, measure = _compare(
-                        row, other, threshold, found, least, codes, begins, ends, bags, short, sets, places, sizes
-                    )
-                    if value > 0 and count < len(rows):
-                        rows[count], likenesses[count], measures[count] = other, value, measure
-                        count += 1
+                    # The sets of a pair that only happens to share a band are not even made.
+                    if (short[row] and short[other]) or _agree(found[row], found[other], least):
+                        if own == 0:
+                            room = np.empty(ends[row] - begins[row], np.uint64)
+                            own = _distinct(data, begins[row], ends[row], 5, room, tables, 0)
+                        value, measure = _compare(
+                            row, other, own, threshold, data, begins, ends, bags, short, sets, places, sizes, tables
+                        )
+                        if value > 0 and count < len(rows):
+                            rows[count], likenesses[count], measures[count] = other, value, measure
+                            count += 1
                 other = nexts[other, band]
         if count:
             return row, count, cut

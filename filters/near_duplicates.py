@@ -8,7 +8,7 @@ on the order of the rows.
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -62,7 +62,7 @@ def drop_near_duplicates(
     rows = _best_first(table)
     texts = normal_texts(rows["instruction"], rows["input"])
     protected = rows["source"].is_in(["seed", "pool"] if config.protect_pool else ["seed"]).to_numpy()
-    ids, slots = rows["id"].to_list(), _SlotsOf(rows)
+    ids, slots = rows["id"], _SlotsOf(rows)
     verdicts: dict[str, dict[str, Any]] = {}
     copies = _exact_copies(texts.hashes, slots)
     distinct = np.setdiff1d(np.arange(len(texts)), np.fromiter(copies, np.int64))
@@ -80,7 +80,7 @@ class _SlotsOf:
     """What fills the frame of each row's text, looked up only where it is asked for."""
 
     def __init__(self, rows: pl.DataFrame) -> None:
-        self._instructions, self._inputs = rows["instruction"].to_list(), rows["input"].to_list()
+        self._instructions, self._inputs = rows["instruction"], rows["input"]
 
     def figures(self, row: int) -> tuple[str, ...]:
         return _figures(self._text(row))
@@ -103,7 +103,7 @@ def _exact_copies(hashes: NDArray[np.uint64], slots: _SlotsOf) -> dict[int, int]
 
 
 def _drop_near(
-    texts: Any, rows: NDArray[np.int64], ids: Sequence[str], slots: _SlotsOf, protected: NDArray[np.bool_],
+    texts: Any, rows: NDArray[np.int64], ids: pl.Series, slots: _SlotsOf, protected: NDArray[np.bool_],
     config: NearDuplicatesConfig, seed: int, verdicts: dict[str, dict[str, Any]], warn: Callable[[str], None] | None,
 ) -> None:  # fmt: skip
     """Walk through the rows, best first; drop those with a twin already kept, and templates beyond their share."""

@@ -144,8 +144,8 @@ def test_normal_forms_are_those_of_one_text_at_a_time() -> None:
     texts = texts_of([first for first, _ in pairs], [second for _, second in pairs])
     for number, (first, second) in enumerate(pairs):
         key = normal_form(first) + (f" ∥ {normal_form(second)}" if normal_form(second) else "")
-        codes = texts.codes[texts.begins[number] : texts.ends[number]]
-        assert "".join(map(chr, codes)) == f" {key} "
+        written = texts.data[texts.begins[number] : texts.ends[number]]
+        assert written.tobytes().decode() == f" {key} "
         assert texts.lengths[number] == len(key.split())
         if texts.lengths[number] > minhash.SHORT_WORDS:
             continue  # its bag is asked for by nobody
