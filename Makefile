@@ -17,11 +17,11 @@ DATASET = $(OPTIONS) $(if $(CONFIG),--config '$(CONFIG)') $(if $(SIZE),--size '$
           $(if $(MODEL),--model '$(MODEL)') $(if $(BASE),--base '$(BASE)') $(foreach s,$(SET),--set '$(s)')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan dataset audit explain train config check test bench
+.PHONY: help setup plan dataset audit whatif explain train config check test bench
 
 help: ## Show this help
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
-	@echo '  Variables: SIZE= SEEDS= MODEL= BASE= CONFIG= RUN= SET="table.key=value ..." PROGRESS=auto|live|lines|json|none BACKEND=cpu|vllm PIP_ARGS='
+	@echo '  Variables: SIZE= SEEDS= MODEL= BASE= CONFIG= RUN= SET="table.key=value ..." FROM= PROGRESS=auto|live|lines|json|none BACKEND=cpu|vllm PIP_ARGS='
 
 setup: $(STAMP) ## Install everything into .venv; does nothing when up to date
 
@@ -41,10 +41,13 @@ plan: setup ## Tell what the set will take: requests, tokens, time, money
 	$(BIN)/kiloset plan $(DATASET)
 
 dataset: setup ## Make the curated set (continues where it stopped)
-	$(BIN)/kiloset dataset $(DATASET) $(if $(PROGRESS),--progress '$(PROGRESS)')
+	$(BIN)/kiloset dataset $(DATASET) $(if $(FROM),--from '$(FROM)') $(if $(PROGRESS),--progress '$(PROGRESS)')
 
 audit: setup ## Show how the set is distributed and what was dropped
 	$(BIN)/kiloset audit $(OPTIONS)
+
+whatif: setup ## Tell what other thresholds would keep: make whatif SET="near_duplicates.threshold=0.8"
+	$(BIN)/kiloset whatif $(OPTIONS) $(foreach s,$(SET),'$(s)')
 
 explain: setup ## Tell one row's whole life: make explain ID=g00042
 	$(BIN)/kiloset explain $(OPTIONS) '$(ID)'

@@ -1,4 +1,4 @@
-"""Every completion and score that was paid for, in one SQLite file: resume mechanism, cost account and raw evidence.
+"""Every completion, score and vector that was paid for, in one SQLite file: resume mechanism, cost account and raw evidence.
 
 A completion is committed as it finishes, before anything counts on it; a request found here is never sent again.
 The file survives `kill -9` at any moment (write-ahead log; a process's death loses no committed page).
@@ -33,6 +33,7 @@ CREATE TABLE lost (id TEXT PRIMARY KEY, reason TEXT NOT NULL, evidence TEXT NOT 
 CREATE TABLE sends (key TEXT NOT NULL, max_tokens INTEGER NOT NULL, purpose TEXT NOT NULL, sent REAL NOT NULL);
 CREATE TABLE scores (
   key TEXT PRIMARY KEY, model TEXT NOT NULL, nats REAL, tokens INTEGER NOT NULL, finished REAL NOT NULL);
+CREATE TABLE vectors (key TEXT PRIMARY KEY, vector BLOB NOT NULL);
 """
 
 
@@ -77,6 +78,16 @@ class CallStore:
             except sqlite3.OperationalError:
                 store._db = _opened_to_read(path, "immutable=1")
         return store
+
+    def copy_to(self, path: Path) -> None:
+        """Write a new store with all that was paid for here; not what selection lost, for other settings may keep it."""
+        partial = path.with_name(f".{path.name}.partial")
+        partial.unlink(missing_ok=True)
+        with _errors_of(path), closing(sqlite3.connect(partial, isolation_level=None)) as copy:
+            self._db.backup(copy)
+            copy.execute("PRAGMA journal_mode=DELETE")
+            copy.execute("DELETE FROM lost")
+        os.replace(partial, path)
 
     def close(self) -> None:
         """Close the file."""
@@ -127,6 +138,15 @@ class CallStore:
             self._db.executemany(
                 "INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?)", [(k, model, n, t, now) for k, n, t in scores]
             )
+
+    def vectors(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """Return the stored vectors among `keys`, as bytes."""
+        return dict(self._lookup("SELECT key, vector FROM vectors", keys))
+
+    def add_vectors(self, vectors: Sequence[tuple[str, bytes]]) -> None:
+        """Commit a batch of vectors at once; the first of a key stays."""
+        with self._transaction():
+            self._db.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?)", vectors)
 
     def account(self) -> dict[str, dict[str, int]]:
         """Return, per purpose, how many requests were sent and completed and the tokens they took."""
@@ -287,6 +307,6 @@ def _application_id(db: sqlite3.Connection) -> int:
 def _columns(db: sqlite3.Connection) -> list[tuple[str, str]]:
     query = """
     SELECT found.name, columns.name FROM sqlite_master AS found, pragma_table_info(found.name) AS columns
-    WHERE found.type = 'table' AND found.name IN ('calls', 'waves', 'lost', 'sends', 'scores') ORDER BY found.name, columns.cid
+    WHERE found.type = 'table' AND found.name IN ('calls', 'waves', 'lost', 'sends', 'scores', 'vectors') ORDER BY found.name, columns.cid
     """
     return db.execute(query).fetchall()

@@ -115,6 +115,8 @@ class Embedder(Protocol):
     """A model that turns texts into directions."""
 
     identity: str
+    is_costly: bool
+    """Whether a run should store its vectors rather than compute them again."""
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return `(texts, dims)` float32 with rows of length 1."""

@@ -68,6 +68,7 @@ class RunFolder:
         self.manifest_file = path / "manifest.json"
         self.calls = path / "calls.sqlite"
         self.dropped_file = path / "dropped.parquet"
+        self.duplicates = path / "duplicates.parquet"
         self.curated = path / "curated.jsonl"
         self.adapter = path / "adapter"
         self.engine_log = path / "engine.log"

@@ -10,20 +10,17 @@ from numpy.typing import NDArray
 class SentenceEmbedder:
     """An `Embedder` by sentence-transformers, loaded with the first text."""
 
+    is_costly = True
+
     def __init__(self, path: str, identity: str) -> None:
         """Name the model by its local folder; safetensors only, no remote code."""
         self.identity, self._path = identity, path
         self._model: Any = None
-        # Whole calls, not single texts: the last digits of a vector depend on the batch it was computed in, and a
-        # resumed run must find the same ones.
-        self._known: dict[tuple[str, ...], NDArray[np.float32]] = {}
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return `(texts, dims)` float32 with rows of length 1."""
         if not texts:
             return np.zeros((0, 0), dtype=np.float32)
-        if (known := self._known.get(tuple(texts))) is not None:
-            return known
         if self._model is None:
             from sentence_transformers import SentenceTransformer
 
@@ -31,5 +28,4 @@ class SentenceEmbedder:
                 self._path, trust_remote_code=False, model_kwargs={"use_safetensors": True}
             )
         vectors = self._model.encode(list(texts), batch_size=32, normalize_embeddings=True, show_progress_bar=False)
-        self._known[tuple(texts)] = np.asarray(vectors, dtype=np.float32)
-        return self._known[tuple(texts)]
+        return np.asarray(vectors, dtype=np.float32)

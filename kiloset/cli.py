@@ -1,4 +1,4 @@
-"""The command line: `kiloset plan | dataset | audit | explain | train | config`.
+"""The command line: `kiloset plan | dataset | audit | whatif | explain | train | config`.
 
 Exit status: 0 done, 2 bad input or nothing accepted, 3 fewer rows than asked, 130 and 143 interrupted.
 """
@@ -8,8 +8,8 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import closing, contextmanager
+from dataclasses import asdict, fields
 from json import dumps
 from pathlib import Path
 from types import FrameType
@@ -34,7 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Turn a handful of seed examples into the instruction set a base model learns most from.\n\n"
     "Typical order: [bold]plan[/bold] tells what it will take, [bold]dataset[/bold] makes the set, [bold]audit[/bold] shows how it is distributed and what was "
-    "dropped, [bold]explain[/bold] tells one row's life, [bold]train[/bold] fits a LoRA adapter. Everything lies in "
+    "dropped, [bold]whatif[/bold] what other thresholds would keep, [bold]explain[/bold] tells one row's life, [bold]train[/bold] fits a LoRA adapter. Everything lies in "
     "runs/<name>/; running a command again continues where it stopped.",
 )
 
@@ -90,18 +90,25 @@ def plan(
 def dataset(
     config: Config = None, size: Size = None, seeds: Seeds = None, model: Model = None, base: Base = None,
     run: RunName = None, runs: Runs = Path("runs"), set_: Overrides = None, progress: Shown = "auto",
+    from_: Annotated[str | None, typer.Option("--from", metavar="RUN", help="A new run begins with all completions, scores and vectors of another one: other settings, nothing paid twice.")] = None,
 ) -> None:  # fmt: skip
     """Make the curated set: seeds, generate, rules, near-duplicates, contamination, balance, rewrite, style.
 
     Run it again to continue after any interruption; finished stages and paid completions are never redone.
     """
+    from core.calls import CallStore
     from kiloset.models import real_models
     from kiloset.pipeline import begin, run_pipeline
     from kiloset.show import show_result
 
     with watching(progress) as shown, _errors_as_events(shown):
         settings, inputs, folder = _prepared(config, _chosen(size, seeds, model, base, set_), run, runs)
+        other = None if from_ is None else _folder(from_, runs)
         begin(settings, folder)
+        if other is not None:
+            with folder.lock(), closing(CallStore.read_only(other.calls)) as store:
+                if not folder.calls.exists():
+                    store.copy_to(folder.calls)
         shown.say(
             f"{folder.path}: {inputs.seeds.height} seeds, {inputs.pool.height} pool rows, {settings.run.size} rows wanted"
         )
@@ -120,6 +127,32 @@ def audit(run: Run = None, runs: Runs = Path("runs")) -> None:
     from audit.report import show
 
     show(examine(_folder(run, runs)), Console())
+
+
+@app.command()
+def whatif(
+    settings: Annotated[list[str], typer.Argument(metavar="TABLE.KEY=VALUE...", help="What to change, such as near_duplicates.threshold=0.8.")],
+    run: Run = None, runs: Runs = Path("runs"),
+    rows: Annotated[int, typer.Option(min=0, help="Rows of another fate to show.")] = 20,
+    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, all rows included.")] = False,
+) -> None:  # fmt: skip
+    """Tell which rows other settings of rules, duplicates, quality and balance would keep and drop; nothing is changed.
+
+    Goes by what the run has stored, so it takes seconds and asks no model. To have the set so, make a new run of it:
+    `kiloset dataset --from RUN --set TABLE.KEY=VALUE`, which pays for nothing twice.
+    """
+    from kiloset.models import embedder_of
+    from kiloset.show import show_difference
+    from kiloset.whatif import what_if
+
+    folder = _folder(run, runs)
+    with watching("auto") as shown:
+        found = what_if(folder, settings, lambda config: embedder_of(config, shown.say, shown), shown)
+    if json:
+        facts = {field.name: getattr(found, field.name) for field in fields(found)}
+        print(dumps({"run": folder.path.name, **facts, "changed": found.changed.to_dicts()}))
+    else:
+        show_difference(found, folder.path.name, rows, Console())
 
 
 @app.command()

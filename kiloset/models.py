@@ -5,9 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from core.errors import ConfigError
 from core.models import Embedder, Message, Progress, Request, Scorer, TextEngine
 from engines.embedded import check_model, model_path, revision
@@ -60,6 +57,12 @@ def _check_names_beside_a_server(config: RunConfig) -> None:
         )
 
 
+def embedder_of(config: RunConfig, say: Callable[[str], None], progress: Progress) -> Embedder:
+    """Return the embedder, which loads its model with the first text."""
+    path = model_path(config.models.embedder.name, "models.embedder", say)
+    return SentenceEmbedder(path, f"{config.models.embedder.name}@{revision(path)}")
+
+
 class RealModels:
     """vLLM for the text models (one process if they are the same), or a server for the generator, and what judges."""
 
@@ -67,13 +70,11 @@ class RealModels:
         """Find the models' files; nothing is loaded or sent yet."""
         self._say = say
         base = model_path(base_name(config), "models.base", say)
-        embedder = model_path(config.models.embedder.name, "models.embedder", say)
         self.base: TextEngine = _Told(self._vllm(config, base_name(config), base, log), self)
         self.generator: TextEngine = self._generator(config, log)
         length = config.engine.max_model_len
         self.scorer: Scorer = _Scorer(TransformersScorer(base, f"{self.base.identity}, {length} tokens", length), self)
-        named = f"{config.models.embedder.name}@{revision(embedder)}"
-        self.embedder: Embedder = _Embedder(SentenceEmbedder(embedder, named), progress)
+        self.embedder = embedder_of(config, say, progress)
 
     def _generator(self, config: RunConfig, log: Path) -> TextEngine:
         name = config.models.generator.name
@@ -151,27 +152,6 @@ class _Scorer:
     def logprobs(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> list[tuple[float, int]]:
         self._models.make_room(but=None)
         return self._scorer.logprobs(prompts, responses)
-
-
-class _Embedder:
-    """An embedder that shows how far it is, in parts that are always the same for the same texts."""
-
-    PART = 256
-
-    def __init__(self, embedder: Embedder, progress: Progress) -> None:
-        self._embedder, self._progress = embedder, progress
-        self.identity = embedder.identity
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        if len(texts) <= self.PART:
-            return self._embedder.embed(texts)
-        self._progress.begin("embedding", len(texts))
-        found = []
-        for start in range(0, len(texts), self.PART):
-            found.append(self._embedder.embed(texts[start : start + self.PART]))
-            self._progress.advance(len(found[-1]))
-        self._progress.end()
-        return np.concatenate(found)
 
 
 @contextmanager

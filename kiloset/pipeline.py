@@ -14,12 +14,14 @@ import polars as pl
 
 from core.calls import CallStore
 from core.errors import EmptyError
-from core.models import Progress
+from core.models import Embedder, Progress
 from core.recorded import RecordedEngine, RecordedScorer
-from core.run import RunFolder, code_sha256, file_sha256, machine_facts, sha256_of, write_text
+from core.run import RunFolder, code_sha256, file_sha256, machine_facts, sha256_of, write_atomically, write_text
 from core.table import Outcome, check_outcome, no_rows, table_of, with_verdicts
+from core.vectors import RecordedEmbedder
 from filters.balance import balance
 from filters.contamination import BENCHMARKS, Prompts, drop_contaminated
+from filters.groups import duplicate_groups
 from filters.near_duplicates import drop_near_duplicates
 from filters.quality import with_quality
 from filters.rules import check_rule_names, drop_by_rules, screen_instructions
@@ -73,6 +75,7 @@ class Context:
     generator: RecordedEngine
     base: RecordedEngine
     scorer: RecordedScorer
+    embedder: Embedder
     store: CallStore
     prompts: Prompts
     """Those of benchmarks, ready to be looked for."""
@@ -149,7 +152,7 @@ class Result:
 def _seeds(_: pl.DataFrame, context: Context) -> Outcome:
     both = pl.concat([context.inputs.seeds, context.inputs.pool])
     neighbours = context.config.categories.neighbours
-    labelled = label_by_neighbours(both, context.inputs.labelled, context.models.embedder, neighbours)
+    labelled = label_by_neighbours(both, context.inputs.labelled, context.embedder, neighbours)
     return Outcome(kept=labelled, dropped=no_rows(labelled))
 
 
@@ -199,7 +202,7 @@ def _contamination(table: pl.DataFrame, context: Context) -> Outcome:
 
 
 def _balance(table: pl.DataFrame, context: Context) -> Outcome:
-    config, embedder = context.config, context.models.embedder
+    config, embedder = context.config, context.embedder
     # Rows that later stages dropped in an earlier pass are not selected again.
     lost = {id: {"reason": reason, "evidence": evidence} for id, (reason, evidence) in context.store.lost().items()}
     left = with_verdicts(table, lost)
@@ -214,7 +217,7 @@ def _balance(table: pl.DataFrame, context: Context) -> Outcome:
 
 def _rewrite(table: pl.DataFrame, context: Context) -> Outcome:
     config = context.config
-    return rewrite(table, context.base, context.scorer, context.models.embedder, config.rewrite, config.gate)
+    return rewrite(table, context.base, context.scorer, context.embedder, config.rewrite, config.gate)
 
 
 def _style(table: pl.DataFrame, context: Context) -> Outcome:
@@ -280,11 +283,11 @@ def read_inputs(config: RunConfig) -> Inputs:
     usage = None
     if config.categories.usage:
         usage = read_usage(located(config.categories.usage), config.categories.usage_limit, config.run.seed)
-    benchmarks = _read_benchmarks(config.contamination.files)
+    benchmarks = read_benchmarks(config.contamination.files)
     return Inputs(seeds, pool, labelled, Templates(config.generate.prompts), usage, benchmarks)
 
 
-def _read_benchmarks(paths: Iterable[str]) -> pl.DataFrame:
+def read_benchmarks(paths: Iterable[str]) -> pl.DataFrame:
     """Return every prompt of some files with its place; of a Self-Instruct task, one for each of its inputs."""
     setting = "[contamination] files"
     found: list[tuple[str, str]] = []
@@ -358,9 +361,11 @@ def _tell_of_seeds(context: Context, folder: RunFolder, progress: Progress) -> N
 
 
 def _context(config: RunConfig, inputs: Inputs, models: Models, store: CallStore, progress: Progress) -> Context:
+    embedder = models.embedder
     return Context(
         config, inputs, models, RecordedEngine(models.generator, store, progress),
-        RecordedEngine(models.base, store, progress), RecordedScorer(models.scorer, store, progress), store,
+        RecordedEngine(models.base, store, progress), RecordedScorer(models.scorer, store, progress),
+        RecordedEmbedder(embedder, store, progress) if embedder.is_costly else embedder, store,
         Prompts(inputs.benchmarks, config.contamination), {},
     )  # fmt: skip
 
@@ -489,7 +494,7 @@ def _usage(context: Context, seeds: pl.DataFrame) -> UsageCounts | None:
     if usage is None:
         return None
     known = seeds.filter(pl.col("source") == "seed")["category"].unique().to_list()
-    return count_usage(usage, context.inputs.labelled, known, context.models.embedder, config)
+    return count_usage(usage, context.inputs.labelled, known, context.embedder, config)
 
 
 def _recorded_usage(context: Context, seeds: pl.DataFrame, before: str, folder: RunFolder) -> dict[str, int] | None:
@@ -530,6 +535,7 @@ def _finish(config: RunConfig, folder: RunFolder, table: pl.DataFrame, wanted: M
         )
         reasons = ", ".join(f"{reason} {n}" for n, reason in commonest[:4]) or "nothing was generated"
         raise EmptyError(f"{folder.path}: no row was accepted; dropped: {reasons} (all in dropped.parquet)")
+    write_atomically(folder.duplicates, duplicate_groups(table, ledger).write_parquet)
     text = curated_text(table, config.run.validation, config.run.seed)
     edited = is_edited(folder, text)
     if not edited:

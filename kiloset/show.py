@@ -12,6 +12,7 @@ from core.run import RunFolder
 from kiloset.live import duration, printable
 from kiloset.pipeline import Result
 from kiloset.plan import Plan, Range, Shortage, Spend
+from kiloset.whatif import Difference
 from train.lora import TrainReport
 
 
@@ -67,6 +68,41 @@ def _show_shortfall(result: Result, console: Console) -> None:
     console.print(
         escape(f"{said}. All that was paid for is kept; the same command with more goes on from here."), soft_wrap=True
     )
+
+
+def show_difference(found: Difference, name: str, rows: int, console: Console) -> None:
+    """Print what other settings would change: by stage and reason, and the first `rows` rows of another fate."""
+    said = ", ".join(f"{key} = {now!r} (run: {then!r})" for key, (then, now) in found.settings.items())
+    console.print(escape(f"{name}, judged again with {said}"), soft_wrap=True, highlight=False)
+    if found.moved:
+        console.print(
+            "another version of the code made this run: `then` is what this one makes of it under its own settings",
+            style="dim",
+        )
+    table = Table()
+    for heading, side in (("stage", "left"), ("kept then", "right"), ("now", "right"), ("dropped then → now", "left")):
+        table.add_column(heading, justify=side)  # type: ignore[arg-type]
+    for stage, then, now, reasons in found.stages:
+        changes = ", ".join(f"{reason} {was} → {is_}" for reason, (was, is_) in reasons.items() if was != is_)
+        table.add_row(stage, str(then), str(now), changes or "as before")
+    console.print(table)
+    then, now, both = found.selected
+    console.print(f"selected: {then} then, {now} now, {both} of them the same", soft_wrap=True)
+    if found.unasked:
+        console.print(
+            f"{found.unasked} instructions that rules dropped before an answer was asked for would pass now; they are not among these",
+            soft_wrap=True,
+        )
+    for row in found.changed.head(rows).iter_rows(named=True):
+        console.print(Text(f"{row['id']}  {_short(row['instruction'])}", style="bold"), soft_wrap=True)
+        console.print(Text(f"    then  {printable(row['then'])}\n    now   {printable(row['now'])}"), soft_wrap=True)
+    if found.changed.height > rows:
+        console.print(f"and {found.changed.height - rows} more rows of another fate (--rows)", style="dim")
+
+
+def _short(text: str) -> str:
+    line = printable(" ".join(text.split()))
+    return f"{line[:100]} …" if len(line) > 100 else line
 
 
 def show_plan(plan: Plan, name: str, console: Console) -> None:

@@ -57,7 +57,7 @@ class FakeModels:
 class _Counted:
     def __init__(self, model, moments):
         self._model, self._moments = model, moments
-        self.identity = model.identity
+        self.identity, self.is_costly = model.identity, True
         self.render, self.submit = getattr(model, "render", None), getattr(model, "submit", None)
         self.templated = self.raw = self.transparent = self.structured = True
 

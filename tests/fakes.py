@@ -102,6 +102,7 @@ class FakeEmbedder:
     """Adds up a random direction per word: equal texts are equal, texts that share words are close."""
 
     identity = "fake-embedder@1"
+    is_costly = True
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return np.array([_embedded(text) for text in texts], dtype=np.float32).reshape(len(texts), DIMS)

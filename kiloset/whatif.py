@@ -1,0 +1,224 @@
+"""Judge a run's rows again under other settings of selection, from what the run has stored; nothing is written, no model asked.
+
+A number per row could not answer this: who leaves as a duplicate depends on who stayed, and who is selected on all others. So
+the stages themselves are run again, in memory, on the stored rows and vectors and on what models measured of each row.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import polars as pl
+
+from core.calls import CallStore
+from core.errors import ConfigError, DataError
+from core.models import Embedder, Progress, Scorer, TextEngine
+from core.recorded import RecordedEngine, RecordedScorer
+from core.run import RunFolder
+from core.table import VERDICT, check_outcome, table_of
+from core.vectors import RecordedEmbedder
+from filters.contamination import Prompts
+from filters.rules import screen_instructions
+from generator.templates import Templates
+from kiloset.pipeline import STAGES, Context, Inputs, Stage, read_benchmarks
+from kiloset.settings import RunConfig, load_config
+
+FIRST, LAST = "rules", "balance"
+"""The stages that can be judged again: those between what models write first and what they write of selected rows."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What other settings would change."""
+
+    settings: dict[str, tuple[Any, Any]]
+    """`table.key`: the run's value and the other one."""
+    stages: list[tuple[str, int, int, dict[str, tuple[int, int]]]]
+    """Stage, rows kept then and now, and by reason rows dropped then and now."""
+    changed: pl.DataFrame
+    """Rows of another fate: `id`, `category`, `instruction`, `then` and `now` (`selected`, or why and by which stage it left)."""
+    selected: tuple[int, int, int]
+    """Rows that balance takes, then, now, and both times."""
+    unasked: int
+    """Instructions that rules dropped while the set was generated and would not now: no answer was asked for."""
+    moved: bool
+    """Whether this version of the code judges the run otherwise than the one that made it, under its own settings."""
+
+
+def what_if(
+    folder: RunFolder, overrides: Sequence[str], load_embedder: Callable[[RunConfig], Embedder], progress: Progress
+) -> Difference:
+    """Return what would change.
+
+    Args:
+        folder: A run that has come to the end of balance.
+        overrides: `table.key=value`.
+        load_embedder: Gives the embedder, for texts without a stored vector; it may load its model when first asked.
+        progress: Told of long work.
+
+    Raises:
+        ConfigError: Nothing is changed, or what needs a model.
+        DataError: The run is not that far.
+    """
+    then, now = load_config(folder.config, []), load_config(folder.config, list(overrides))
+    settings = _differences(then, now)
+    stages = _stages(settings)
+    before = _stored(folder, stages[0])
+    with closing(CallStore.read_only(folder.calls)) as store:
+        embedder = RecordedEmbedder(load_embedder(then), _Vectors(store), progress)
+        old, new = (
+            _fates(stages, before, _context(config, folder, store, embedder, progress)) for config in (then, now)
+        )
+    ledger = folder.dropped()
+    names = [stage.name for stage in stages]
+    stored = ledger.filter(pl.col("stage").is_in(names)).select("id", "stage", "reason").sort("id")
+    return Difference(
+        settings,
+        [
+            (name, _kept(old, names[at:]), _kept(new, names[at:]), _reasons(name, old, new))
+            for at, name in enumerate(names)
+        ],
+        _changed(old, new),
+        _selected(old, new),
+        _unasked(ledger, then, now),
+        not stored.equals(old.filter(pl.col("reason").is_not_null()).select("id", "stage", "reason").sort("id")),
+    )  # fmt: skip
+
+
+def _differences(then: RunConfig, now: RunConfig) -> dict[str, tuple[Any, Any]]:
+    one, other = asdict(then), asdict(now)
+    found = {
+        f"{table}.{key}": (value, other[table][key])
+        for table, values in one.items()
+        for key, value in values.items()
+        if value != other[table][key]
+    }
+    if not found:
+        raise ConfigError(
+            "nothing is changed: give what to change as table.key=value, such as near_duplicates.threshold=0.8"
+        )
+    return found
+
+
+def _stages(settings: Mapping[str, Any]) -> list[Stage]:
+    """Return the stages from the first one that these settings concern."""
+    names = [stage.name for stage in STAGES]
+    judging = STAGES[names.index(FIRST) : names.index(LAST) + 1]
+    known = {table for stage in judging for table in stage.tables}
+    for name in settings:
+        if name.split(".")[0] not in known:
+            raise ConfigError(
+                f"{name}: models would have to write anew; only [{'], ['.join(sorted(known))}] can be judged again; "
+                f"`kiloset dataset --from` makes such a run"
+            )
+    tables = {name.split(".")[0] for name in settings}
+    return list(judging[next(at for at, stage in enumerate(judging) if tables & {*stage.tables}) :])
+
+
+def _stored(folder: RunFolder, stage: Stage) -> pl.DataFrame:
+    """Return the rows that a stage got."""
+    number = [each.name for each in STAGES].index(stage.name)
+    last = [each.name for each in STAGES].index(LAST)
+    if not folder.stage_file(last + 1, LAST).exists():
+        raise DataError(f"{folder.path}: its rows are not selected yet; `make dataset` goes on with it")
+    return pl.read_parquet(folder.stage_file(number, STAGES[number - 1].name))
+
+
+def _context(config: RunConfig, folder: RunFolder, store: CallStore, embedder: Embedder, progress: Progress) -> Context:
+    nothing, models = table_of([]), _Models(embedder)
+    benchmarks = read_benchmarks(config.contamination.files)
+    return Context(
+        config, Inputs(nothing, nothing, nothing, Templates(), None, benchmarks), models,
+        RecordedEngine(models.generator, store, progress), RecordedEngine(models.base, store, progress),
+        RecordedScorer(models.scorer, store, progress), embedder, store, Prompts(benchmarks, config.contamination),
+        folder.manifest["target"],
+    )  # fmt: skip
+
+
+def _fates(stages: Sequence[Stage], table: pl.DataFrame, context: Context) -> pl.DataFrame:
+    """Return what becomes of each row: the columns of a verdict, null for those that are kept."""
+    gone = []
+    for stage in stages:
+        outcome = stage.act(table, context)
+        check_outcome(stage.name, table, outcome, creates=False)
+        gone.append(
+            outcome.dropped.select("id", "category", "instruction", pl.lit(stage.name).alias("stage"), *_VERDICT)
+        )
+        table = outcome.kept
+    return pl.concat([*gone, table.select("id", "category", "instruction")], how="diagonal")
+
+
+_VERDICT = [name for name in VERDICT if name != "stage"]
+
+
+def _kept(fates: pl.DataFrame, later: Sequence[str]) -> int:
+    """Return the rows that the first of these stages, in order, kept."""
+    return fates.filter(pl.col("stage").is_null() | pl.col("stage").is_in(later[1:])).height
+
+
+def _reasons(stage: str, old: pl.DataFrame, new: pl.DataFrame) -> dict[str, tuple[int, int]]:
+    one, other = (Counter(fates.filter(pl.col("stage") == stage)["reason"].to_list()) for fates in (old, new))
+    return {reason: (one[reason], other[reason]) for reason in sorted({*one, *other})}
+
+
+def _changed(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
+    says = pl.when(pl.col("reason").is_null()).then(pl.lit("selected")).otherwise(
+        pl.format("{}: {}", pl.col("reason"), pl.col("evidence"))
+    )  # fmt: skip
+    both = old.select("id", "category", "instruction", then=says, was="reason").join(
+        new.select("id", now=says, is_="reason"), on="id", how="inner"
+    )
+    return (
+        both.filter(pl.col("was").ne_missing(pl.col("is_")))
+        .select("id", "category", "instruction", "then", "now")
+        .sort("id")
+    )
+
+
+def _selected(old: pl.DataFrame, new: pl.DataFrame) -> tuple[int, int, int]:
+    one, other = ({*fates.filter(pl.col("stage").is_null())["id"]} for fates in (old, new))
+    return len(one), len(other), len(one & other)
+
+
+def _unasked(ledger: pl.DataFrame, then: RunConfig, now: RunConfig) -> int:
+    """Count what was dropped in generation by rules that would let it pass now."""
+    screened = ledger.filter(pl.col("stage") == "generate")
+    fell = screen_instructions(screened.drop(list(VERDICT)), then.rules).dropped["id"]
+    left = screened.filter(pl.col("id").is_in(fell.implode())).drop(list(VERDICT))
+    return screen_instructions(left, now.rules).kept.height
+
+
+class _Vectors:
+    """The stored vectors, to which none is added."""
+
+    def __init__(self, store: CallStore) -> None:
+        self.vectors = store.vectors
+
+    def add_vectors(self, vectors: Sequence[tuple[str, bytes]]) -> None:
+        """Do nothing."""
+
+
+class _Absent:
+    """A model that is not to be asked."""
+
+    identity = "none"
+    templated = raw = transparent = structured = False
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise ConfigError(
+            "these settings need answers of a model that the run has not stored; `kiloset dataset --from` makes such a run"
+        )
+
+    render = submit = receive = logprobs = _refuse
+
+
+class _Models:
+    """Models of which only the embedder is there."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.generator: TextEngine = _Absent()
+        self.base: TextEngine = _Absent()
+        self.scorer: Scorer = _Absent()
+        self.embedder = embedder
