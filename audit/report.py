@@ -36,6 +36,10 @@ class Audit:
     lengths: dict[str, Lengths]
     """Of instruction, input and response."""
     spread: Spread | None
+    borderline: int | None
+    """Pairs of rows that lie close and that a word tells apart, as the run noted; borderline.parquet lists the closest."""
+    closest: pl.DataFrame
+    """The first of them: `id`, `other`, `cosine`, `why`, `instruction`, `other_instruction`."""
     diversity: Mapping[str, Mapping[str, Any]] | None
     """Of the candidates, those that balance took and as many random ones, as it noted them (`filters.diversity`)."""
     duplicates: Duplicates
@@ -89,6 +93,8 @@ def audit(run: RunFolder) -> Audit:
             "response": figures.lengths(responses),
         },
         spread=figures.spread(rows),
+        borderline=manifest.get("borderline"),
+        closest=pl.read_parquet(run.borderline).head(figures.NEAREST) if run.borderline.exists() else pl.DataFrame(),
         diversity=manifest.get("diversity") or None,
         duplicates=duplicates,
         instructions={id: texts[id] for pair in duplicates.nearest for id in (pair.first, pair.second)},
@@ -154,6 +160,20 @@ def _show_diversity(audit: Audit, console: Console) -> None:
         rows.append((f"{pair.second} {audit.instructions[pair.second]}", ""))
     if rows:
         print_table(console, "Most similar pairs", ("rows", "Jaccard"), rows)
+    _show_borderline(audit, console)
+
+
+def _show_borderline(audit: Audit, console: Console) -> None:
+    if audit.borderline is None:
+        return
+    said = f"{audit.borderline} pairs of candidates are close in meaning and were both kept"
+    console.print(literal(f"borderline: {said}" + (", for review in borderline.parquet" if audit.borderline else "")))
+    rows: list[tuple[object, ...]] = []
+    for pair in audit.closest.iter_rows(named=True):
+        rows.append((f"{pair['id']} {pair['instruction']}", f"{pair['cosine']:.3f}", pair["why"]))
+        rows.append((f"{pair['other']} {pair['other_instruction']}", "", ""))
+    if rows:
+        print_table(console, "Closest in meaning of those both kept", ("rows", "cosine", "told apart by"), rows)
 
 
 def _show_vendi(found: Mapping[str, Mapping[str, Any]], console: Console) -> None:
@@ -161,10 +181,11 @@ def _show_vendi(found: Mapping[str, Mapping[str, Any]], console: Console) -> Non
     for name, said in found.items():
         range_ = f" ({said['vendi_least']:.1f} to {said['vendi_most']:.1f})" if "vendi_least" in said else ""
         nearest = [f"{value:.2f}" for value in said["nearest"]] or ["", "", "", "", ""]
-        rows.append((name, said["rows"], f"{said['vendi']:.1f}{range_}", *nearest[::2]))
-    title = "Rows in effect (Vendi score), and cosine with the nearest other row"
+        even = f"{said['cluster_entropy']:.2f}" if "cluster_entropy" in said else ""
+        rows.append((name, said["rows"], f"{said['vendi']:.1f}{range_}", even, *nearest[::2]))
+    title = "Rows in effect (Vendi score), entropy over clusters (1: even), cosine with the nearest other row"
     if rows:
-        print_table(console, title, ("rows", "number", "Vendi", "5 %", "half", "95 %"), rows)
+        print_table(console, title, ("rows", "number", "Vendi", "entropy", "5 %", "half", "95 %"), rows)
 
 
 def _show_rewriting(found: Rewriting | None, console: Console) -> None:

@@ -34,7 +34,7 @@ def ours(config: RunConfig, folder: Path) -> tuple[float, int]:
     """Run the stage; return seconds and written tokens."""
     inputs = read_inputs(config)
     store = CallStore(folder / "calls.sqlite")
-    with real_models(config, folder / "engine.log", print, Silent()) as models:
+    with real_models(config, 0, folder / "engine.log", print, Silent()) as models:
         context, table = context_of(config, inputs, models, store, Silent())
         models.generator.submit([("0" * 64, Request("Warm up.", "warm", 4, 1.0, 1.0, raw=True))])
         models.generator.receive()

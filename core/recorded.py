@@ -2,7 +2,7 @@
 
 import json
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -127,7 +127,7 @@ class RecordedEngine:
 
 
 class RecordedScorer:
-    """A scorer whose results are stored, those of one prompt at a time."""
+    """A scorer whose results are stored and never computed twice."""
 
     def __init__(self, scorer: Scorer, store: CallStore, progress: Progress) -> None:
         """Wrap a scorer."""
@@ -139,32 +139,20 @@ class RecordedScorer:
 
         nan where the scorer gave nan: the row is too long for the model.
         """
-        texts = [json.dumps([dict(message) for message in prompt], ensure_ascii=False) for prompt in prompts]
-        keys = [
-            Request(f"{text}\0{response}", "score", 0, 0.0, 1.0).key(self.identity)
-            for text, response in zip(texts, responses, strict=True)
-        ]
-        # All responses to one prompt together, whole or not at all: the last digits of a score depend on its company,
-        # and a resumed run, or one with more rows, must find the same ones.
-        companies: dict[str, dict[str, int]] = {}
-        for at, (text, key) in enumerate(zip(texts, keys, strict=True)):
-            companies.setdefault(text, {}).setdefault(key, at)
+        keys = [self._key(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
         known = self._store.scores(keys)
-        todo = [company for company in companies.values() if not company.keys() <= known.keys()]
+        todo = {key: at for at, key in enumerate(keys) if key not in known}
         if todo:
-            self._progress.begin(label, sum(len(company) for company in todo))
-            for company in todo:
-                known |= self._score(company, prompts, responses)
-                self._progress.advance(len(company))
+            self._progress.begin(label, len(todo))
+            for key, at in todo.items():
+                # Each by itself: the last digits of a score depend on its company in a batch, and a resumed run,
+                # another stage, or a run with more rows must find the same ones.
+                known[key] = self._scorer.logprobs([prompts[at]], [responses[at]])[0]
+                self._store.add_scores(self.identity, [(key, *known[key])])
+                self._progress.advance()
             self._progress.end()
         return [known[key][0] / known[key][1] for key in keys]
 
-    def _score(
-        self, company: Mapping[str, int], prompts: Sequence[Sequence[Message]], responses: Sequence[str]
-    ) -> dict[str, tuple[float, int]]:
-        found = self._scorer.logprobs(
-            [prompts[at] for at in company.values()], [responses[at] for at in company.values()]
-        )
-        scored = [(key, nats, tokens) for key, (nats, tokens) in zip(company, found, strict=True)]
-        self._store.add_scores(self.identity, scored)
-        return {key: (nats, tokens) for key, nats, tokens in scored}
+    def _key(self, prompt: Sequence[Message], response: str) -> str:
+        text = json.dumps([dict(message) for message in prompt], ensure_ascii=False)
+        return Request(f"{text}\0{response}", "score", 0, 0.0, 1.0).key(self.identity)

@@ -69,6 +69,7 @@ class RunFolder:
         self.calls = path / "calls.sqlite"
         self.dropped_file = path / "dropped.parquet"
         self.duplicates = path / "duplicates.parquet"
+        self.borderline = path / "borderline.parquet"
         self.curated = path / "curated.jsonl"
         self.adapter = path / "adapter"
         self.engine_log = path / "engine.log"

@@ -22,10 +22,13 @@ class SentenceEmbedder:
         if not texts:
             return np.zeros((0, 0), dtype=np.float32)
         if self._model is None:
-            from sentence_transformers import SentenceTransformer
-
-            self._model = SentenceTransformer(
-                self._path, trust_remote_code=False, model_kwargs={"use_safetensors": True}
-            )
+            self._model = load_sentence_transformer(self._path)
         vectors = self._model.encode(list(texts), batch_size=32, normalize_embeddings=True, show_progress_bar=False)
         return np.asarray(vectors, dtype=np.float32)
+
+
+def load_sentence_transformer(path: str) -> Any:
+    """Load a model from a local folder: safetensors only, no remote code."""
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(path, trust_remote_code=False, model_kwargs={"use_safetensors": True})

@@ -9,9 +9,6 @@ from core.loading import load_model, load_tokenizer
 from core.logits import check_logits, logits_at, padded
 from core.models import Message, tokenize_example
 
-ROWS = 8
-"""Rows in one forward pass."""
-
 
 class TransformersScorer:
     """A `Scorer`: one forward pass a response, logits at response positions only."""
@@ -30,24 +27,25 @@ class TransformersScorer:
     def logprobs(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> list[tuple[float, int]]:
         r"""Return :math:`(\sum_t \ln p(y_t \mid x, y_{<t}), T)` in nats over the T tokens of response and end token.
 
-        Rows are padded on the right to the longest of the call; attention is causal, so padding changes nothing but the
-        last digits (below 1e-4 nats per token).
-
-        A row longer than `max_tokens` gets nan.
+        Each row is a pass of its own, so that its last digits do not depend on the others. A row longer than `max_tokens`
+        gets nan.
         """
+        model, tokenizer = self._model()
+        return [
+            self._score(model, *tokenize_example(tokenizer, prompt, response))
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
+
+    def _score(self, model: Any, prompt: list[int], response: list[int]) -> tuple[float, int]:
         import torch
 
-        model, tokenizer = self._model()
-        examples = [tokenize_example(tokenizer, p, r) for p, r in zip(prompts, responses, strict=True)]
-        lengths = [len(prompt) + len(response) for prompt, response in examples]
-        results = [(math.nan, len(response)) for _, response in examples]
-        by_length = sorted((i for i, n in enumerate(lengths) if n <= self._max_tokens), key=lengths.__getitem__)
-        for start in range(0, len(by_length), ROWS):
-            part = by_length[start : start + ROWS]
-            with torch.inference_mode():
-                for i, nats in zip(part, _score_batch(model, [examples[i] for i in part]), strict=True):
-                    results[i] = (nats, len(examples[i][1]))
-        return results
+        if len(prompt) + len(response) > self._max_tokens:
+            return math.nan, len(response)
+        with torch.inference_mode():
+            ids, mask, is_response = padded([(prompt, response)], model.device)
+            logits = logits_at(model, ids, mask, is_response)  # (response tokens, vocabulary)
+            found = logits.log_softmax(-1).gather(1, ids[is_response][:, None])[:, 0]
+        return math.fsum(found.tolist()), len(response)
 
     def _model(self) -> tuple[Any, Any]:
         if self._loaded is None:
@@ -56,16 +54,3 @@ class TransformersScorer:
             check_logits(model, *padded([probe], model.device))
             self._loaded = (model, tokenizer)
         return self._loaded
-
-
-def _score_batch(model: Any, examples: Sequence[tuple[list[int], list[int]]]) -> list[float]:
-    """Return the sum of log-probabilities of each `(prompt ids, response ids)`."""
-    ids, mask, is_response = padded(examples, model.device)
-    logits = logits_at(model, ids, mask, is_response)  # (response tokens of all rows, vocabulary)
-    found = logits.log_softmax(-1).gather(1, ids[is_response][:, None])[:, 0]
-    values: list[float] = found.tolist()
-    sums, start = [], 0
-    for _, response in examples:
-        sums.append(math.fsum(values[start : start + len(response)]))
-        start += len(response)
-    return sums

@@ -1,15 +1,16 @@
-"""Select the wanted number of rows of each category, spread over clusters; the only file that imports faiss.
+"""Select the wanted number of rows of each category, spread over clusters.
 
 Spherical k-means on sentence embeddings within each category, so that more candidates in one leave the choice in the others
 as it is; quotas per cluster in proportion to the square root of its size, within a
 cluster the best quality first, and nothing too close to what is taken already (DEITA's filter, arXiv:2312.15685, but
-against *taken* rows and on cosine similarity). Baselines to hold that against are one word away: `balance.selector`.
+against *taken* rows of all categories and on cosine similarity). Baselines to hold that against are one word away:
+`balance.selector`.
 """
 
 import hashlib
+import heapq
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -19,8 +20,12 @@ from pydantic import Field
 
 from core.config import Fraction, Natural, Share, settings
 from core.models import Embedder
-from core.table import Outcome, full_instruction, with_verdicts
+from core.table import VERDICT, Outcome, full_instruction
 from filters.diversity import diversity
+from filters.nearest import cluster
+
+JUDGED = 512
+"""Rows held against those taken at a time, at most."""
 
 
 @settings
@@ -31,7 +36,7 @@ class BalanceConfig:
     """How a category's rows are chosen: `balanced` is the method of this table; the others are baselines that take the wanted
     number and no reserve: `random`, `longest` (most words in the response), `quality` (highest)."""
     clusters: Natural = 0
-    """Clusters in each category; 0 takes a tenth of its wanted rows, at least 2, at most an eighth of its candidates."""
+    """Clusters in each category; 0 takes a tenth of its wanted rows, at least 2, but at most an eighth of its candidates."""
     temper: Fraction = 0.5
     """A cluster's quota grows with its size to this power, in [0, 1]; 0 is equal shares, 1 is proportional."""
     max_cosine: Share = 0.90
@@ -60,86 +65,37 @@ def balance(
         seed: Of k-means, and of the selector `random`.
         seeds_in_set: Whether seeds may be taken; otherwise they leave as `seed_kept_apart`.
         fill: Whether other categories make up for one that falls short.
-        figures: Told how diverse the candidates, the taken rows and as many random ones are (`filters.diversity`), if given.
+        figures: Told how diverse the candidates, the taken rows and as many random ones are (`filters.diversity`), if given;
+            by the same clusters with every selector.
     """
-    verdicts: dict[str, dict[str, Any]] = {}
-    for id, source, category in table.select("id", "source", "category").iter_rows():
-        if source == "seed" and not seeds_in_set:
-            verdicts[id] = {"reason": "seed_kept_apart", "evidence": "seeds are not selected ([seeds] in_set = false)"}
-        elif category not in wanted:
-            verdicts[id] = {"reason": "category_not_wanted", "evidence": f"no row of {category} is wanted"}
-    candidates = table.filter(~pl.col("id").is_in(list(verdicts)))
-    if candidates.is_empty():
-        nothing = (_nothing("cluster", pl.Int32), _nothing("nearest_cosine", pl.Float64))
-        return with_verdicts(table.with_columns(nothing), verdicts)
-    vectors = embedder.embed(full_instruction(candidates))  # (rows, dims), length 1
-    labels: list[int | None] = [None] * candidates.height
-    nearest: list[float | None] = [None] * candidates.height
+    apart = _apart(table, wanted, seeds_in_set=seeds_in_set)
+    known = table.select("id", "category").with_row_index("place")
+    known = known.join(apart, on="place", how="anti", maintain_order="left")
+    if known.is_empty():
+        return _outcome(table, apart)
+    candidates = table[known["place"]]
+    vectors = embedder.embed(full_instruction(candidates))  # (candidates, dims), rows of length 1
+    labels = _labels(candidates["category"], vectors, wanted, config, seed)
+    known = known.with_columns(cluster=labels).with_row_index("row")  # of `vectors`; `place` is that of `table`
     if config.selector == "balanced":
-        found = _labels(candidates["category"].to_list(), vectors, wanted, config, seed)
-        pick = _Picker(candidates, vectors, found, config)
-        for category in sorted(wanted):
-            pick.take(category, config.rows(wanted[category]))
-        if fill and (short := sum(wanted.values()) - len(pick.taken)) > 0:
-            pick.fill(short)
-        said, labels, nearest = pick.verdicts(), [*found], pick.nearest()
+        ranked = known.with_columns(quality=candidates["quality"].cast(pl.Float64)).sort(-pl.col("quality"), "id")
+        said = _verdicts(ranked, _pick(ranked, vectors, wanted, config, fill=fill), config.max_cosine)
     else:
-        said = _baseline(candidates, wanted, config.selector, seed, fill=fill)
+        ranked = known.with_columns(rank=_ranks(candidates, config.selector, seed)).sort("rank", "id")
+        said = _baseline(ranked, wanted, config.selector, fill=fill)
     if figures is not None:
-        taken = ~candidates["id"].is_in(list(said))
-        figures |= diversity(vectors, taken.arg_true().to_numpy().astype(np.int64), seed)
-    columns = pl.DataFrame(
-        {
-            "id": candidates["id"],
-            "cluster": pl.Series(labels, dtype=pl.Int32),
-            "nearest_cosine": pl.Series(nearest, dtype=pl.Float64),
-        }
-    )
-    return with_verdicts(table.join(columns, on="id", how="left", maintain_order="left"), verdicts | said)
+        taken = said.filter(pl.col("reason").is_null())["row"].sort().to_numpy().astype(np.int64)
+        figures |= diversity(vectors, taken, seed, labels)
+    return _outcome(table, pl.concat([apart, said], how="diagonal"))
 
 
-def _baseline(
-    table: pl.DataFrame, wanted: Mapping[str, int], selector: str, seed: int, *, fill: bool
-) -> dict[str, dict[str, Any]]:
-    """Return verdicts on all rows but the first ones of each category, by chance, by length or by quality."""
-    if selector == "random":
-        chance = [hashlib.sha256(f"{seed}/select/{id}".encode()).digest() for id in table["id"]]
-        ranks = pl.Series(chance, dtype=pl.Binary).rank("ordinal")
-    else:
-        ranks = -table["response_words" if selector == "longest" else "quality"].cast(pl.Float64)
-    ordered = table.select("id", "category").with_columns(rank=ranks).sort("rank", "id")
-    ordered = ordered.with_columns(place=pl.int_range(1, pl.len() + 1).over("category"))
-    quota = pl.col("category").replace_strict(dict(wanted), return_dtype=pl.Int64)
-    left = ordered.filter(pl.col("place") > quota)
-    if fill:
-        left = left[max(0, sum(wanted.values()) - (ordered.height - left.height)) :]
-    taken = Counter(ordered.filter(~pl.col("id").is_in(left["id"].implode()))["category"].to_list())
-    return {
-        id: {
-            "reason": "over_quota", "measured": float(place), "limit": float(taken[category]),
-            "evidence": f"number {place} of {category} by selector {selector}, of which {taken[category]} were taken",
-        }
-        for id, category, place in left.select("id", "category", "place").iter_rows()
-    }  # fmt: skip
+def cluster_count(wanted: int, candidates: int) -> int:
+    """Return how many clusters a category has: a tenth of its wanted rows, at least 2, but at most an eighth of its candidates.
 
-
-def cluster(vectors: NDArray[np.float32], count: int, seed: int) -> list[int]:
-    """Return each row's cluster by spherical k-means, 25 iterations; the same for the same seed."""
-    import faiss
-
-    if count < 2:
-        return [0] * len(vectors)
-    # One thread: several wait for each other where the machine has other work, and over so few rows gain little.
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        means = faiss.Kmeans(
-            vectors.shape[1], count, niter=25, seed=seed + 1, spherical=True, min_points_per_centroid=1
-        )
-        means.train(np.ascontiguousarray(vectors))
-        return [int(label) for label in means.index.search(np.ascontiguousarray(vectors), 1)[1][:, 0]]
-    finally:
-        faiss.omp_set_num_threads(threads)
+    So a tenth of the budget over the whole set, as if all were clustered at once. FAISS advises 39 rows a cluster; with an
+    eighth, 8 at least, a category of twenty candidates still has two. One where there are fewer than 16.
+    """
+    return max(1, min(max(2, wanted // 10), candidates // 8))
 
 
 def tempered_quotas(sizes: Mapping[int, int], total: int, temper: float) -> dict[int, int]:
@@ -148,116 +104,165 @@ def tempered_quotas(sizes: Mapping[int, int], total: int, temper: float) -> dict
     At least one each while there is one, the largest first; ties go to the smaller label.
     """
     quotas = dict.fromkeys(sizes, 0)
-    left = min(total, sum(sizes.values()))
-    while left > 0:
-        open_ = [label for label in sizes if quotas[label] < sizes[label]]
+
+    def turn(label: int) -> tuple[bool, float, int]:
         # Whoever has none comes first; then who is furthest below its share (Sainte-Laguë's divisors).
-        best = min(
-            open_, key=lambda label: (quotas[label] > 0, (2 * quotas[label] + 1) / sizes[label] ** temper, label)
-        )
-        quotas[best] += 1
-        left -= 1
+        return quotas[label] > 0, (2 * quotas[label] + 1) / sizes[label] ** temper, label
+
+    turns = [turn(label) for label, size in sizes.items() if size]
+    heapq.heapify(turns)
+    for _ in range(min(total, sum(sizes.values()))):
+        label = turns[0][2]
+        quotas[label] += 1
+        if quotas[label] < sizes[label]:
+            heapq.heapreplace(turns, turn(label))
+        else:
+            heapq.heappop(turns)
     return quotas
 
 
 class _Picker:
-    """The rows taken so far."""
+    """The rows taken so far, and of each row that was held against them the nearest."""
 
-    def __init__(
-        self, table: pl.DataFrame, vectors: NDArray[np.float32], labels: Sequence[int], config: BalanceConfig
-    ) -> None:
-        self.ids, self.categories = table["id"].to_list(), table["category"].to_list()
-        self.quality = table["quality"].to_list()
-        self.vectors, self.labels, self.config = vectors, labels, config
-        self.taken: list[int] = []
-        self._is_taken: set[int] = set()
-        self._close: dict[int, tuple[float, int]] = {}
-        self._refused: dict[int, tuple[float, int]] = {}
+    def __init__(self, vectors: NDArray[np.float32], most: int, max_cosine: float) -> None:
+        self.vectors, self.max_cosine = vectors, max_cosine
+        self.is_taken = np.zeros(len(vectors), np.bool_)
+        self.nearest = np.full(len(vectors), np.nan)  # (rows,) cosine with the nearest taken before; NaN: not compared
+        self.twin = np.zeros(len(vectors), np.int64)  # (rows,) that nearest row, where `nearest` is a number
+        self.taken = 0
+        self._rows = np.empty(most, np.int64)  # (most,) those taken, in order; their vectors lie together
+        self._held = np.empty((most, vectors.shape[1]), np.float32)
 
-    def take(self, category: str, count: int) -> None:
-        """Take up to `count` rows of a category, cluster by cluster, then the best of what is left."""
-        rows = self._best_first([i for i, name in enumerate(self.categories) if name == category])
-        sizes: dict[int, int] = {}
-        for row in rows:
-            sizes[self.labels[row]] = sizes.get(self.labels[row], 0) + 1
-        quotas = tempered_quotas(dict(sorted(sizes.items())), count, self.config.temper)
-        before = len(self.taken)
-        for label, quota in quotas.items():
-            self._take([row for row in rows if self.labels[row] == label], quota)
-        self._take(rows, count - (len(self.taken) - before))
+    def take(self, rows: NDArray[np.int64], count: int) -> None:
+        """Take the first `count` rows that are not too similar to one taken."""
+        rows = rows[~self.is_taken[rows] & np.isnan(self.nearest[rows])]
+        full, size = self.taken + count, 2 * count
+        while len(rows) and self.taken < full:
+            self._judge(rows[: min(size, JUDGED)], full)
+            rows, size = rows[min(size, JUDGED) :], 2 * size
 
-    def fill(self, count: int) -> None:
-        """Take the best of all that is left, whatever its category."""
-        self._take(self._best_first(list(range(len(self.ids)))), count)
-
-    def verdicts(self) -> dict[str, dict[str, Any]]:
-        """Say of every row that was not taken why."""
-        said: dict[str, dict[str, Any]] = {}
-        place: Counter[tuple[str, int]] = Counter()
-        groups = list(zip(self.categories, self.labels, strict=True))
-        taken, share = self._is_taken, Counter(groups[row] for row in self.taken)
-        for row in self._best_first(list(range(len(self.ids)))):
-            group = groups[row]
-            place[group] += 1
-            if row in taken:
-                continue
-            if row in self._refused:
-                cosine, other = self._refused[row]
-                evidence = (
-                    f"cosine {cosine:.2f} with {self.ids[other]}, which was taken (limit {self.config.max_cosine:.2f})"
-                )
-                said[self.ids[row]] = {"reason": "too_similar", "evidence": evidence, "measured": cosine,
-                                       "limit": self.config.max_cosine, "twin": self.ids[other]}  # fmt: skip
-            else:
-                evidence = (
-                    f"number {place[group]} by quality ({self.quality[row]:.2f}) in cluster {group[1]} of {group[0]}, "
-                    f"from which {share[group]} were taken"
-                )
-                said[self.ids[row]] = {"reason": "over_quota", "evidence": evidence,
-                                       "measured": float(place[group]), "limit": float(share[group])}  # fmt: skip
-        return said
-
-    def nearest(self) -> list[float | None]:
-        """Return, for each taken row, its cosine with the nearest row taken before it."""
-        return [self._close[row][0] if row in self._close else None for row in range(len(self.ids))]
-
-    def _take(self, rows: Sequence[int], count: int) -> None:
-        for row in rows:
-            if count <= 0:
-                return
-            if row in self._is_taken or row in self._refused:
-                continue
+    def _judge(self, rows: NDArray[np.int64], full: int) -> None:
+        vectors = self.vectors[rows]
+        among = vectors @ vectors.T
+        cosines, twins = np.full(len(rows), -np.inf, np.float32), np.zeros(len(rows), np.int64)
+        if self.taken:
+            held = vectors @ self._held[: self.taken].T
+            at = held.argmax(axis=1)
+            cosines, twins = held[np.arange(len(rows)), at], self._rows[at]
+        for at, row in enumerate(rows):
             if self.taken:
-                cosines = self.vectors[self.taken] @ self.vectors[row]
-                at = int(np.argmax(cosines))
-                nearest = (round(float(cosines[at]), 4), self.taken[at])
-                if nearest[0] >= self.config.max_cosine:
-                    self._refused[row] = nearest
+                # In double precision, so that the block a row is judged in does not show in the last digit.
+                cosine = float(vectors[at].astype(np.float64) @ self.vectors[twins[at]].astype(np.float64))
+                self.nearest[row], self.twin[row] = round(cosine, 4), twins[at]
+                if self.nearest[row] >= self.max_cosine:
                     continue
-                self._close[row] = nearest
-            self.taken.append(row)
-            self._is_taken.add(row)
-            count -= 1
+            self.is_taken[row], self._rows[self.taken], self._held[self.taken] = True, row, vectors[at]
+            self.taken += 1
+            if self.taken == full:
+                return
+            closer = among[at] > cosines
+            cosines[closer], twins[closer] = among[at, closer], row
 
-    def _best_first(self, rows: Sequence[int]) -> list[int]:
-        return sorted(rows, key=lambda row: (-self.quality[row], self.ids[row]))
+
+def _pick(
+    ranked: pl.DataFrame, vectors: NDArray[np.float32], wanted: Mapping[str, int], config: BalanceConfig, *, fill: bool
+) -> _Picker:
+    """Take each category's rows cluster by cluster, then its best left; to fill, the best left of all."""
+    pick = _Picker(vectors, min(ranked.height, sum(map(config.rows, wanted.values()))), config.max_cosine)
+    for category in sorted(wanted):
+        rows = ranked.filter(pl.col("category") == category).select("cluster", "row")
+        clusters = {label: part["row"].to_numpy() for (label,), part in rows.group_by("cluster", maintain_order=True)}
+        sizes = {label: len(clusters[label]) for label in sorted(clusters)}
+        full = pick.taken + config.rows(wanted[category])
+        for label, quota in tempered_quotas(sizes, config.rows(wanted[category]), config.temper).items():
+            pick.take(clusters[label], quota)
+        pick.take(rows["row"].to_numpy(), full - pick.taken)
+    if fill:
+        pick.take(ranked["row"].to_numpy(), sum(wanted.values()) - pick.taken)
+    return pick
+
+
+def _verdicts(ranked: pl.DataFrame, pick: _Picker, max_cosine: float) -> pl.DataFrame:
+    """Say of every row in which cluster it is, and of those not taken why."""
+    rows = ranked["row"].to_numpy()
+    said = ranked.with_columns(
+        number=pl.int_range(1, pl.len() + 1).over("cluster"), taken=pl.Series(pick.is_taken[rows]),
+        cosine=pl.Series(pick.nearest[rows], nan_to_null=True), twin=ranked.sort("row")["id"].gather(pick.twin[rows]),
+    ).with_columns(share=pl.col("taken").sum().over("cluster"))  # fmt: skip
+    taken = said.filter("taken").select("place", "row", "cluster", nearest_cosine="cosine")
+    left = said.filter(~pl.col("taken"))
+    # Polars writes no fixed number of decimals.
+    shown = [f"{value:.2f}" for value in left.select(pl.coalesce("cosine", "quality")).to_series()]
+    left = left.with_columns(shown=pl.Series(shown, dtype=pl.String))
+    similar = left.filter(pl.col("cosine").is_not_null()).select(
+        "place", "row", "cluster", "twin", reason=pl.lit("too_similar"), measured="cosine", limit=pl.lit(max_cosine),
+        evidence=pl.format(f"cosine {{}} with {{}}, which was taken (limit {max_cosine:.2f})", "shown", "twin"),
+    )  # fmt: skip
+    evidence = "number {} by quality ({}) in cluster {} of {}, from which {} were taken"
+    over = left.filter(pl.col("cosine").is_null()).select(
+        "place", "row", "cluster", reason=pl.lit("over_quota"), measured=pl.col("number").cast(pl.Float64),
+        limit=pl.col("share").cast(pl.Float64), evidence=pl.format(evidence, "number", "shown", "cluster", "category", "share"),
+    )  # fmt: skip
+    return pl.concat([taken, similar, over], how="diagonal")
+
+
+def _ranks(candidates: pl.DataFrame, selector: str, seed: int) -> pl.Series:
+    """Return what a baseline sorts by, the least first."""
+    if selector == "random":
+        chance = [hashlib.sha256(f"{seed}/select/{id}".encode()).digest() for id in candidates["id"]]
+        return pl.Series(chance, dtype=pl.Binary)
+    return -candidates["response_words" if selector == "longest" else "quality"].cast(pl.Float64)
+
+
+def _baseline(ranked: pl.DataFrame, wanted: Mapping[str, int], selector: str, *, fill: bool) -> pl.DataFrame:
+    """Say of all rows but the first ones of each category, by their rank, why they were not taken."""
+    quota = pl.col("category").replace_strict(dict(wanted), return_dtype=pl.Int64)
+    said = ranked.with_columns(number=pl.int_range(1, pl.len() + 1).over("category"))
+    said = said.with_columns(taken=pl.col("number") <= quota)
+    if fill:
+        short = sum(wanted.values()) - int(said["taken"].sum())
+        said = said.with_columns(pl.col("taken") | ((~pl.col("taken")).cum_sum() <= short))
+    said = said.with_columns(share=pl.col("taken").sum().over("category"))
+    evidence = f"number {{}} of {{}} by selector {selector}, of which {{}} were taken"
+    left = said.filter(~pl.col("taken")).select(
+        "place", "row", reason=pl.lit("over_quota"), measured=pl.col("number").cast(pl.Float64),
+        limit=pl.col("share").cast(pl.Float64), evidence=pl.format(evidence, "number", "category", "share"),
+    )  # fmt: skip
+    return pl.concat([said.filter("taken").select("place", "row"), left], how="diagonal")
 
 
 def _labels(
-    categories: Sequence[str], vectors: NDArray[np.float32], wanted: Mapping[str, int], config: BalanceConfig, seed: int
-) -> list[int]:
+    categories: pl.Series, vectors: NDArray[np.float32], wanted: Mapping[str, int], config: BalanceConfig, seed: int
+) -> NDArray[np.int32]:
     """Return each row's cluster; no two categories share one."""
-    labels = [0] * len(categories)
+    labels = np.zeros(len(categories), np.int32)
     first = 0
-    for category in sorted(set(categories)):
-        rows = [row for row, name in enumerate(categories) if name == category]
-        most = config.clusters or max(1, min(max(2, wanted[category] // 10), len(rows) // 8))
-        found = cluster(vectors[rows], min(len(rows), most), seed)
-        for row, label in zip(rows, found, strict=True):
-            labels[row] = first + label
-        first += max(found) + 1
+    for category in sorted(categories.unique()):
+        rows = (categories == category).arg_true().to_numpy().astype(np.int64)
+        count = config.clusters or cluster_count(wanted[category], len(rows))
+        labels[rows] = first + cluster(vectors, rows, min(len(rows), count), seed)
+        first = int(labels[rows].max()) + 1
     return labels
 
 
-def _nothing(name: str, kind: Any) -> pl.Expr:
-    return pl.lit(None, kind).alias(name)
+def _apart(table: pl.DataFrame, wanted: Mapping[str, int], *, seeds_in_set: bool) -> pl.DataFrame:
+    """Say of the rows that are no candidates why."""
+    known = table.select("source", "category").with_row_index("place")
+    seeds = known.filter((pl.col("source") == "seed") & (not seeds_in_set))
+    others = known.join(seeds, on="place", how="anti").filter(~pl.col("category").is_in(list(wanted)))
+    why = "seeds are not selected ([seeds] in_set = false)"
+    return pl.concat(
+        [
+            seeds.select("place", reason=pl.lit("seed_kept_apart"), evidence=pl.lit(why)),
+            others.select("place", reason=pl.lit("category_not_wanted"), evidence=pl.format("no row of {} is wanted", "category")),
+        ]
+    )  # fmt: skip
+
+
+def _outcome(table: pl.DataFrame, said: pl.DataFrame) -> Outcome:
+    """Split a table by what is said of each place, all of them; rows without a reason are kept."""
+    verdict = {name: kind for name, kind in VERDICT.items() if name != "stage"}
+    kinds = {"place": pl.UInt32, "cluster": pl.Int32, "nearest_cosine": pl.Float64, **verdict}
+    said = pl.concat([pl.DataFrame(schema=kinds), said], how="diagonal").select(*kinds).sort("place").drop("place")
+    whole, dropped = table.with_columns(said.get_columns()), said["reason"].is_not_null()
+    return Outcome(kept=whole.filter(~dropped).drop(*verdict), dropped=whole.filter(dropped))

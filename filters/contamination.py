@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from core.config import Count, Names, Share, settings
 from core.table import Outcome, full_instruction, with_verdicts
 from core.text import SIGNS, normal_form, numbers, words
-from filters.near_duplicates import NAME
+from filters.slots import NAME
 
 if TYPE_CHECKING:
     from filters.minhash import Texts

@@ -8,21 +8,30 @@ from numpy.typing import NDArray
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Of the cosine of each row with its nearest other one."""
 BLOCK = 1024
+WIDE = 16_384
+"""Rows at a time in double precision."""
 DRAWS = 5
 """Random sets of the same size that a selection is held against."""
 MOST = 20_000
 """Rows of which the nearest are looked for; of more, so many are drawn."""
 
 
-def diversity(vectors: NDArray[np.float32], taken: NDArray[np.int64], seed: int) -> dict[str, Any]:
+def diversity(
+    vectors: NDArray[np.float32], taken: NDArray[np.int64], seed: int, labels: NDArray[np.int32] | None = None
+) -> dict[str, Any]:
     """Return how diverse all rows, those taken and random ones are.
 
     Keys: `candidates`, `selected` and `random`, each with `rows`, `vendi` and `nearest`, the `QUANTILES`. `random` is as many
     rows as were taken, drawn without replacement: the mean over `DRAWS` sets, and with `vendi_least` and `vendi_most` their
     range. Compare `selected` with `random`; a larger set has a larger score whatever it holds.
+
+    With `labels`, the cluster of each row, each also has the keys of `evenness` over all clusters of the candidates.
     """
     rng = np.random.default_rng(seed)
-    drawn = [_figures(vectors[rng.choice(len(vectors), len(taken), replace=False)], rng) for _ in range(DRAWS)]
+    sets, drawn = [], []
+    for _ in range(DRAWS):
+        sets.append(rng.choice(len(vectors), len(taken), replace=False))
+        drawn.append(_figures(vectors[sets[-1]], rng))
     chance = {
         "rows": len(taken),
         "vendi": round(float(np.mean([each["vendi"] for each in drawn])), 2),
@@ -32,7 +41,30 @@ def diversity(vectors: NDArray[np.float32], taken: NDArray[np.int64], seed: int)
         if drawn[0]["nearest"]
         else [],
     }
-    return {"candidates": _figures(vectors, rng), "selected": _figures(vectors[taken], rng), "random": chance}
+    found = {"candidates": _figures(vectors, rng), "selected": _figures(vectors[taken], rng), "random": chance}
+    if labels is not None:
+        clusters = len(np.unique(labels))
+        even = [evenness(labels[rows], clusters) for rows in sets]
+        found["candidates"] |= evenness(labels, clusters)
+        found["selected"] |= evenness(labels[taken], clusters)
+        found["random"] |= {name: round(float(np.mean([each[name] for each in even])), 4) for name in even[0]}
+    return found
+
+
+def evenness(labels: NDArray[np.int32], clusters: int) -> dict[str, float]:
+    """Return how evenly rows lie over clusters.
+
+    Keys: `clusters`, those with a row; `cluster_entropy`, the entropy of the rows' shares over the log of the number of all
+    clusters, a fraction in [0, 1], 1 if each has as many, 0 where all are in one; `largest_cluster`, its fraction of the rows.
+
+    Args:
+        labels: Each row's cluster.
+        clusters: The number of clusters there are, those without a row included.
+    """
+    shares = np.unique(labels, return_counts=True)[1] / max(1, len(labels))
+    entropy = float(-(shares * np.log(shares)).sum()) / np.log(clusters) if clusters > 1 else 0.0
+    largest = float(shares.max(initial=0.0))
+    return {"clusters": len(shares), "cluster_entropy": round(float(entropy), 4), "largest_cluster": round(largest, 4)}
 
 
 def _figures(vectors: NDArray[np.float32], rng: np.random.Generator) -> dict[str, Any]:
@@ -53,9 +85,12 @@ def vendi_score(vectors: NDArray[np.float32]) -> float:
     if not len(vectors):
         return 0.0
     # X Xᵀ and Xᵀ X share their eigenvalues other than 0; the smaller of the two is quicker.
-    wide = vectors.astype(np.float64)
-    kernel = wide.T @ wide if wide.shape[1] < len(wide) else wide @ wide.T
-    shares = np.linalg.eigvalsh(kernel / len(wide))
+    rows = vectors if vectors.shape[1] < len(vectors) else vectors.T
+    kernel = np.zeros((rows.shape[1], rows.shape[1]))
+    for begin in range(0, len(rows), WIDE):  # a million rows in double precision would take gigabytes
+        wide = rows[begin : begin + WIDE].astype(np.float64)
+        kernel += wide.T @ wide
+    shares = np.linalg.eigvalsh(kernel / len(vectors))
     shares = shares[shares > 1e-12]
     return float(np.exp(-(shares * np.log(shares)).sum()))
 

@@ -5,11 +5,8 @@ dropped for being short. No transitive closure: a row leaves only for a direct t
 on the order of the rows.
 """
 
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,16 +15,7 @@ from numpy.typing import NDArray
 
 from core.config import Count, Share, settings
 from core.table import Outcome, with_verdicts
-from core.text import numbers, words
-
-REMEMBERED = 8192
-"""Texts whose slots are kept: generation judges its rows again after each wave."""
-OPERATOR = re.compile(r"(?<=\d)\s*([*/−-])\s*(?=\d)|(?<=\w)([#%])")
-"""Punctuation that tells tasks apart, unlike that of Markdown: 6 / 2 is not 6 - 2, nor is C# C."""
-NO_FIGURES = re.compile(r"[A-Za-z\s.,;:!?'\"()`-]*")
-"""Texts without anything of that kind; most are, and need no closer look."""
-NAME = re.compile(r"(?<=[^\s.!?:;\"“”(\[*#-])\s+[\"“(\[]?([^\W\d_][\w'’-]+)")
-"""A word with another before it in its sentence."""
+from filters.slots import SlotsOf
 
 
 @settings
@@ -59,10 +47,10 @@ def drop_near_duplicates(
     """
     from filters.minhash import normal_texts
 
-    rows = _best_first(table)
+    rows = best_first(table)
     texts = normal_texts(rows["instruction"], rows["input"])
     protected = rows["source"].is_in(["seed", "pool"] if config.protect_pool else ["seed"]).to_numpy()
-    ids, slots = rows["id"], _SlotsOf(rows)
+    ids, slots = rows["id"], SlotsOf(rows)
     verdicts: dict[str, dict[str, Any]] = {}
     copies = _exact_copies(texts.hashes, slots)
     distinct = np.setdiff1d(np.arange(len(texts)), np.fromiter(copies, np.int64))
@@ -71,30 +59,12 @@ def drop_near_duplicates(
         if not protected[at]:
             # Where the first one left itself, its copies leave for the same twin.
             evidence = f"same instruction and input as {ids[first]}, but for case, punctuation and white space"
-            own = _verdict("exact_duplicate", evidence, 1.0, config.threshold, ids[first])
+            own = verdict("exact_duplicate", evidence, 1.0, config.threshold, ids[first])
             verdicts[ids[at]] = verdicts.get(ids[first], own)
     return with_verdicts(table, verdicts)
 
 
-class _SlotsOf:
-    """What fills the frame of each row's text, looked up only where it is asked for."""
-
-    def __init__(self, rows: pl.DataFrame) -> None:
-        self._instructions, self._inputs = rows["instruction"], rows["input"]
-
-    def figures(self, row: int) -> tuple[str, ...]:
-        return _figures(self._text(row))
-
-    def are_same(self, first: int, second: int) -> bool:
-        """Tell whether two texts are about the same numbers and symbols, and name nothing that the other lacks."""
-        one, other = self._text(first), self._text(second)
-        return _figures(one) == _figures(other) and _names_all(one, other) and _names_all(other, one)
-
-    def _text(self, row: int) -> str:
-        return f"{self._instructions[row]}\n{self._inputs[row]}"
-
-
-def _exact_copies(hashes: NDArray[np.uint64], slots: _SlotsOf) -> dict[int, int]:
+def _exact_copies(hashes: NDArray[np.uint64], slots: SlotsOf) -> dict[int, int]:
     """Return the rows whose normal form and figures a row before them has, and that row."""
     first: dict[tuple[int, tuple[str, ...]], int] = {}
     repeated = pl.Series(hashes).is_duplicated().arg_true().to_list()
@@ -103,7 +73,7 @@ def _exact_copies(hashes: NDArray[np.uint64], slots: _SlotsOf) -> dict[int, int]
 
 
 def _drop_near(
-    texts: Any, rows: NDArray[np.int64], ids: pl.Series, slots: _SlotsOf, protected: NDArray[np.bool_],
+    texts: Any, rows: NDArray[np.int64], ids: pl.Series, slots: SlotsOf, protected: NDArray[np.bool_],
     config: NearDuplicatesConfig, seed: int, verdicts: dict[str, dict[str, Any]], warn: Callable[[str], None] | None,
 ) -> None:  # fmt: skip
     """Walk through the rows, best first; drop those with a twin already kept, and templates beyond their share."""
@@ -131,12 +101,12 @@ def _drop_near(
             best = max(twins, key=lambda like: (like.value, -like.row))
             other, (measure, limit) = ids[int(rows[best.row])], said[best.measure]
             evidence = f"Jaccard {best.value:.2f} of {measure} with {other} (limit {limit:.2f})"
-            verdicts[ids[at]] = _verdict("near_duplicate", evidence, best.value, limit, other)
+            verdicts[ids[at]] = verdict("near_duplicate", evidence, best.value, limit, other)
         elif full and not protected[at]:
             sibling, count = full[0]
             other = ids[int(rows[sibling.row])]
             evidence = f"{count} rows like {other} that differ in numbers, names or symbols only are kept already"
-            verdicts[ids[at]] = _verdict("template_full", evidence, float(count + 1), float(config.per_template), other)
+            verdicts[ids[at]] = verdict("template_full", evidence, float(count + 1), float(config.per_template), other)
         else:
             if siblings:
                 first = siblings[0].row
@@ -150,40 +120,13 @@ def _drop_near(
         )
 
 
-@lru_cache(maxsize=REMEMBERED)
-def _names(text: str) -> frozenset[str]:
-    """Return the capitalised words that do not begin a sentence, case-folded."""
-    if text.islower():
-        return frozenset()
-    return frozenset(match[1].casefold() for match in NAME.finditer(text) if match[1][0].isupper())
-
-
-@lru_cache(maxsize=REMEMBERED)
-def _words(text: str) -> frozenset[str]:
-    return frozenset(words(text))
-
-
-def _names_all(text: str, other: str) -> bool:
-    """Tell whether every name in a text is a word of the other."""
-    names = _names(text)
-    return not names or names <= _words(other)
-
-
-@lru_cache(maxsize=REMEMBERED)
-def _figures(text: str) -> tuple[str, ...]:
-    """Return what `normal_form` may lose or blur and tasks differ by: the numbers, operators, symbols and emoji."""
-    if NO_FIGURES.fullmatch(text):
-        return ()
-    operators = [match[1] or match[2] for match in OPERATOR.finditer(text)]
-    symbols = [c for c in text if c != "`" and unicodedata.category(c) in ("Sm", "Sc", "So", "Sk")]
-    return tuple(sorted([*numbers(text), *operators, *symbols]))
-
-
-def _best_first(table: pl.DataFrame) -> pl.DataFrame:
+def best_first(table: pl.DataFrame) -> pl.DataFrame:
+    """Return rows in the order in which they are kept: seeds, pool, the longer response, the lower depth, the smaller id."""
     rank = pl.col("source").replace_strict({"seed": 0, "pool": 1, "generated": 2}, return_dtype=pl.Int8)
     length = -pl.col("response").str.len_chars().cast(pl.Int64)
     return table.select("id", "source", "instruction", "input", "response", "depth").sort([rank, length, "depth", "id"])
 
 
-def _verdict(reason: str, evidence: str, measured: float, limit: float, twin: str) -> dict[str, Any]:
+def verdict(reason: str, evidence: str, measured: float, limit: float, twin: str) -> dict[str, Any]:
+    """Return what `core.table.with_verdicts` takes of a row that left for another one."""
     return {"reason": reason, "evidence": evidence, "measured": measured, "limit": limit, "twin": twin}

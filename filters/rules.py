@@ -4,10 +4,10 @@ Rules on the instruction run before an answer is paid for; rules on the whole ro
 seeds. Each has a name, a measured value and a limit, and can be switched off.
 """
 
+import json
 import re
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -16,7 +16,9 @@ from core.config import Count, Fraction, Names, settings
 from core.constraints import failing
 from core.errors import ConfigError
 from core.table import Outcome
-from core.text import normal_form, repeat_rate, words
+from core.text import normal_form
+from filters.languages import SURE, foreign, languages_known, languages_told_apart
+from filters.measures import WHITE, holds, may_begin_alike, repeat_rate, top_word_share, where
 
 MEDIA = r"images?|pictures?|photos?|photographs?|videos?|audio|recordings?|files?|graphs?|maps?|diagrams?|charts?|attachments?|screenshots?"
 TEXTS = r"texts?|passages?|sentences?|paragraphs?|lists?|articles?|story|stories|data|code|snippets?|functions?|e-?mails?|messages?|words?|poems?|songs?|links?|tables?|reviews?|statements?|conversations?|numbers|items|facts|notes?"
@@ -67,6 +69,18 @@ CUT = r"[,:]\s*$|(?:^|[^:;=\-])[(\[{]\s*$|[a-z],? (?:and|or|the|an?|because)\s*$
 SIGN_OFF = r"(?i)\n\W*(?:thank|many thanks|sincerely|regards|best|cheers|yours|love|warm|kind|respectfully|with|take care|all the)[^\n]{0,30},\s*$"
 LOOP_WORDS = 30
 """A response of fewer words may repeat itself: a list of labels does. (A looping model runs on to its limit.)"""
+TOP_SHARE = 0.5
+GRADED = (
+    "instruction_too_long", "instruction_repetitive", "input_too_long", "input_repetitive", "response_too_long",
+    "response_repetitive", "response_loops",
+)  # fmt: skip
+"""Rules with an upper limit that a good row may come near to."""
+JSON = r"(?i)\A\s*(?:\[\s*)?\{\s*\"[^\"\n]*\"\s*:|```json\b"
+"""Where a response is, or holds, what is meant to be JSON. Lists of anything but objects may be something else."""
+JSON_FENCE = re.compile(r"```json\b[^\n]*\n(.*?)(?:```|\Z)", re.IGNORECASE | re.DOTALL)
+PART = 50_000
+"""Rows judged at once, which bounds the memory."""
+PYTHON = re.compile(r"\b(?:None|True|False)\b")
 CONTROL = r"[\x00-\x08\x0B\x0C\x0E-\x1F\x7F\x{FFFD}]"
 
 
@@ -84,6 +98,8 @@ class RulesConfig:
     """Longest input kept, in words."""
     max_response_words: Count = 800
     """Longest response kept, in words."""
+    languages: Names = ()
+    """ISO 639-1 codes of the languages that instructions and responses may be in; none means those of the seeds."""
     max_repeat_rate: Fraction = 0.25
     """Largest fraction of a text's 4-grams of words that may have occurred before in it."""
 
@@ -95,7 +111,7 @@ class _Rule:
     measured: pl.Expr
     broken: pl.Expr
     limit: float
-    says: str
+    says: str | pl.Expr
 
 
 def instruction_rules(config: RulesConfig) -> dict[str, _Rule]:
@@ -108,13 +124,17 @@ def instruction_rules(config: RulesConfig) -> dict[str, _Rule]:
         "instruction_too_long": _Rule(
             length, length > config.max_instruction_words, config.max_instruction_words, "words"
         ),
-        "instruction_needs_media": _over("instruction", _needs_media, 0, "references to a medium no text model sees"),
-        "instruction_repetitive": _over("instruction", repeat_rate, config.max_repeat_rate, "repeated 4-grams"),
+        "instruction_needs_media": _over(
+            where(pl.col("instruction").str.contains(holds(MEDIA)), ["instruction"], _needs_media), 0,
+            "references to a medium no text model sees",
+        ),
+        "instruction_repetitive": _over(repeat_rate("instruction"), config.max_repeat_rate, "repeated 4-grams"),
         "instruction_leaks_prompt": _matches("instruction", f"{LEAK}|{TEMPLATE}", "scaffolding of a prompt"),
         "instruction_has_answer": _matches(
             "instruction", r"(?i)[?.]\s*(?:answer|output|response)\s*[:=]\s*\S", "the answer within the task"
         ),
-    }
+        "instruction_language": _in_another_language("instruction", config.languages),
+    }  # fmt: skip
 
 
 def row_rules(config: RulesConfig) -> dict[str, _Rule]:
@@ -123,73 +143,122 @@ def row_rules(config: RulesConfig) -> dict[str, _Rule]:
     cut = pl.col("response").str.count_matches(CUT) * ~pl.col("response").str.contains(SIGN_OFF)
     fences = pl.col("response").str.count_matches("```").cast(pl.Float64)
     control = pl.sum_horizontal(pl.col("instruction", "input", "response").str.count_matches(CONTROL)).cast(pl.Float64)
-    constraints = pl.struct("response", "constraints").map_elements(_broken_constraints, return_dtype=pl.Float64)
+    copies = pl.col("response").str.strip_chars(WHITE) == pl.col("input").str.strip_chars(WHITE)
+    echoes = may_begin_alike("response", "instruction") | copies
+    constrained = pl.col("constraints").list.len() > 0
+    points = pl.col("instruction").str.contains(rf"{holds(TEXTS)}|[:：][{WHITE}]*$") & (pl.col("input") == "")
     return {
-        "refers_to_missing_input": _over_rows(_missing_input, 0, "references to a text that is not given"),
+        "refers_to_missing_input": _over(
+            where(points, ["instruction"], _missing_input), 0, "references to a text that is not given"
+        ),
         "input_too_long": _Rule(given, given > config.max_input_words, config.max_input_words, "words"),
-        "input_repetitive": _over("input", repeat_rate, config.max_repeat_rate, "repeated 4-grams"),
+        "input_repetitive": _over(repeat_rate("input"), config.max_repeat_rate, "repeated 4-grams"),
         "input_leaks_prompt": _matches("input", f"{INPUT_LEAK}|{TEMPLATE}", "scaffolding of a prompt"),
         "response_empty": _Rule(answer, pl.col("response").str.strip_chars() == "", 1, "words"),
         "response_too_long": _Rule(answer, answer > config.max_response_words, config.max_response_words, "words"),
         "response_refuses": _matches("response", REFUSAL, "a refusal"),
         "response_speaks_of_itself": _matches("response", SELF, "the model speaking of itself"),
-        "response_repetitive": _over("response", _looped, config.max_repeat_rate, "repeated 4-grams"),
-        "response_loops": _over("response", _top_word_share, 0.5, "share of one word"),
+        "response_repetitive": _over(
+            repeat_rate("response", least_words=LOOP_WORDS), config.max_repeat_rate, "repeated 4-grams"
+        ),
+        "response_loops": _over(top_word_share("response", least_words=LOOP_WORDS), TOP_SHARE, "share of one word"),
         "response_leaks_template": _matches("response", TEMPLATE, "tokens of a chat template"),
         "response_unfinished": _Rule(cut.cast(pl.Float64), cut > 0, 0, "ends in the middle of a sentence"),
         "response_fence_open": _Rule(fences, fences % 2 == 1, 0, "code fences without their pair"),
-        "response_echoes": _over_rows(_echo, 0, "the response is the instruction or the input again"),
+        "response_json_broken": _over(
+            where(pl.col("response").str.contains(JSON), ["response"], _broken_json), 0, "JSON values that do not parse"
+        ),
+        "response_language": _in_another_language("response", config.languages),
+        "response_echoes": _over(
+            where(echoes, ["instruction", "input", "response"], _echo), 0, "the response is the instruction or the input again"
+        ),
         "control_characters": _Rule(control, control > 0, 0, "control or replacement characters"),
-        "constraint_broken": _Rule(constraints, constraints > 0, 0, "broken constraints of the instruction"),
+        "constraint_broken": _over(
+            where(constrained, ["response", "constraints"], _broken_constraints), 0,
+            "broken constraints of the instruction",
+        ),
     }  # fmt: skip
 
 
 def check_rule_names(config: RulesConfig) -> None:
-    """Refuse a name in `off` that is no rule.
+    """Refuse a name in `off` that is no rule, and a code in `languages` that is none of a language that can be told.
 
     Raises:
-        ConfigError: With the rules there are.
+        ConfigError: With those there are.
     """
     known = [*instruction_rules(config), *row_rules(config)]
     for name in config.off:
         if name not in known:
             raise ConfigError(f"[rules] off: no rule {name!r}; known: {', '.join(known)}")
+    for code in config.languages:
+        if code not in languages_told_apart():
+            raise ConfigError(f"[rules] languages: no language {code!r}; known: {', '.join(languages_told_apart())}")
+
+
+def with_languages(config: RulesConfig, table: pl.DataFrame) -> RulesConfig:
+    """Return a config that names the languages rows may be in: its own or else, where they can be told, those of the seeds."""
+    if config.languages or {"instruction_language", "response_language"} <= {*config.off}:
+        return config
+    seeds = table.filter(pl.col("source") == "seed")
+    return replace(config, languages=languages_known([*seeds["instruction"], *seeds["response"]]))
 
 
 def screen_instructions(table: pl.DataFrame, config: RulesConfig) -> Outcome:
-    """Drop rows whose instruction breaks a rule; the first rule broken is the reason."""
+    """Drop rows, other than seeds, whose instruction breaks a rule; the first rule broken is the reason.
+
+    Without `[rules] languages` those of the seeds in the table are allowed, and all where it has none (`with_languages`).
+    """
+    config = with_languages(config, table)
     return _apply(table, instruction_rules(config), config.off)
 
 
 def drop_by_rules(table: pl.DataFrame, config: RulesConfig) -> Outcome:
-    """Drop rows, other than seeds, that break a rule of either kind; the first rule broken is the reason."""
+    """Drop rows, other than seeds, that break a rule of either kind; the first rule broken is the reason.
+
+    Without `[rules] languages` those of the seeds in the table are allowed, and all where it has none (`with_languages`).
+    """
+    config = with_languages(config, table)
     return _apply(table, {**instruction_rules(config), **row_rules(config)}, config.off)
+
+
+def rule_nearness(config: RulesConfig) -> pl.Expr:
+    """Measure how near a row is to breaking a rule, in [0, 1]: the largest share of an upper limit that it uses up."""
+    rules = {**instruction_rules(config), **row_rules(config)}
+    shares = [rule.measured / rule.limit for name, rule in rules.items() if name in GRADED and name not in config.off]
+    return pl.max_horizontal(pl.lit(0.0), *shares).clip(0, 1)
 
 
 def _apply(table: pl.DataFrame, rules: dict[str, _Rule], off: Sequence[str]) -> Outcome:
     active = {name: rule for name, rule in rules.items() if name not in off}
+    parts = [table[start : start + PART] for start in range(0, max(table.height, 1), PART)]
+    judged = table.hstack(pl.concat([_verdict(part, active) for part in parts]))
+    kept = pl.col("reason").is_null()
+    return Outcome(kept=judged.filter(kept).select(table.columns), dropped=judged.filter(~kept))
+
+
+def _verdict(table: pl.DataFrame, rules: dict[str, _Rule]) -> pl.DataFrame:
+    """Return what `Outcome.dropped` says of each row; null where it breaks no rule."""
     # Every rule is measured once, in a column of its own; then the first broken one speaks.
     found = table.select(
-        *(rule.measured.cast(pl.Float64).alias(f"measured {name}") for name, rule in active.items()),
-        *((rule.broken & (pl.col("source") != "seed")).alias(f"broken {name}") for name, rule in active.items()),
+        *(rule.measured.cast(pl.Float64).alias(f"measured {name}") for name, rule in rules.items()),
+        *((rule.broken & (pl.col("source") != "seed")).alias(f"broken {name}") for name, rule in rules.items()),
+        *(rule.says.alias(f"says {name}") for name, rule in rules.items() if isinstance(rule.says, pl.Expr)),
     )
     reason, measured, limit, says = (pl.lit(None, kind) for kind in (pl.String, pl.Float64, pl.Float64, pl.String))
-    for name, rule in reversed(active.items()):
+    for name, rule in reversed(rules.items()):
         broken = pl.col(f"broken {name}")
         reason = pl.when(broken).then(pl.lit(name)).otherwise(reason)
         measured = pl.when(broken).then(pl.col(f"measured {name}")).otherwise(measured)
         limit = pl.when(broken).then(pl.lit(float(rule.limit))).otherwise(limit)
-        says = pl.when(broken).then(pl.lit(rule.says)).otherwise(says)
-    verdict = found.select(reason=reason, measured=measured, limit=limit, says=says).select(
+        said = pl.lit(rule.says) if isinstance(rule.says, str) else pl.col(f"says {name}")
+        says = pl.when(broken).then(said).otherwise(says)
+    return found.select(reason=reason, measured=measured, limit=limit, says=says).select(
         "reason",
         pl.format("{} {} (limit {})", pl.col("measured").round(3), pl.col("says"), pl.col("limit")).alias("evidence"),
         "measured",
         "limit",
         pl.lit(None, pl.String).alias("twin"),
     )
-    judged = table.hstack(verdict)
-    kept = pl.col("reason").is_null()
-    return Outcome(kept=judged.filter(kept).drop(verdict.columns), dropped=judged.filter(~kept))
 
 
 def _words(column: str, cjk: int = 2) -> pl.Expr:
@@ -203,23 +272,25 @@ def _matches(column: str, pattern: str, says: str) -> _Rule:
     return _Rule(found, found > 0, 0, f"matches of {says}")
 
 
-def _over(column: str, measure: Callable[[str], float], limit: float, says: str) -> _Rule:
-    value = pl.col(column).map_elements(measure, return_dtype=pl.Float64, skip_nulls=False)
-    return _Rule(value, value > limit, limit, says)
+def _over(value: pl.Expr, limit: float, says: str) -> _Rule:
+    found = value.fill_null(0.0)
+    return _Rule(found, found > limit, limit, says)
 
 
-def _over_rows(measure: Callable[[dict[str, str]], float], limit: float, says: str) -> _Rule:
-    value = pl.struct("instruction", "input", "response").map_elements(measure, return_dtype=pl.Float64)
-    return _Rule(value, value > limit, limit, says)
+def _in_another_language(column: str, allowed: Sequence[str]) -> _Rule:
+    found = foreign(column, allowed)
+    share = found.struct.field("share").fill_null(0.0)
+    says = pl.format(f"probability of the language {{}}; allowed: {', '.join(allowed)}", found.struct.field("language"))
+    return _Rule(share, share > SURE, SURE, says)
 
 
-def _needs_media(text: str) -> float:
-    return _points_outside(text, MEDIA_REFERENCE)
+def _needs_media(row: dict[str, str]) -> float:
+    return _points_outside(row["instruction"], MEDIA_REFERENCE)
 
 
 def _missing_input(row: dict[str, str]) -> float:
     text = row["instruction"]
-    if row["input"] or len(text.split()) >= 40:
+    if len(text.split()) >= 40:
         return 0.0
     return 1.0 if text.rstrip().endswith((":", "：")) else _points_outside(text, TEXT_REFERENCE)
 
@@ -242,20 +313,35 @@ def _named_before(text: str, found: re.Match[str]) -> bool:
     return determiner in ("this", "these") and bool(re.search(earlier, text[: found.start()], re.IGNORECASE))
 
 
-def _looped(text: str) -> float:
-    return repeat_rate(text) if len(words(text)) >= LOOP_WORDS else 0.0
-
-
-def _top_word_share(text: str) -> float:
-    tokens = words(text)
-    return max(Counter(tokens).values()) / len(tokens) if len(tokens) >= LOOP_WORDS else 0.0
-
-
 def _echo(row: dict[str, str]) -> float:
     """Tell a copy of the instruction, or of the input to the letter: to punctuate it may be the task."""
     answer = normal_form(row["response"])
     copied = answer == normal_form(row["instruction"]) or row["response"].strip() == row["input"].strip()
     return float(len(answer.split()) > 3 and copied)
+
+
+def _broken_json(row: dict[str, str]) -> float:
+    """Count what is meant to be JSON and is not: blocks that say so or, without any block, what the response begins with."""
+    text = row["response"]
+    if "```" in text:
+        return float(sum(not _is_json(block) for block in JSON_FENCE.findall(text)))
+    return float(_end_of_json(text.lstrip()) is None and not PYTHON.search(text))
+
+
+def _is_json(text: str) -> bool:
+    """Tell whether a text is one or more values in JSON."""
+    rest = text.strip()
+    while rest and (end := _end_of_json(rest)) is not None:
+        rest = rest[end:].lstrip()
+    return not rest
+
+
+def _end_of_json(text: str) -> int | None:
+    """Return where the value that a text begins with ends."""
+    try:
+        return json.JSONDecoder(parse_int=str).raw_decode(text)[1]  # Python refuses to read 5,000 digits
+    except (ValueError, RecursionError):
+        return None
 
 
 def _broken_constraints(row: dict[str, Any]) -> float:

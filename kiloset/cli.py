@@ -75,7 +75,8 @@ def plan(
     wanted = rows_wanted(settings, folder, inputs.labelled, inputs.pool)
 
     def probed() -> Evidence:
-        with watching(progress) as shown, real_models(settings, folder.engine_log, shown.say, shown) as models:
+        rows = inputs.seeds.height + inputs.pool.height
+        with watching(progress) as shown, real_models(settings, rows, folder.engine_log, shown.say, shown) as models:
             return probe(settings, inputs, folder, models, shown)
 
     provider = probed if measure and settings.generate.enabled else assumed
@@ -92,7 +93,7 @@ def dataset(
     run: RunName = None, runs: Runs = Path("runs"), set_: Overrides = None, progress: Shown = "auto",
     from_: Annotated[str | None, typer.Option("--from", metavar="RUN", help="A new run begins with all completions, scores and vectors of another one: other settings, nothing paid twice.")] = None,
 ) -> None:  # fmt: skip
-    """Make the curated set: seeds, generate, rules, near-duplicates, contamination, balance, rewrite, style.
+    """Make the curated set: seeds, generate, rules, near-duplicates, contamination, semantic, balance, rewrite, style.
 
     Run it again to continue after any interruption; finished stages and paid completions are never redone.
     """
@@ -112,7 +113,8 @@ def dataset(
         shown.say(
             f"{folder.path}: {inputs.seeds.height} seeds, {inputs.pool.height} pool rows, {settings.run.size} rows wanted"
         )
-        with real_models(settings, folder.engine_log, shown.say, shown) as models:
+        rows = inputs.seeds.height + inputs.pool.height
+        with real_models(settings, rows, folder.engine_log, shown.say, shown) as models:
             result = run_pipeline(settings, inputs, folder, models, shown)
         shown.result({"folder": str(folder.path), **asdict(result), "shortfall": result.shortfall})
     show_result(result, folder, Console())
@@ -147,7 +149,7 @@ def whatif(
 
     folder = _folder(run, runs)
     with watching("auto") as shown:
-        found = what_if(folder, settings, lambda config: embedder_of(config, shown.say, shown), shown)
+        found = what_if(folder, settings, lambda config, rows: embedder_of(config, rows, shown.say, shown), shown)
     if json:
         facts = {field.name: getattr(found, field.name) for field in fields(found)}
         print(dumps({"run": folder.path.name, **facts, "changed": found.changed.to_dicts()}))

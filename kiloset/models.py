@@ -11,6 +11,7 @@ from engines.embedded import check_model, model_path, revision
 from engines.embedder import SentenceEmbedder
 from engines.openai import OpenAIEngine, api_key
 from engines.scorer import TransformersScorer
+from engines.static import StaticEmbedder
 from engines.vllm import VllmEngine, has_cuda
 from kiloset.settings import RunConfig
 
@@ -20,6 +21,7 @@ class Models(Protocol):
 
     generator: TextEngine
     base: TextEngine
+    judge: TextEngine
     scorer: Scorer
     embedder: Embedder
 
@@ -27,6 +29,11 @@ class Models(Protocol):
 def base_name(config: RunConfig) -> str:
     """Return the base model's name: its own, or the generator's."""
     return config.models.base.name or config.models.generator.name
+
+
+def judge_name(config: RunConfig) -> str:
+    """Return the judge's name: its own, or the generator's."""
+    return config.models.judge.name or config.models.generator.name
 
 
 def check_models(config: RunConfig) -> None:
@@ -42,6 +49,8 @@ def check_models(config: RunConfig) -> None:
     else:
         check_model(config.models.generator.name, "models.generator")
     check_model(base_name(config), "models.base")
+    if config.engine.kind != "openai":
+        check_model(judge_name(config), "models.judge")
     check_model(config.models.embedder.name, "models.embedder")
 
 
@@ -57,32 +66,39 @@ def _check_names_beside_a_server(config: RunConfig) -> None:
         )
 
 
-def embedder_of(config: RunConfig, say: Callable[[str], None], progress: Progress) -> Embedder:
-    """Return the embedder, which loads its model with the first text."""
-    path = model_path(config.models.embedder.name, "models.embedder", say)
-    return SentenceEmbedder(path, f"{config.models.embedder.name}@{revision(path)}")
+def embedder_of(config: RunConfig, rows: int, say: Callable[[str], None], progress: Progress) -> Embedder:
+    """Return the embedder for a run with so many rows of seeds and pool; it loads its model with the first text."""
+    settings = config.models.embedder
+    path = model_path(settings.name, "models.embedder", say)
+    identity = f"{settings.name}@{revision(path)}"
+    if rows > settings.static_above:
+        return StaticEmbedder(path, identity, progress)
+    return SentenceEmbedder(path, identity)
 
 
 class RealModels:
     """vLLM for the text models (one process if they are the same), or a server for the generator, and what judges."""
 
-    def __init__(self, config: RunConfig, log: Path, say: Callable[[str], None], progress: Progress) -> None:
-        """Find the models' files; nothing is loaded or sent yet."""
+    def __init__(self, config: RunConfig, rows: int, log: Path, say: Callable[[str], None], progress: Progress) -> None:
+        """Find the models' files; nothing is loaded or sent yet. `rows` are those of seeds and pool."""
         self._say = say
         base = model_path(base_name(config), "models.base", say)
         self.base: TextEngine = _Told(self._vllm(config, base_name(config), base, log), self)
-        self.generator: TextEngine = self._generator(config, log)
+        self.generator = self._writer(config, config.models.generator.name, "models.generator", log)
+        self.judge = self._writer(config, judge_name(config), "models.judge", log)
         length = config.engine.max_model_len
         self.scorer: Scorer = _Scorer(TransformersScorer(base, f"{self.base.identity}, {length} tokens", length), self)
-        self.embedder = embedder_of(config, say, progress)
+        self.embedder = embedder_of(config, rows, say, progress)
 
-    def _generator(self, config: RunConfig, log: Path) -> TextEngine:
-        name = config.models.generator.name
+    def _writer(self, config: RunConfig, name: str, setting: str, log: Path) -> TextEngine:
+        """Return the engine of generator or judge: one engine a model, and a server's model is not the base of that name."""
+        if setting == "models.judge" and name == config.models.generator.name:
+            return self.generator
         if config.engine.kind == "openai":
             return _Told(OpenAIEngine(name, config.engine), self)
         if name == base_name(config):
             return self.base
-        return _Told(self._vllm(config, name, model_path(name, "models.generator", self._say), log), self)
+        return _Told(self._vllm(config, name, model_path(name, setting, self._say), log), self)
 
     def _vllm(self, config: RunConfig, name: str, path: str, log: Path) -> VllmEngine:
         return VllmEngine(path, f"{name}@{revision(path)}", config.engine, log)
@@ -90,8 +106,8 @@ class RealModels:
     def make_room(self, but: VllmEngine | None) -> None:
         """On a GPU, end the engines that hold its memory, all but one."""
         if has_cuda():
-            for told in (self.generator, self.base):
-                if isinstance(told, _Told) and isinstance(told.engine, VllmEngine) and told.engine is not but:
+            for told in self._engines():
+                if isinstance(told.engine, VllmEngine) and told.engine is not but:
                     told.engine.close()
 
     def say(self, text: str) -> None:
@@ -100,9 +116,11 @@ class RealModels:
 
     def close(self) -> None:
         """End every process and thread."""
-        for told in (self.generator, self.base):
-            if isinstance(told, _Told):
-                told.engine.close()
+        for told in self._engines():
+            told.engine.close()
+
+    def _engines(self) -> "list[_Told]":
+        return [told for told in (self.generator, self.judge, self.base) if isinstance(told, _Told)]
 
 
 class _Told:
@@ -155,9 +173,11 @@ class _Scorer:
 
 
 @contextmanager
-def real_models(config: RunConfig, log: Path, say: Callable[[str], None], progress: Progress) -> Iterator[RealModels]:
-    """Hold the models of a run, and end every process they started."""
-    models = RealModels(config, log, say, progress)
+def real_models(
+    config: RunConfig, rows: int, log: Path, say: Callable[[str], None], progress: Progress
+) -> Iterator[RealModels]:
+    """Hold the models of a run with so many rows of seeds and pool, and end every process they started."""
+    models = RealModels(config, rows, log, say, progress)
     try:
         yield models
     finally:

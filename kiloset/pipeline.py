@@ -23,8 +23,9 @@ from filters.balance import balance
 from filters.contamination import BENCHMARKS, Prompts, drop_contaminated
 from filters.groups import duplicate_groups
 from filters.near_duplicates import drop_near_duplicates
-from filters.quality import with_quality
-from filters.rules import check_rule_names, drop_by_rules, screen_instructions
+from filters.quality import with_measured, with_quality
+from filters.rules import check_rule_names, drop_by_rules, screen_instructions, with_languages
+from filters.semantic import check_semantic, drop_semantic_duplicates
 from generator.categories import check_pool_categories, check_target, label_by_neighbours, wanted_rows
 from generator.files import SUFFIXES, values_of
 from generator.lives import PURPOSES
@@ -74,6 +75,7 @@ class Context:
     models: Models
     generator: RecordedEngine
     base: RecordedEngine
+    judge: RecordedEngine
     scorer: RecordedScorer
     embedder: Embedder
     store: CallStore
@@ -82,8 +84,12 @@ class Context:
     wanted: Mapping[str, int]
     lacking: "Lacking | None" = None
     """What the set lacked after all stages, for the generation that goes back for it."""
+    measured: pl.DataFrame | None = None
+    """What models measured of rows before (`id` and columns of `filters.quality.MODEL_TERMS`); if given, none is asked."""
     notes: dict[str, Any] = field(default_factory=dict)
     """What stages have to say besides their tables; goes to the manifest."""
+    tables: dict[str, pl.DataFrame] = field(default_factory=dict)
+    """What they have to show besides: tables by the name of their file."""
 
 
 @dataclass(frozen=True)
@@ -167,13 +173,14 @@ def generate_rows(table: pl.DataFrame, context: Context) -> Outcome:
 
 def _generated(table: pl.DataFrame, context: Context, *, first: Asks | None = None, plan: bool = True) -> Generated:
     config = context.config
+    rules = with_languages(config.rules, table)
     passed: dict[str, bool] = {}
     contaminated: dict[str, dict[str, Any]] = {}
 
     def judge(rows: pl.DataFrame) -> Outcome:
         # A row that was judged by the rules or held against benchmarks before has not changed; its twins may be new.
         fresh = rows.filter(~pl.col("id").is_in(list(passed)))
-        good = set(drop_by_rules(fresh, config.rules).kept["id"]) if fresh.height else set()
+        good = set(drop_by_rules(fresh, rules).kept["id"]) if fresh.height else set()
         passed.update((id, id in good) for id in fresh["id"])
         contaminated.update(context.prompts.repeated_by(fresh.filter(pl.col("id").is_in(list(good)))))
         kept = rows.filter(pl.col("id").is_in([id for id, passes in passed.items() if passes]))
@@ -182,7 +189,7 @@ def _generated(table: pl.DataFrame, context: Context, *, first: Asks | None = No
 
     return generate(
         table, context.generator, context.wanted, config.generate, context.inputs.templates, seed=config.run.seed,
-        license=config.models.generator.license, screen=lambda rows: screen_instructions(rows, config.rules),
+        license=config.models.generator.license, screen=lambda rows: screen_instructions(rows, rules),
         judge=judge, lacking=(context.lacking.rows, context.lacking.through) if context.lacking else None,
         first=first, plan=plan,
     )  # fmt: skip
@@ -201,14 +208,44 @@ def _contamination(table: pl.DataFrame, context: Context) -> Outcome:
     return drop_contaminated(table, context.prompts, seeds_in_set=context.config.seeds.in_set)
 
 
+def _semantic(table: pl.DataFrame, context: Context) -> Outcome:
+    config = context.config
+    if not config.semantic.enabled:
+        return Outcome(kept=table, dropped=no_rows(table))
+    found = drop_semantic_duplicates(
+        table, context.embedder, config.semantic, protect_pool=config.near_duplicates.protect_pool, seed=config.run.seed
+    )
+    context.notes["borderline"] = found.pairs
+    context.tables["borderline"] = found.borderline
+    return found.outcome
+
+
+def _with_quality(table: pl.DataFrame, context: Context) -> pl.DataFrame:
+    config, generate = context.config, context.config.generate
+    if context.measured is not None:
+        return with_measured(
+            table, context.measured, config.quality, rules=config.rules, embedder=context.embedder
+        )  # fmt: skip
+    wanted = [name for name, rows in context.wanted.items() if rows]
+    may_be_taken = pl.col("category").is_in(wanted) & ((pl.col("source") != "seed") | config.seeds.in_set)
+    # The sampling of reference answers: those sampled beside one are found again.
+    sampling = {
+        "max_tokens": generate.max_response_tokens, "temperature": generate.response_temperature, "top_p": generate.top_p,
+    }  # fmt: skip
+    return with_quality(
+        table, config.quality, rules=config.rules, embedder=context.embedder, scorer=context.scorer,
+        generator=context.generator, judge=context.judge, sampling=sampling, candidates=may_be_taken,
+    )  # fmt: skip
+
+
 def _balance(table: pl.DataFrame, context: Context) -> Outcome:
-    config, embedder = context.config, context.embedder
+    config = context.config
     # Rows that later stages dropped in an earlier pass are not selected again.
     lost = {id: {"reason": reason, "evidence": evidence} for id, (reason, evidence) in context.store.lost().items()}
     left = with_verdicts(table, lost)
     figures: dict[str, Any] = {}
     chosen = balance(
-        with_quality(left.kept, embedder, config.quality), embedder, context.wanted, config.balance,
+        _with_quality(left.kept, context), context.embedder, context.wanted, config.balance,
         seed=config.run.seed, seeds_in_set=config.seeds.in_set, fill=config.categories.fill, figures=figures,
     )  # fmt: skip
     context.notes["diversity"] = figures
@@ -237,7 +274,8 @@ STAGES = (
     Stage("rules", _rules, ("rules",), ("filters",)),
     Stage("near_duplicates", _near_duplicates, ("near_duplicates",), ("filters",)),
     Stage("contamination", _contamination, ("contamination",), ("filters",)),
-    Stage("balance", _balance, ("quality", "balance"), ("filters",), ("embedder",)),
+    Stage("semantic", _semantic, ("semantic",), ("filters",), ("embedder",)),
+    Stage("balance", _balance, ("quality", "balance"), ("filters",), ("embedder", "scorer", "generator", "judge")),
     Stage("rewrite", _rewrite, ("rewrite", "gate"), ("rewrite",), ("base", "scorer", "embedder")),
     Stage("style", _style, ("style",), ("rewrite",)),
 )
@@ -260,6 +298,7 @@ def read_inputs(config: RunConfig) -> Inputs:
         EmptyError: A file has no example.
     """
     check_rule_names(config.rules)
+    check_semantic(config.semantic)
     seeds = load_examples(
         located(config.seeds.path), prefix="s", source="seed", license=config.seeds.license, where="seeds"
     )
@@ -364,7 +403,8 @@ def _context(config: RunConfig, inputs: Inputs, models: Models, store: CallStore
     embedder = models.embedder
     return Context(
         config, inputs, models, RecordedEngine(models.generator, store, progress),
-        RecordedEngine(models.base, store, progress), RecordedScorer(models.scorer, store, progress),
+        RecordedEngine(models.base, store, progress), RecordedEngine(models.judge, store, progress),
+        RecordedScorer(models.scorer, store, progress),
         RecordedEmbedder(embedder, store, progress) if embedder.is_costly else embedder, store,
         Prompts(inputs.benchmarks, config.contamination), {},
     )  # fmt: skip
@@ -459,7 +499,8 @@ def _run_stage(
     code = code_sha256("core", *stage.packages, *(["engines"] if stage.models else []))
     # The longest text a model reads decides which rows it can be asked about.
     length = context.config.engine.max_model_len if stage.models else None
-    can = [context.generator.raw, context.generator.structured] if "generator" in stage.models else []
+    writers = [getattr(context, name) for name in ("generator", "judge") if name in stage.models]
+    can = [(writer.raw, writer.structured) for writer in writers]
     given = [stage.name, tables, identities, can, length, dict(context.wanted), code, before]
     fingerprint = sha256_of([*given, _noted(stage, store)])
     done = folder.finished(number, stage.name, fingerprint)
@@ -470,6 +511,9 @@ def _run_stage(
     outcome = stage.act(table, context)
     check_outcome(stage.name, table, outcome, creates=stage.creates)
     fingerprint = sha256_of([*given, _noted(stage, store)])  # with the waves it has added
+    for name, beside in context.tables.items():
+        write_atomically(folder.path / f"{name}.parquet", beside.write_parquet)
+    context.tables.clear()
     folder.write_stage(number, stage.name, fingerprint, outcome.kept, outcome.dropped)
     reasons = dict(outcome.dropped.group_by("reason").len().sort("len", "reason", descending=[True, False]).iter_rows())
     stages = folder.manifest.get("stages", {}) | {

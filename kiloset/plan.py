@@ -18,6 +18,7 @@ from core.calls import CallStore
 from core.errors import KilosetError
 from core.run import RunFolder
 from core.table import table_of
+from filters.judging import RATING_TOKENS
 from generator.categories import wanted_rows
 from generator.lives import PURPOSES
 from generator.planning import PRIOR_WEIGHT, PRIOR_YIELD
@@ -28,6 +29,8 @@ BIRTH = {"self_instruct": "instruction", "evolve": "evolve", "magpie": "magpie",
 """Purpose of the request that asks for a new instruction, by strategy."""
 REWRITES = ("plain", "guided")
 """Purposes of the requests that go to the base model."""
+MEASURES = ("consistency", "judge")
+"""Purposes of the requests by which [quality] measures candidates: further answers, and ratings."""
 LOW, HIGH = 0.1, 0.9
 """Quantiles of a yield between which the figures range."""
 MOST_BORN = 200
@@ -36,7 +39,7 @@ ASKED = {"input": 0.48, "response": 0.74}
 """Requests per instruction while nothing is measured: 244 and 377 of 512 in run cpu-e8bdf17e."""
 PROMPT_TOKENS = {
     "instruction": 250, "evolve": 120, "magpie": 40, "input": 400, "labelled_input": 400, "response": 80, "plain": 80,
-    "guided": 250,
+    "guided": 250, "consistency": 80, "judge": 320,
 }  # fmt: skip
 """Guesses, while nothing is measured."""
 WRITTEN_SHARE = {
@@ -46,6 +49,7 @@ WRITTEN_SHARE = {
     "input": 0.4,
     "labelled_input": 0.4,
     "response": 0.5,
+    "judge": 0.25,
 }
 """Written tokens as a fraction of their limit while nothing is measured; guesses too."""
 
@@ -206,14 +210,16 @@ def estimate(
         for purpose, each in _per_born(config.generate, name, evidence).items():
             requests[purpose] = requests.get(purpose, NOTHING).plus(born.times(each))
             one.append(_spend(config, purpose, _over(share, yields[name]).times(each), evidence))
-    requests |= {name: Range(n, n, n) for name, n in _rewrites(config, wanted, evidence).items()}
-    used = [name for name in (*PURPOSES, *REWRITES) if name in requests and requests[name].expected]
+    judged = sum(missing.values()) + sum((pool or {}).values())
+    others = _measures(config, judged) | _rewrites(config, wanted, evidence)
+    requests |= {name: Range(n, n, n) for name, n in others.items()}
+    used = [name for name in (*PURPOSES, *MEASURES, *REWRITES) if name in requests and requests[name].expected]
     purposes = {name: _spend(config, name, requests[name], evidence) for name in used}
     candidates = sum(missing.values())
     shortages, unchecked = _shortages(config, _total(one), candidates, wanted) if missing else ((), ())
     return Plan(
         sum(wanted.values()), math.ceil(candidates), evidence.origin, yields, purposes, _total(purposes.values()),
-        _scores(config, wanted), shortages, unchecked, _assumed(evidence, shares, purposes), evidence.paid,
+        _scores(config, wanted, judged), shortages, unchecked, _assumed(evidence, shares, purposes), evidence.paid,
         config.models.currency,
     )  # fmt: skip
 
@@ -270,6 +276,15 @@ def _over(candidates: float, rate: Range) -> Range:
     return Range(candidates / rate.high, candidates / rate.expected, candidates / rate.low)
 
 
+def _measures(config: RunConfig, candidates: float) -> dict[str, float]:
+    """Return the requests by which so many candidates are measured."""
+    quality = config.quality
+    return {
+        "consistency": candidates * quality.consistency_samples * (quality.consistency_weight > 0),
+        "judge": candidates * quality.judge_samples * (quality.judge_weight > 0),
+    }
+
+
 def _rewrites(config: RunConfig, wanted: Mapping[str, int], evidence: Evidence) -> dict[str, float]:
     if not config.rewrite.enabled:
         return {}
@@ -282,9 +297,10 @@ def _selected(config: RunConfig, wanted: Mapping[str, int]) -> int:
     return sum(config.balance.rows(rows) for rows in wanted.values())
 
 
-def _scores(config: RunConfig, wanted: Mapping[str, int]) -> int:
+def _scores(config: RunConfig, wanted: Mapping[str, int], candidates: float) -> int:
     rewrites = config.rewrite.plain + config.rewrite.guided if config.rewrite.enabled else 0
-    return _selected(config, wanted) * (1 + rewrites)
+    difficulty = 2 * math.ceil(candidates) if config.quality.ifd_weight else 0
+    return _selected(config, wanted) * (1 + rewrites) + difficulty
 
 
 def _spend(config: RunConfig, purpose: str, requests: Range, evidence: Evidence) -> Spend:
@@ -302,7 +318,7 @@ def _tokens(config: RunConfig, purpose: str, evidence: Evidence) -> tuple[float,
     limit = _limit(config, purpose)
     if (seen := evidence.usage.get(purpose)) is not None and seen.requests:
         return seen.prompt_tokens / seen.requests, min(seen.written_tokens / seen.requests, limit)
-    if purpose in REWRITES:
+    if purpose in (*REWRITES, "consistency"):
         return PROMPT_TOKENS[purpose], min(_tokens(config, "response", evidence)[1], limit)
     return PROMPT_TOKENS[purpose], WRITTEN_SHARE[purpose] * limit
 
@@ -311,16 +327,22 @@ def _limit(config: RunConfig, purpose: str) -> int:
     generate = config.generate
     if purpose in REWRITES:
         return config.rewrite.max_tokens
-    if purpose == "response":
+    if purpose == "judge":
+        return RATING_TOKENS
+    if purpose in ("response", "consistency"):
         return generate.max_response_tokens
     return generate.max_input_tokens if purpose.endswith("input") else generate.max_instruction_tokens
 
 
 def _model(config: RunConfig, purpose: str) -> ModelSettings:
+    if purpose == "judge" and config.models.judge.name:
+        return config.models.judge
     return config.models.base if purpose in REWRITES and config.models.base.name else config.models.generator
 
 
 def _speed(config: RunConfig, purpose: str, evidence: Evidence) -> float | None:
+    if purpose == "judge" and config.models.judge.name not in ("", config.models.generator.name):
+        return None
     generator, base = evidence.speeds.get("generator"), evidence.speeds.get("base")
     same = config.models.base.name in ("", config.models.generator.name)
     return generator if purpose not in REWRITES else base or (generator if same else None)
@@ -440,7 +462,7 @@ def measured(
     usage = {
         purpose: Usage(counts["completed"], counts["prompt_tokens"], counts["completion_tokens"])
         for purpose, counts in store.account().items()
-        if purpose in PURPOSES or (base and purpose in REWRITES)
+        if purpose in (*PURPOSES, *MEASURES) or (base and purpose in REWRITES)
     }
     speeds = {"generator": _measured_speed(store, usage, PURPOSES), "base": _measured_speed(store, usage, REWRITES)}
     return Evidence(

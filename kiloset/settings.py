@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import tomli_w
 from pydantic import Field
 
-from core.config import Count, Fraction, NonNegative, describe, parse, read_toml, settings, with_override
+from core.config import Count, Fraction, Natural, NonNegative, describe, parse, read_toml, settings, with_override
 from core.errors import ConfigError
 from core.run import sha256_of
 from engines.settings import EngineConfig
@@ -17,6 +17,7 @@ from filters.contamination import ContaminationConfig
 from filters.near_duplicates import NearDuplicatesConfig
 from filters.quality import QualityConfig
 from filters.rules import RulesConfig
+from filters.semantic import SemanticConfig
 from generator.categories import CategoriesConfig
 from generator.seeds import PoolConfig, SeedsConfig
 from generator.settings import GenerateConfig
@@ -42,16 +43,26 @@ class RunSettings:
 
 @settings
 class ModelSettings:
-    """One of the tables `[models.generator]`, `[models.base]`, `[models.embedder]`."""
+    """One of the tables `[models.generator]`, `[models.base]`, `[models.judge]`."""
 
     name: str = ""
-    """A local folder, a hub id (owner/model), or an embedded model; for the base, "" is the generator model."""
+    """A local folder, a hub id (owner/model), or an embedded model; for base and judge, "" is the generator model."""
     license: str = "unknown"
     """SPDX id under which the model's output may be used; recorded in each row it writes."""
     price_prompt: NonNegative = 0.0
     """Price of a million prompt tokens, in [models] currency, for `kiloset plan`; 0 is free, as on hardware of your own."""
     price_written: NonNegative = 0.0
     """Price of a million written tokens."""
+
+
+@settings
+class EmbedderSettings:
+    """The table `[models.embedder]`."""
+
+    name: str = "embedded:all-minilm-l6-v2"
+    """A sentence-transformers model: a local folder, a hub id (owner/model), or the embedded one."""
+    static_above: Natural = 20_000
+    """Rows of seeds and pool above which a static embedder takes the model's place: distilled from it once, kept in the cache, over 100 times as fast, and coarser (README, "Large pools"). 0: always."""
 
 
 @settings
@@ -64,9 +75,9 @@ class ModelsSettings:
     """Writes instructions and reference answers."""
     base: ModelSettings = field(default_factory=ModelSettings)
     """Is to be tuned; rewrites and scores."""
-    embedder: ModelSettings = field(
-        default_factory=lambda: ModelSettings(name="embedded:all-minilm-l6-v2", license="Apache-2.0")
-    )
+    judge: ModelSettings = field(default_factory=ModelSettings)
+    """Rates answers, where [quality] judge_weight asks for it; with [engine] kind = "openai", a model of the server."""
+    embedder: EmbedderSettings = field(default_factory=EmbedderSettings)
     """Turns texts into vectors."""
     currency: str = ""
     """Currency of the prices, such as EUR; only shown."""
@@ -86,6 +97,7 @@ class RunConfig:
     rules: RulesConfig = field(default_factory=RulesConfig)
     near_duplicates: NearDuplicatesConfig = field(default_factory=NearDuplicatesConfig)
     contamination: ContaminationConfig = field(default_factory=ContaminationConfig)
+    semantic: SemanticConfig = field(default_factory=SemanticConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
     balance: BalanceConfig = field(default_factory=BalanceConfig)
     rewrite: RewriteConfig = field(default_factory=RewriteConfig)
@@ -102,7 +114,7 @@ NOT_CONTENT = frozenset(
         "models.currency",
         *(
             f"models.{model}.price_{tokens}"
-            for model in ("generator", "base", "embedder")
+            for model in ("generator", "base", "judge")
             for tokens in ("prompt", "written")
         ),
         *(f"generate.max_{limit}" for limit in ("requests", "tokens", "hours", "waves")),

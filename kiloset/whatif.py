@@ -20,7 +20,8 @@ from core.run import RunFolder
 from core.table import VERDICT, check_outcome, table_of
 from core.vectors import RecordedEmbedder
 from filters.contamination import Prompts
-from filters.rules import screen_instructions
+from filters.quality import ASKED_FOR
+from filters.rules import screen_instructions, with_languages
 from generator.templates import Templates
 from kiloset.pipeline import STAGES, Context, Inputs, Stage, read_benchmarks
 from kiloset.settings import RunConfig, load_config
@@ -48,14 +49,15 @@ class Difference:
 
 
 def what_if(
-    folder: RunFolder, overrides: Sequence[str], load_embedder: Callable[[RunConfig], Embedder], progress: Progress
+    folder: RunFolder, overrides: Sequence[str], load_embedder: Callable[[RunConfig, int], Embedder], progress: Progress
 ) -> Difference:
     """Return what would change.
 
     Args:
         folder: A run that has come to the end of balance.
         overrides: `table.key=value`.
-        load_embedder: Gives the embedder, for texts without a stored vector; it may load its model when first asked.
+        load_embedder: Gives the embedder of a config and so many rows of seeds and pool, for texts without a stored vector;
+            it may load its model when first asked.
         progress: Told of long work.
 
     Raises:
@@ -65,9 +67,11 @@ def what_if(
     then, now = load_config(folder.config, []), load_config(folder.config, list(overrides))
     settings = _differences(then, now)
     stages = _stages(settings)
-    before = _stored(folder, stages[0])
+    _check_measured(settings)
+    before, born = _stored(folder, stages[0].name), _stored(folder, "generate")
     with closing(CallStore.read_only(folder.calls)) as store:
-        embedder = RecordedEmbedder(load_embedder(then), _Vectors(store), progress)
+        loaded = load_embedder(then, born.height)
+        embedder = RecordedEmbedder(loaded, _Vectors(store), progress) if loaded.is_costly else loaded
         old, new = (
             _fates(stages, before, _context(config, folder, store, embedder, progress)) for config in (then, now)
         )
@@ -82,7 +86,7 @@ def what_if(
         ],
         _changed(old, new),
         _selected(old, new),
-        _unasked(ledger, then, now),
+        _unasked(ledger, born, then, now),
         not stored.equals(old.filter(pl.col("reason").is_not_null()).select("id", "stage", "reason").sort("id")),
     )  # fmt: skip
 
@@ -117,13 +121,33 @@ def _stages(settings: Mapping[str, Any]) -> list[Stage]:
     return list(judging[next(at for at, stage in enumerate(judging) if tables & {*stage.tables}) :])
 
 
-def _stored(folder: RunFolder, stage: Stage) -> pl.DataFrame:
+def _check_measured(settings: Mapping[str, tuple[Any, Any]]) -> None:
+    """Refuse what needs a term of quality that no model was asked for."""
+    for key, term in ASKED_FOR.items():
+        then, now = settings.get(f"quality.{key}", (1, 1))
+        if then != now and (key.endswith("samples") or not then):
+            raise ConfigError(
+                f"quality.{key}: the run's `{term}` is not measured so; `kiloset dataset --from` makes a run that measures it"
+            )
+
+
+def _stored(folder: RunFolder, stage: str) -> pl.DataFrame:
     """Return the rows that a stage got."""
-    number = [each.name for each in STAGES].index(stage.name)
-    last = [each.name for each in STAGES].index(LAST)
-    if not folder.stage_file(last + 1, LAST).exists():
+    names = [each.name for each in STAGES]
+    if not folder.stage_file(names.index(LAST) + 1, LAST).exists():
         raise DataError(f"{folder.path}: its rows are not selected yet; `make dataset` goes on with it")
-    return pl.read_parquet(folder.stage_file(number, STAGES[number - 1].name))
+    return _kept_by(folder, names[names.index(stage) - 1])
+
+
+def _kept_by(folder: RunFolder, stage: str) -> pl.DataFrame:
+    number = [each.name for each in STAGES].index(stage) + 1
+    return pl.read_parquet(folder.stage_file(number, stage))
+
+
+def _measured(folder: RunFolder) -> pl.DataFrame:
+    """Return what models measured of the rows that came to balance."""
+    dropped = folder.dropped().filter(pl.col("stage") == LAST)
+    return pl.concat([_kept_by(folder, LAST), dropped], how="diagonal_relaxed")
 
 
 def _context(config: RunConfig, folder: RunFolder, store: CallStore, embedder: Embedder, progress: Progress) -> Context:
@@ -132,8 +156,8 @@ def _context(config: RunConfig, folder: RunFolder, store: CallStore, embedder: E
     return Context(
         config, Inputs(nothing, nothing, nothing, Templates(), None, benchmarks), models,
         RecordedEngine(models.generator, store, progress), RecordedEngine(models.base, store, progress),
-        RecordedScorer(models.scorer, store, progress), embedder, store, Prompts(benchmarks, config.contamination),
-        folder.manifest["target"],
+        RecordedEngine(models.judge, store, progress), RecordedScorer(models.scorer, store, progress), embedder, store,
+        Prompts(benchmarks, config.contamination), folder.manifest["target"], measured=_measured(folder),
     )  # fmt: skip
 
 
@@ -182,12 +206,13 @@ def _selected(old: pl.DataFrame, new: pl.DataFrame) -> tuple[int, int, int]:
     return len(one), len(other), len(one & other)
 
 
-def _unasked(ledger: pl.DataFrame, then: RunConfig, now: RunConfig) -> int:
-    """Count what was dropped in generation by rules that would let it pass now."""
+def _unasked(ledger: pl.DataFrame, born: pl.DataFrame, then: RunConfig, now: RunConfig) -> int:
+    """Count what was dropped in generation by rules that would let it pass now; the seeds are among the rows `born`."""
+    old, new = (with_languages(config.rules, born) for config in (then, now))
     screened = ledger.filter(pl.col("stage") == "generate")
-    fell = screen_instructions(screened.drop(list(VERDICT)), then.rules).dropped["id"]
+    fell = screen_instructions(screened.drop(list(VERDICT)), old).dropped["id"]
     left = screened.filter(pl.col("id").is_in(fell.implode())).drop(list(VERDICT))
-    return screen_instructions(left, now.rules).kept.height
+    return screen_instructions(left, new).kept.height
 
 
 class _Vectors:
@@ -220,5 +245,6 @@ class _Models:
     def __init__(self, embedder: Embedder) -> None:
         self.generator: TextEngine = _Absent()
         self.base: TextEngine = _Absent()
+        self.judge: TextEngine = _Absent()
         self.scorer: Scorer = _Absent()
         self.embedder = embedder

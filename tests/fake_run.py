@@ -44,12 +44,12 @@ class Moments:
 
 
 class FakeModels:
-    """The four fakes; every completion, embedding and score is a moment."""
+    """The fakes; every completion, embedding and score is a moment."""
 
     def __init__(self, moments=None):
         moments = moments or Moments()
         self.engine = FakeEngine()
-        self.generator = self.base = _Counted(self.engine, moments)
+        self.generator = self.base = self.judge = _Counted(self.engine, moments)
         self.scorer = _Counted(FakeScorer(), moments)
         self.embedder = _Counted(FakeEmbedder(), moments)
 

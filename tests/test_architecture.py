@@ -17,7 +17,8 @@ MAY_IMPORT = {
 }
 OWNERS = {
     "vllm": ("engines/vllm.py",),
-    "faiss": ("filters/balance.py",),
+    "faiss": ("filters/nearest.py",),
+    "model2vec": ("engines/static.py",),
     "numba": ("filters/minhash.py",),
     "openai": ("engines/openai.py",),
     "peft": ("train/",),

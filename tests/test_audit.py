@@ -474,7 +474,7 @@ def test_the_calls_are_opened_to_read_only(run: RunFolder) -> None:
 def test_how_diverse_the_selection_is_stands_beside_chance(tmp_path, capsys):
     said = {
         "candidates": {"rows": 300, "vendi": 41.5, "nearest": [0.2, 0.3, 0.5, 0.6, 0.93]},
-        "selected": {"rows": 30, "vendi": 22.25, "nearest": [0.1, 0.2, 0.3, 0.4, 0.51]},
+        "selected": {"rows": 30, "vendi": 22.25, "cluster_entropy": 0.937, "nearest": [0.1, 0.2, 0.3, 0.4, 0.51]},
         "random": {
             "rows": 30,
             "vendi": 18.0,
@@ -487,8 +487,26 @@ def test_how_diverse_the_selection_is_stands_beside_chance(tmp_path, capsys):
     _show_vendi(said, console)
     shown = capsys.readouterr().out
     assert [line.split() for line in shown.splitlines() if "selected" in line] == [
-        ["selected", "30", "22.2", "0.10", "0.30", "0.51"]
+        ["selected", "30", "22.2", "0.94", "0.10", "0.30", "0.51"]
     ]
     assert "18.0 (17.2 to 19.1)" in shown
     _show_vendi({}, console)
     assert capsys.readouterr().out == ""
+
+
+def test_pairs_close_in_meaning_are_counted_and_the_closest_shown(run: RunFolder) -> None:
+    assert "borderline" not in shown(show, audit(run))
+    pairs = {
+        "id": ["g00001"], "other": ["s0002"], "cosine": [0.9312], "why": ["other_order"],
+        "instruction": ["From cats \x1b[1mto dogs"], "other_instruction": ["From dogs to cats"],
+    }  # fmt: skip
+    pl.DataFrame(pairs).write_parquet(run.borderline)
+    run.update_manifest({"borderline": 1})
+    told = shown(show, audit(run), width=120)
+    assert (
+        "borderline: 1 pairs of candidates are close in meaning and were both kept, for review in borderline.parquet"
+        in told
+    )
+    line = next(line for line in told.splitlines() if "From cats" in line)
+    assert tuple(line.split()[at] for at in (0, -2, -1)) == ("g00001", "0.931", "other_order")
+    assert "\x1b" not in told

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from core.config import parse
 from core.errors import ConfigError
 from core.table import Outcome, check_outcome, table_of
-from filters.balance import BalanceConfig, balance, cluster, tempered_quotas
+from filters.balance import BalanceConfig, balance, cluster_count, tempered_quotas
+from filters.diversity import vendi_score
+from filters.nearest import cluster
 
 
 class Known:
@@ -56,6 +58,8 @@ def run(
     options = {"seed": 0, "seeds_in_set": True, "fill": False, **given}
     outcome = balance(rows, embedder, wanted, config or BalanceConfig(reserve=0.0), **options)
     check_outcome("balance", rows, outcome, creates=False)
+    for half in (outcome.kept, outcome.dropped):
+        assert half["id"].to_list() == [id for id in rows["id"] if id in set(half["id"])]
     return outcome
 
 
@@ -283,10 +287,111 @@ def test_clusters_are_directions() -> None:
     axes = np.eye(3, 12)
     truth = np.repeat([0, 1, 2], 30)
     vectors = unit(axes[truth] + 0.1 * rng.normal(size=(90, 12)))
-    labels = cluster(vectors, 3, seed=0)
+    rows = np.arange(90)
+    labels = cluster(vectors, rows, 3, seed=0).tolist()
     assert len({(true, label) for true, label in zip(truth.tolist(), labels, strict=True)}) == 3
-    assert cluster(vectors, 3, seed=0) == labels
-    assert cluster(vectors, 1, seed=0) == [0] * 90
+    assert cluster(vectors, rows, 3, seed=0).tolist() == labels
+    assert cluster(vectors, rows, 1, seed=0).tolist() == [0] * 90
+
+
+@pytest.mark.parametrize(
+    ("wanted", "candidates", "clusters"),
+    [
+        (1000, 100_000, 100),  # a tenth of the wanted
+        (107, 71_000, 10),
+        (8, 100, 2),  # at least 2
+        (0, 100, 2),
+        (1000, 100, 12),  # an eighth of the candidates
+        (8, 16, 2),
+        (8, 15, 1),  # too few for two
+        (8, 1, 1),
+    ],
+)
+def test_clusters_are_a_tenth_of_the_wanted_rows_and_at_most_an_eighth_of_the_candidates(
+    wanted: int, candidates: int, clusters: int
+) -> None:
+    assert cluster_count(wanted, candidates) == clusters
+
+
+def test_each_category_has_as_many_clusters_as_the_rule_says_or_the_config() -> None:
+    rows, embedder = candidates(["a"] * 200 + ["b"] * 40 + ["c"] * 12, crowding=5.0)
+    for config, counts in ((0, {"a": 5, "b": 5, "c": 1}), (7, {"a": 7, "b": 7, "c": 7})):
+        outcome = run(rows, embedder, {"a": 50, "b": 90, "c": 3}, BalanceConfig(reserve=0.0, clusters=config))
+        every = pl.concat([outcome.kept, outcome.dropped], how="diagonal")
+        assert dict(every.group_by("category").agg(pl.col("cluster").n_unique()).iter_rows()) == counts
+        assert every["cluster"].n_unique() == sum(counts.values())
+
+
+def test_a_large_category_is_trained_on_a_sample_as_faiss_draws_it_and_all_of_it_is_assigned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import faiss
+
+    rng = np.random.default_rng(5)
+    vectors = unit(rng.normal(size=(3000, 6)))
+    rows = np.sort(rng.choice(3000, 1900, replace=False))
+    means = faiss.Kmeans(6, 3, niter=25, seed=8, spherical=True)  # 3 * 256 rows of 1,900 are drawn
+    means.train(vectors[rows])
+    whole = means.index.search(vectors[rows], 1)[1][:, 0]
+    monkeypatch.setattr("filters.nearest.ASSIGNED", 128)
+    assert cluster(vectors, rows, 3, seed=7).tolist() == whole.tolist()
+
+
+@pytest.mark.parametrize("judged", [1, 7, 512])
+@pytest.mark.parametrize("fill", [False, True])
+def test_rows_judged_in_blocks_are_those_judged_one_by_one(
+    judged: int, fill: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("filters.balance.JUDGED", judged)
+    rows, embedder = candidates(["a", "b", "b"] * 70, crowding=0.25, seed=9)
+    rows = rows.with_columns(pl.col("quality").round(0))  # ties are broken by id
+    vectors = embedder.embed(rows["instruction"].to_list()).astype(np.float64)
+    known = sorted(enumerate(rows.to_dicts()), key=lambda each: (-each[1]["quality"], each[1]["id"]))
+    taken: list[int] = []
+    close: dict[int, tuple[float, int]] = {}
+    wanted = {"a": 60, "b": 20}
+    for names in ("a", "b", "ab") if fill else ("a", "b"):
+        full = 80 if names == "ab" else len(taken) + wanted[names]
+        for at, row in known:
+            if row["category"] in names and at not in close and at not in taken and len(taken) < full:
+                if taken:
+                    cosine, twin = max((float(vectors[at] @ vectors[other]), other) for other in taken)
+                    close[at] = round(cosine, 4), twin
+                if not taken or close[at][0] < 0.9:
+                    taken.append(at)
+    outcome = run(rows, embedder, wanted, BalanceConfig(reserve=0.0, clusters=1), fill=fill)
+    assert outcome.kept["id"].to_list() == [rows["id"][at] for at in sorted(taken)]
+    assert outcome.kept["nearest_cosine"].to_list() == [close[at][0] if at in close else None for at in sorted(taken)]
+    similar = outcome.dropped.filter(pl.col("reason") == "too_similar").select("id", "measured", "twin").rows()
+    refused = sorted(set(close) - set(taken))
+    assert len(refused) > 20
+    assert similar == [(rows["id"][at], close[at][0], rows["id"][close[at][1]]) for at in refused]
+
+
+def test_every_selector_is_told_how_evenly_it_takes_from_the_same_clusters() -> None:
+    rows, embedder = candidates(["a"] * 90 + ["b"] * 60, crowding=1.0)
+    rows = rows.with_columns(
+        source=pl.when(pl.int_range(pl.len()) % 5 == 0).then(pl.lit("seed")).otherwise("source"),
+        response_words=pl.lit(3.0),
+    )
+    told: dict[str, dict[str, Any]] = {}
+    for selector in ("balanced", "random", "longest", "quality"):
+        config = BalanceConfig(selector=selector, reserve=0.0, clusters=4)  # type: ignore[arg-type]
+        told[selector] = {}
+        outcome = run(rows, embedder, {"a": 20, "b": 10}, config, figures=told[selector], seeds_in_set=False)
+        assert [told[selector][name]["rows"] for name in ("candidates", "selected", "random")] == [120, 30, 30]
+        taken = embedder.embed(outcome.kept["instruction"].to_list())
+        assert told[selector]["selected"]["vendi"] == pytest.approx(vendi_score(taken), abs=0.01)
+        if selector == "balanced":
+            labels = outcome.kept["cluster"].to_list()
+            shares = [n / 30 for n in Counter(labels).values()]
+            selected = told[selector]["selected"]
+            assert (selected["clusters"], selected["largest_cluster"]) == (len(shares), round(max(shares), 4))
+            entropy = -sum(share * math.log(share) for share in shares) / math.log(8)
+            assert selected["cluster_entropy"] == pytest.approx(entropy, abs=1e-4)
+    evens = {selector: figures["candidates"]["cluster_entropy"] for selector, figures in told.items()}
+    assert len(set(evens.values())) == 1
+    assert told["balanced"]["selected"]["cluster_entropy"] > told["random"]["selected"]["cluster_entropy"]
 
 
 def test_each_row_is_with_the_mean_direction_it_is_nearest_to_in_angle() -> None:
@@ -294,7 +399,7 @@ def test_each_row_is_with_the_mean_direction_it_is_nearest_to_in_angle() -> None
     rng = np.random.default_rng(3)
     spread = np.array([0.05, 1.5])[np.repeat([0, 1], 150)][:, None]  # one tight and one wide direction
     vectors = unit(np.eye(2, 4)[np.repeat([0, 1], 150)] + spread * rng.normal(size=(300, 4)))
-    labels = np.array(cluster(vectors, 2, seed=0))
+    labels = cluster(vectors, np.arange(300), 2, seed=0)
     means = unit(np.stack([vectors[labels == label].sum(axis=0) for label in (0, 1)]).astype(np.float64))
     nearest = np.argmax(vectors @ means.T, axis=1)
     assert (nearest == labels).mean() > 0.99
@@ -339,6 +444,7 @@ def test_a_baseline_takes_the_first_of_each_category_by_its_own_order(selector: 
     filled = run(rows, embedder, wanted, config, fill=True)
     assert filled.kept.height == 15
     assert set(filled.kept["id"]) >= set(outcome.kept["id"])
+    assert run(rows, embedder, {"a": 7, "b": 3}, config, fill=True).kept["category"].to_list().count("b") == 3
 
 
 def test_chance_takes_every_row_equally_often_and_another_seed_takes_others() -> None:

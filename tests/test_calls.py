@@ -122,9 +122,9 @@ def test_scores_are_per_token_and_in_order_and_asked_once(store):
     scorer = RecordedScorer(ruler, store, Silent())
     prompts = [[{"role": "user", "content": "q"}]] * 3
     assert scorer.mean_logprobs(prompts, ["aaaa", "bb", "aaaa"], "fit") == pytest.approx([-2, -1, -2], abs=1e-5)
-    assert ruler.batches == [["aaaa", "bb"]]
+    assert ruler.batches == [["aaaa"], ["bb"]]
     scorer.mean_logprobs(prompts, ["aaaa", "bb", "aaaa"], "fit")
-    assert len(ruler.batches) == 1
+    assert len(ruler.batches) == 2
 
 
 def _turns(*texts):
@@ -140,18 +140,20 @@ def test_a_resumed_scoring_gives_the_very_same_digits(tmp_path):
         RecordedScorer(Ruler(fail_at_batch=1), halted, Silent()).mean_logprobs(prompts, responses, "fit")
     resumed = Ruler()
     assert RecordedScorer(resumed, halted, Silent()).mean_logprobs(prompts, responses, "fit") == undisturbed
-    assert resumed.batches == [["xx", "xxxxx"], ["xxxx"]]
+    assert resumed.batches == [["x" * n] for n in range(2, 7)]
     whole.close()
     halted.close()
 
 
-def test_more_prompts_leave_the_scores_there_are_as_they_were(store):
+def test_more_rows_leave_the_scores_there_are_as_they_were(store):
     prompts, responses = _turns("p", "p", "q"), ["x", "xx", "xxx"]
     before = RecordedScorer(Ruler(), store, Silent()).mean_logprobs(prompts, responses, "fit")
     again = Ruler()
-    more = RecordedScorer(again, store, Silent()).mean_logprobs(_turns("n", "p", "p", "q"), ["y", *responses], "fit")
-    assert more[1:] == before
-    assert again.batches == [["y"]]
+    more = RecordedScorer(again, store, Silent()).mean_logprobs(
+        _turns("n", "p", "p", "p", "q"), ["y", "z", *responses], "fit"
+    )
+    assert more[2:] == before
+    assert again.batches == [["y"], ["z"]]
 
 
 def test_a_file_that_is_no_store_is_refused(tmp_path):
@@ -296,7 +298,7 @@ class Short(Ruler):
         return [(n if len(r) <= 40 else math.nan, t) for (n, t), r in zip(found, responses, strict=True)]
 
 
-def test_a_row_too_long_to_score_is_nan_and_asked_once_with_its_company(store):
+def test_a_row_too_long_to_score_is_nan_and_asked_once(store):
     prompts, responses = _turns("p", "p", "q"), ["x" * 39, "x" * 41, "x" * 50]
     first = RecordedScorer(Short(), store, Silent()).mean_logprobs(prompts, responses, "fit")
     assert [math.isnan(mean) for mean in first] == [False, True, True]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from filters.diversity import diversity, nearest_cosines, vendi_score
+from filters.diversity import diversity, evenness, nearest_cosines, vendi_score
 
 
 def unit(rows):
@@ -18,7 +18,8 @@ def test_equal_rows_count_once_and_rows_at_right_angles_each():
 
 
 @pytest.mark.parametrize("shape", [(5, 30), (60, 8)])
-def test_the_score_is_that_of_the_whole_kernel(shape):
+def test_the_score_is_that_of_the_whole_kernel(shape, monkeypatch):
+    monkeypatch.setattr("filters.diversity.WIDE", 7)
     vectors = unit(np.random.default_rng(1).normal(size=shape))
     shares = np.linalg.eigvalsh(vectors.astype(float) @ vectors.T.astype(float) / len(vectors))
     shares = shares[shares > 1e-12]
@@ -30,6 +31,27 @@ def test_the_nearest_other_row_is_found_in_any_block(monkeypatch):
     vectors = unit(np.random.default_rng(2).normal(size=(40, 6)))
     naive = [max(float(a @ b) for j, b in enumerate(vectors) if j != i) for i, a in enumerate(vectors)]
     assert nearest_cosines(vectors) == pytest.approx(naive, abs=1e-6)
+
+
+def test_rows_lie_evenly_over_clusters_or_not():
+    assert evenness(np.int32([4, 2, 2, 4]), 2) == {"clusters": 2, "cluster_entropy": 1.0, "largest_cluster": 0.5}
+    # shares 3/4 and 1/4: 0.5623 nats, of ln 4 = 1.3863
+    assert evenness(np.int32([0, 0, 0, 3]), 4) == {"clusters": 2, "cluster_entropy": 0.4056, "largest_cluster": 0.75}
+    assert evenness(np.int32([5, 5]), 1) == {"clusters": 1, "cluster_entropy": 0.0, "largest_cluster": 1.0}
+    assert evenness(np.int32([]), 3) == {"clusters": 0, "cluster_entropy": 0.0, "largest_cluster": 0.0}
+
+
+def test_the_clusters_of_candidates_selection_and_chance_are_told():
+    vectors = unit(np.random.default_rng(4).normal(size=(40, 6)))
+    found = diversity(vectors, np.arange(10), seed=0, labels=np.arange(40, dtype=np.int32) % 20)
+    names = ("clusters", "cluster_entropy", "largest_cluster")
+    assert [found["candidates"][name] for name in names] == [20, 1.0, 0.05]
+    assert [found["selected"][name] for name in names] == [10, round(np.log(10) / np.log(20), 4), 0.1]
+    alone = diversity(vectors, np.arange(10), seed=0, labels=np.arange(40, dtype=np.int32))
+    assert [alone["random"][name] for name in names] == [10, round(np.log(10) / np.log(40), 4), 0.1]
+    assert 5 < found["random"]["clusters"] < 10  # of 20 pairs, ten rows drawn: 7.9 expected
+    without = diversity(vectors, np.arange(10), seed=0)
+    assert all(without[set_] == {k: v for k, v in found[set_].items() if k not in names} for set_ in found)
 
 
 def test_a_spread_selection_beats_chance_and_all_figures_are_of_the_rows_they_name():

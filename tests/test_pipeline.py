@@ -16,11 +16,13 @@ from core.errors import ConfigError, EmptyError
 from core.models import Silent
 from core.run import RunFolder
 from generator.lives import PURPOSES
+from kiloset.models import embedder_of
 from kiloset.pipeline import STAGES, probe, read_inputs
 from kiloset.settings import ROOT, RunConfig
+from kiloset.whatif import what_if
 from tests import fake_run
 from tests.fake_run import FakeModels, Halt, Moments
-from tests.fakes import FakeScorer
+from tests.fakes import FakeEmbedder, FakeScorer, plausible
 
 PARTS = (0.15, 0.5, 0.9)
 
@@ -337,3 +339,126 @@ def test_a_pool_is_selected_from_without_generating(tmp_path):
     assert len(rows) == 6
     assert all(row["source"] == "pool" and row["license"] == "CC-BY-SA-3.0" for row in rows)
     assert models.engine.sent == []
+
+
+def _pool(path, instructions):
+    rows = [
+        {"instruction": text, "response": f"It is {n}.", "category": "maths"} for n, text in enumerate(instructions)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return {**fake_run.TABLE, "pool": {"path": str(path)}, "generate": {"enabled": False}, "run": {"size": 6}}
+
+
+def test_rows_that_ask_the_same_in_other_words_leave_for_one_that_stays_and_close_pairs_are_listed(tmp_path):
+    subjects = [
+        "amber weaving",
+        "tidal glaciers",
+        "copper violins",
+        "paper lanterns",
+        "desert orchids",
+        "stone bridges",
+    ]
+    asked = [f"{frame} {what}" for what in subjects for frame in ("Please explain the", "Could you explain the")]
+    table = _pool(tmp_path / "pool.jsonl", [*asked, "Please explain the amber glass"])
+    table["semantic"] = {"threshold": 0.5, "review": 0.3}
+    folder = tmp_path / "run"
+    fake_run.run(folder, table=table)
+    run = RunFolder(folder)
+    gone = run.dropped().filter(pl.col("stage") == "semantic")
+    assert gone.height == len(subjects)
+    assert set(gone["reason"]) == {"semantic_duplicate"}
+    after = dict(run.stages())["semantic"]
+    assert set(gone["twin"]) <= set(after["id"])
+    groups = pl.read_parquet(run.duplicates).filter(pl.col("reason") == "semantic_duplicate")
+    assert set(groups["id"]) == set(gone["id"])
+    pairs = pl.read_parquet(run.borderline)
+    assert pairs.height == run.manifest["borderline"] > 0
+    assert {*pairs["id"], *pairs["other"]} <= set(after["id"])
+    assert pairs["cosine"].is_between(0.3, 1.0).all()
+    table["semantic"]["enabled"] = False
+    fake_run.run(tmp_path / "off", table=table)
+    off = RunFolder(tmp_path / "off")
+    assert off.dropped().filter(pl.col("stage") == "semantic").is_empty()
+    assert not off.borderline.exists()
+
+
+def test_instructions_in_another_language_than_the_seeds_are_screened_before_an_answer_is_paid_for(tmp_path):
+    spanish = " Escribe una carta corta a tu vecina para pedirle que cuide las plantas del jardín mientras viajas."
+
+    def answer(key, request):
+        text, reason = plausible(key, request)
+        mine = request.purpose == "instruction" and int(key[:2], 16) < 64
+        return (spanish, "stop") if mine else (text, reason)
+
+    models = FakeModels()
+    models.engine.answer = answer
+    fake_run.run(tmp_path / "run", models=models)
+    ledger = RunFolder(tmp_path / "run").dropped()
+    foreign = ledger.filter(pl.col("reason") == "instruction_language")
+    assert foreign.height > 3
+    assert set(foreign["stage"]) == {"generate"}
+    assert foreign["evidence"].str.contains("language es; allowed: en").all()
+    assert set(foreign["response"]) == {""}
+
+
+RATED = {
+    **fake_run.TABLE,
+    "quality": {"judge_weight": 1.0, "judge_samples": 2, "consistency_weight": 0.5, "ifd_weight": 0.5},
+}
+
+
+def _rating_models():
+    def answer(key, request):
+        return (str(1 + int(key[:4], 16) % 5), "stop") if request.purpose == "judge" else plausible(key, request)
+
+    models = FakeModels()
+    models.engine.answer = answer
+    return models
+
+
+def test_what_models_say_of_quality_decides_the_selection_is_stored_and_can_be_weighed_anew(tmp_path):
+    fake_run.run(tmp_path / "rated", table=RATED, models=_rating_models())
+    run = RunFolder(tmp_path / "rated")
+    balanced = dict(run.stages())["balance"]
+    for term in ("judge", "consistency", "ifd"):
+        assert balanced[term].null_count() == 0
+    plain = dict(RunFolder(_plain_run(tmp_path)).stages())["balance"]
+    assert set(balanced["id"]) != set(plain["id"])
+    before = _bytes(run.path)
+    fake_run.run(run.path, table=RATED, models=FakeModels(Moments(1, lambda: pytest.fail("a model was used"))))
+    assert _bytes(run.path) == before
+    weights = {"judge_weight": 0.25, "ifd_weight": 0.0, "relevance_weight": 0.0}
+    other = RunFolder(tmp_path / "other")
+    other.create()
+    with closing(CallStore.read_only(run.calls)) as store:
+        store.copy_to(other.calls)
+    fake_run.run(other.path, table={**RATED, "quality": {**RATED["quality"], **weights}}, models=_rating_models())
+    settings = [f"quality.{key}={value}" for key, value in weights.items()]
+    found = what_if(run, settings, lambda *_: FakeEmbedder(), Silent())
+    mine, theirs = balanced, dict(other.stages())["balance"]
+    both = set(mine["id"]) & set(theirs["id"])
+    assert found.selected == (mine.height, theirs.height, len(both))
+    assert len(both) < mine.height
+    now = {row["id"] for row in found.changed.iter_rows(named=True) if row["now"] == "selected"}
+    assert now == set(theirs["id"]) - set(mine["id"])
+
+
+def _plain_run(tmp_path):
+    fake_run.run(tmp_path / "plain", models=_rating_models())
+    return tmp_path / "plain"
+
+
+@pytest.mark.parametrize("setting", ["quality.ifd_weight=1.0", "quality.judge_samples=5"])
+def test_what_no_model_has_measured_cannot_be_weighed(undisturbed, setting):
+    with pytest.raises(
+        ConfigError, match=r"^quality\.\w+: the run's `(ifd|judge)` is not measured so; `kiloset dataset --from`"
+    ):
+        what_if(RunFolder(undisturbed[0]), [setting], lambda *_: FakeEmbedder(), Silent())
+
+
+def test_a_large_pool_gets_the_static_embedder_and_a_small_one_the_model_itself():
+    config = parse(RunConfig, {"models": {"embedder": {"static_above": 100}}})
+    small, large = (embedder_of(config, rows, print, Silent()) for rows in (100, 101))
+    assert (type(small).__name__, type(large).__name__) == ("SentenceEmbedder", "StaticEmbedder")
+    assert small.identity != large.identity
+    assert (small.is_costly, large.is_costly) == (True, False)

@@ -1,25 +1,34 @@
 """Each rule on hand-written rows: what it must drop, and what looks like it and must stay."""
 
 import json
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from core.config import parse
 from core.constraints import IDS
 from core.errors import ConfigError
 from core.table import Outcome, check_outcome, table_of
+from core.text import repeat_rate, words
+from filters import rules
 from filters.rules import (
     RulesConfig,
     check_rule_names,
     drop_by_rules,
     instruction_rules,
     row_rules,
+    rule_nearness,
     screen_instructions,
+    with_languages,
 )
 
 CONFIG = RulesConfig()
+ENGLISH = RulesConfig(languages=("en",))
 TASK = "Explain why the sky is blue."
 ANSWER = "Air scatters short waves of light more than long ones."
 ODE = "Roses are red and violets are blue, sugar is sweet and so are you. "
@@ -75,12 +84,19 @@ BREAKING: dict[str, tuple[float, list[tuple[dict[str, Any], float]]]] = {
         (say("What is the capital of France? Answer: Paris"), 1),
         (say("Reverse the word stop. Output: pots"), 1),
     ]),
+    # What py3langid 0.4 finds of each text in lower case (test_languages.py holds our figures to its own).
+    "instruction_language": (0.5, [
+        (say("Explique pourquoi le ciel est bleu pendant la journée et rouge le soir, en deux phrases simples."), 1.0),
+        (say("Erkläre in zwei kurzen Sätzen, warum der Himmel am Tag blau und am Abend rot ist."), 0.9938),
+        (say("请用简单的话解释为什么天空在白天是蓝色的，而在傍晚是红色的。"), 0.9904),
+    ]),
     "refers_to_missing_input": (0, [
         (say("Summarize the following article in two sentences."), 1),
         (say("Translate the sentence below into French."), 1),
         (say("What is the mood of this poem?"), 1),
         (say("Find the spelling mistakes in the given text and correct them."), 1),
         (say("Classify the review:"), 1),
+        (say("Explain briefly why:\x1c\u2003"), 1),
         (say("Rewrite the following paragraph: [insert paragraph here]"), 1),
         (say("Summarize the article at this link: https://en.wikipedia.org/wiki/Rome"), 1),
         (say("Extract the names from the passage provided"), 1),
@@ -139,6 +155,17 @@ BREAKING: dict[str, tuple[float, list[tuple[dict[str, Any], float]]]] = {
         (say(response=f"{FENCE}python\nprint(1)"), 1),
         (say(response=f"{FENCE}\na\n{FENCE}\nThen:\n{FENCE}\nb"), 3),
     ]),
+    "response_json_broken": (0, [
+        (say(response='{"name": "Rome", "rivers": ["Tiber",]}'), 1),
+        (say(response='[{"name": "Rome"}, {"name": Paris}]'), 1),
+        (say(response='{"name": "Rome", "rivers": {"Tiber": 405}'), 1),
+        (say(response='{"a": ' + "[" * 100_000 + "1"), 1),
+        (say(response=f'Here it is:\n{FENCE}json\n{{"a": 1\n{FENCE}\nand\n{FENCE}json\n{{"b": 2}}\n{FENCE}'), 1),
+    ]),
+    "response_language": (0.5, [
+        (say(response="El cielo se ve azul porque el aire dispersa más la luz de onda corta que la de onda larga."), 0.7918),
+        (say(response="Небо голубое, потому что воздух рассеивает короткие волны света сильнее, чем длинные."), 0.999),
+    ]),
     "response_echoes": (0, [
         (say("Explain why the sky is blue.", response="Explain why the sky is blue!"), 1),
         (say("Who is Linkin Park?", "Linkin Park is a band.", "Linkin Park is a band. "), 1),
@@ -189,6 +216,12 @@ STAYING: dict[str, list[dict[str, Any]]] = {
         say("What is the right answer: tea or coffee?"),
         say("Is it rude to leave a letter unanswered? Answer in one sentence."),
         say("Why do people fear silence?"),
+    ],
+    "instruction_language": [
+        say("Translate into English: Le ciel est bleu pendant la journée et rouge le soir, en été."),
+        say("Say déjà vu in plain words, please, without any other word of that kind."),
+        say("Bonjour, ça va?"),
+        say("Fix: for i in range(10): print(i); if i > 3: break; else: continue"),
     ],
     "refers_to_missing_input": [
         say("Summarize the following article.", given="Rain fell on Rome all night."),
@@ -266,6 +299,26 @@ STAYING: dict[str, list[dict[str, Any]]] = {
         say(response=f"{FENCE}python\nprint(1)\n{FENCE}"),
         say(response="Use `a` or ``b``, never more."),
     ],
+    "response_json_broken": [
+        say(response='{"name": "Rome", "rivers": ["Tiber"]}'),
+        say(response="{'name': 'Rome'}"),
+        say(response="[Your name], thank you for the letter"),
+        say(response="[1] Rome is old. [2] Paris is younger."),
+        say(response=f'{FENCE}json\n[1, 2, {{"a": null}}]\n{FENCE}'),
+        say(response="{\n  color: red;\n}"),
+        say(response='{"name": None, "rivers": ("Tiber",)}'),
+        say(response='{"name": "Rome"}\n\nThis is an object of one pair.'),
+        say(response="[[Rome]] is how a wiki links to Rome."),
+        say(response=f'{FENCE}json\n{{"a": 1}}\n{{"a": {"9" * 5000}}}\n{FENCE}'),
+    ],
+    "response_language": [
+        say("Say in Spanish why the sky is blue.",
+            response="El cielo se ve azul porque el aire dispersa más la luz de onda corta que la de onda larga."),
+        say("Make it shorter, please.", "El cielo se ve azul casi siempre, porque el aire dispersa más la luz de onda corta que la larga.",
+            "El cielo se ve azul porque el aire dispersa más la luz de onda corta que la de onda larga."),
+        say(response="Ja, das stimmt."),
+        say("Name six kinds of pasta.", response="Casarecce, gnocchi, tonnarelli, orecchiette, conchiglie, penne"),
+    ],
     "response_echoes": [
         say("Add punctuation and capitals.", "hello how are you ann", "Hello, how are you, Ann?"),
         say("Repeat the word yes.", "yes", "yes"),
@@ -299,16 +352,16 @@ def test_there_are_cases_for_every_rule() -> None:
 def test_a_rule_drops_what_breaks_it_and_says_how(
     rule: str, limit: float, row: dict[str, Any], measured: float
 ) -> None:
-    (verdict,) = drop_by_rules(table(row), CONFIG).dropped.to_dicts()
+    (verdict,) = drop_by_rules(table(row), ENGLISH).dropped.to_dicts()
     assert (verdict["reason"], verdict["limit"], verdict["twin"]) == (rule, limit, None)
-    assert verdict["measured"] == pytest.approx(measured)
-    assert verdict["evidence"].startswith(f"{round(measured, 3):.1f} " if measured == int(measured) else "0.")
+    assert verdict["measured"] == pytest.approx(measured, abs=0.0005)
+    assert verdict["evidence"].startswith(f"{round(verdict['measured'], 3)} ")
     assert verdict["evidence"].endswith(f"(limit {float(limit)})")
 
 
 def test_the_rules_leave_alone_what_only_looks_like_a_fault() -> None:
     rows = [row for rows in STAYING.values() for row in rows]
-    dropped = drop_by_rules(table(*rows), CONFIG).dropped
+    dropped = drop_by_rules(table(*rows), ENGLISH).dropped
     assert dropped.select("instruction", "response", "reason").rows() == []
 
 
@@ -338,14 +391,14 @@ def test_a_repeat_rate_at_the_limit_stays_and_one_just_above_goes() -> None:
 
 def test_a_response_may_repeat_itself_up_to_thirty_words() -> None:
     rows = [say(response=("yes it is " * 10)[:-6].strip()), say(response="yes it is " * 10)]  # 29 and 30 words
-    assert drop_by_rules(table(*rows), CONFIG).dropped.select("id", "reason").rows() == [
+    assert drop_by_rules(table(*rows), ENGLISH).dropped.select("id", "reason").rows() == [
         ("g00001", "response_repetitive")
     ]
 
 
 def test_half_of_the_words_may_be_one_word() -> None:
     half, more = ([f"so w{i}" for i in range(20)], [f"so w{i}" for i in range(20)] + ["so"])
-    outcome = drop_by_rules(table(say(response=" ".join(half)), say(response=" ".join(more))), CONFIG)
+    outcome = drop_by_rules(table(say(response=" ".join(half)), say(response=" ".join(more))), ENGLISH)
     assert outcome.dropped.select("id", "reason", "measured").rows() == [("g00001", "response_loops", 21 / 41)]
 
 
@@ -366,7 +419,7 @@ def test_the_first_rule_broken_in_the_stated_order_is_the_reason() -> None:
 @pytest.mark.parametrize("rule", list(BREAKING))
 def test_a_rule_that_is_off_drops_nothing(rule: str) -> None:
     rows = table(*(row for row, _ in BREAKING[rule][1]))
-    outcome = drop_by_rules(rows, RulesConfig(off=(rule,)))
+    outcome = drop_by_rules(rows, RulesConfig(off=(rule,), languages=("en",)))
     assert rule not in outcome.dropped["reason"].to_list()
 
 
@@ -384,8 +437,8 @@ def test_off_is_read_from_a_toml_list() -> None:
 
 def test_seeds_are_never_dropped_and_pool_rows_are() -> None:
     bad = [row for _, _, row, _ in CASES]
-    seeds = drop_by_rules(table(*({**row, "source": "seed"} for row in bad)), CONFIG)
-    pool = drop_by_rules(table(*({**row, "source": "pool"} for row in bad)), CONFIG)
+    seeds = drop_by_rules(table(*({**row, "source": "seed"} for row in bad)), ENGLISH)
+    pool = drop_by_rules(table(*({**row, "source": "pool"} for row in bad)), ENGLISH)
     assert (seeds.kept.height, seeds.dropped.height) == (len(bad), 0)
     assert (pool.kept.height, pool.dropped.height) == (0, len(bad))
 
@@ -395,7 +448,7 @@ def test_every_row_is_kept_unchanged_or_dropped_in_the_order_it_came() -> None:
     bad = [row for _, _, row, _ in CASES]
     mixed = [row for pair in zip(good, bad, strict=False) for row in pair]
     before = table(*mixed)
-    outcome: Outcome = drop_by_rules(before, CONFIG)
+    outcome: Outcome = drop_by_rules(before, ENGLISH)
     check_outcome("rules", before, outcome, creates=False)
     assert outcome.kept.equals(before[::2])
     assert outcome.dropped.select(before.columns).equals(before[1::2])
@@ -409,6 +462,111 @@ def test_screening_looks_at_instructions_only() -> None:
 
 
 def test_a_table_without_rows_passes() -> None:
-    outcome = drop_by_rules(table(), CONFIG)
+    outcome = drop_by_rules(table(), ENGLISH)
     assert (outcome.kept.height, outcome.dropped.height) == (0, 0)
     check_outcome("rules", table(), outcome, creates=False)
+
+
+def _top_word_share(text: str) -> float:
+    found = words(text)
+    return max(Counter(found).values()) / len(found)
+
+
+PER_ROW: dict[str, Callable[[dict[str, Any]], float]] = {
+    "instruction_needs_media": rules._needs_media,
+    "instruction_repetitive": lambda row: repeat_rate(row["instruction"]),
+    "refers_to_missing_input": lambda row: 0.0 if row["input"] else rules._missing_input(row),
+    "input_repetitive": lambda row: repeat_rate(row["input"]),
+    "response_repetitive": lambda row: repeat_rate(row["response"]) if len(words(row["response"])) >= 30 else 0.0,
+    "response_loops": lambda row: _top_word_share(row["response"]) if len(words(row["response"])) >= 30 else 0.0,
+    "response_echoes": rules._echo,
+    "constraint_broken": rules._broken_constraints,
+}
+"""The same measures taken from every row, one at a time, with Python's ideas of words, white space and case."""
+
+
+def _assert_as_one_by_one(found: pl.DataFrame) -> None:
+    known = {**instruction_rules(CONFIG), **row_rules(CONFIG)}
+    for name, measure in PER_ROW.items():
+        at_once = found.select(known[name].measured).to_series().to_list()
+        assert at_once == [measure(row) for row in found.to_dicts()], name
+
+
+def test_measures_of_a_whole_column_are_those_of_one_row_at_a_time() -> None:
+    rows = [row for _, _, row, _ in CASES] + [row for kept in STAYING.values() for row in kept]
+    rows += [{**row, "instruction": row["response"], "input": row["instruction"]} for row in rows]
+    _assert_as_one_by_one(table(*rows))
+
+
+PIECES = [
+    "this image ", "These ımageſ", "the following İmage", "ATTACHED FİLES", "this photo\u0301", "given lıſt", "the list below",
+    ":", "：", "\x1c", "\u2003", " ", "\n", "\0", "- ", "™", "①", "ﬁ", "fi", "é", "e\u0301", "ß", "SS", "ΣΑΣ ", "σας ", "ǰ ",
+    "Hello", "hello ", "HELLO, ", "one two three four ", "Yes. ", "हिन्दी ", "漢字", "👍", "\U00010d50", '"', "Who asks? ",
+]  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.tuples(*[st.lists(st.sampled_from(PIECES), max_size=9).map("".join)] * 2, st.integers(0, 6)), max_size=12
+    )
+)
+def test_hostile_texts_are_measured_as_one_row_at_a_time(found: list[tuple[str, str, int]]) -> None:
+    rows = []
+    for one, other, kind in found:
+        response = (one, one.upper(), one.lower(), other, f" {one}\x1c", one * 8, other * 12)[kind]
+        rows.append(say(one, other if kind % 2 else "", response))
+    _assert_as_one_by_one(table(*rows))
+
+
+def test_nearness_is_the_largest_share_of_a_limit() -> None:
+    rows = [
+        say(),
+        say(response=count(400)),
+        say(count(120), response=count(200)),
+        say("one two three four five one two three four six"),
+        say(response=count(5000)),
+    ]
+    found = table(*rows).select(rule_nearness(CONFIG)).to_series()
+    assert found.to_list() == pytest.approx([6 / 150, 0.5, 0.8, (1 / 7) / 0.25, 1.0])
+    assert table(rows[1]).select(rule_nearness(RulesConfig(off=("response_too_long",)))).item() == pytest.approx(
+        6 / 150
+    )
+
+
+SEEDS = [{**say(f"Explain why the sky over town number {n} is blue at noon."), "source": "seed"} for n in range(40)]
+SPANISH = BREAKING["response_language"][1][0][0]
+
+
+def test_without_a_setting_the_languages_are_those_of_the_seeds() -> None:
+    french = {
+        **say("Explique pourquoi le ciel est bleu pendant la journée et rouge le soir.", response="Oui"),
+        "source": "seed",
+    }
+    assert with_languages(CONFIG, table(*SEEDS, french)).languages == ("en",)
+    assert with_languages(CONFIG, table(*SEEDS[:9], french)).languages == ("en", "fr")
+    assert with_languages(CONFIG, table({**say("Hi", response="Yes"), "source": "seed"})).languages == ()
+    assert with_languages(RulesConfig(languages=("fr", "de")), table(*SEEDS)).languages == ("fr", "de")
+    assert drop_by_rules(table(*SEEDS, SPANISH), CONFIG).dropped["reason"].to_list() == ["response_language"]
+    assert drop_by_rules(table(*[{**row, "source": "pool"} for row in SEEDS], SPANISH), CONFIG).dropped.is_empty()
+
+
+def test_the_evidence_names_the_language_found_and_those_allowed() -> None:
+    (verdict,) = drop_by_rules(table(SPANISH), RulesConfig(languages=("de", "en"))).dropped.to_dicts()
+    share = round(verdict["measured"], 3)
+    assert verdict["evidence"] == f"{share} probability of the language es; allowed: de, en (limit 0.5)"
+
+
+def test_a_language_that_cannot_be_told_is_refused() -> None:
+    check_rule_names(RulesConfig(languages=("en", "sr", "ms")))
+    with pytest.raises(ConfigError, match=r"\[rules\] languages: no language 'english'; known: ace, af, "):
+        check_rule_names(RulesConfig(languages=("english",)))
+
+
+def test_rows_are_judged_alike_however_many_are_judged_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = table(*(row for _, _, row, _ in CASES), *(row for kept in STAYING.values() for row in kept))
+    whole = drop_by_rules(rows, ENGLISH)
+    monkeypatch.setattr(rules, "PART", 50)
+    parts = drop_by_rules(rows, ENGLISH)
+    assert parts.kept.equals(whole.kept)
+    assert parts.dropped.equals(whole.dropped)

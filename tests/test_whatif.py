@@ -43,7 +43,7 @@ def pooled(tmp_path_factory):
 
 
 def judged(folder, *settings):
-    return what_if(RunFolder(folder), settings, lambda _: FakeEmbedder(), Silent())
+    return what_if(RunFolder(folder), settings, lambda *_: FakeEmbedder(), Silent())
 
 
 def stored(folder, stage):

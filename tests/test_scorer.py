@@ -1,0 +1,111 @@
+"""The scorer against transformers' own loss, with a tiny random model and templates of three kinds."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from core.calls import CallStore
+from core.models import Message, Silent, tokenize_example
+from core.recorded import RecordedScorer
+from core.table import table_of
+from engines.scorer import TransformersScorer
+from filters.quality import NO_INSTRUCTION, difficulty
+
+TEMPLATES = {
+    "chat": "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    "chat with a system turn of its own": "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nHelp.<|im_end|>\n"
+    "{% endif %}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    "plain": "",
+}
+ROWS = [
+    ("What is 2 + 2?", "4"),
+    ("Name a colour.", "Blue is one, for instance on a wall."),
+    ("Hi", ""),
+    ("Sum", "a " * 30),
+]
+PROMPTS: list[Sequence[Message]] = [[{"role": "user", "content": instruction}] for instruction, _ in ROWS]
+RESPONSES = [response for _, response in ROWS]
+
+
+@pytest.fixture(scope="module", params=TEMPLATES)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a random Llama and a tokenizer of bytes."""
+    torch.set_num_threads(1)
+    made = tmp_path_factory.mktemp("model")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bpe = Tokenizer(models.BPE(vocab={sign: number for number, sign in enumerate(alphabet)}, merges=[]))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    template = TEMPLATES[request.param] or None
+    PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>", chat_template=template).save_pretrained(made)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=258, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.2,
+        )  # fmt: skip
+        LlamaForCausalLM(config).save_pretrained(made)
+    return made
+
+
+def loss(folder: Path, prompt: str, response: str) -> float:
+    """Return transformers' own mean loss, in nats per token, of a response and its end token after a prompt's text."""
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
+    given = tokenizer.encode(prompt, add_special_tokens=False)
+    answer = [*tokenizer.encode(response, add_special_tokens=False), tokenizer.eos_token_id]
+    with torch.inference_mode():
+        return float(model(torch.tensor([given + answer]), labels=torch.tensor([[-100] * len(given) + answer])).loss)
+
+
+def as_told(folder: Path, instruction: str) -> str:
+    """Return the prompt, written by hand."""
+    template = AutoTokenizer.from_pretrained(folder).chat_template
+    if template is None:
+        return f"### Instruction:\n{instruction}\n\n### Response:\n"
+    system = "<|im_start|>system\nHelp.<|im_end|>\n" if "Help." in template else ""
+    return f"{system}<|im_start|>user\n{instruction}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_scores_are_those_of_transformers(folder: Path) -> None:
+    found = TransformersScorer(str(folder), "x", 512).logprobs(PROMPTS, RESPONSES)
+    for (instruction, response), (nats, tokens) in zip(ROWS, found, strict=True):
+        assert tokens == len(response.encode()) + 1
+        assert -nats / tokens == pytest.approx(loss(folder, as_told(folder, instruction), response), abs=1e-5)
+
+
+def test_a_score_is_the_same_to_the_last_digit_in_any_company(folder: Path) -> None:
+    scorer = TransformersScorer(str(folder), "x", 512)
+    together = scorer.logprobs(PROMPTS, RESPONSES)
+    alone = [scorer.logprobs([prompt], [response])[0] for prompt, response in zip(PROMPTS, RESPONSES, strict=True)]
+    assert alone == together
+
+
+def test_a_row_longer_than_the_limit_has_no_score(folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    lengths = [sum(map(len, tokenize_example(tokenizer, p, r))) for p, r in zip(PROMPTS, RESPONSES, strict=True)]
+    limit = sorted(lengths)[2]
+    found = TransformersScorer(str(folder), "x", limit).logprobs(PROMPTS, RESPONSES)
+    assert [math.isnan(nats) for nats, _ in found] == [length > limit for length in lengths]
+    assert [tokens for _, tokens in found] == [len(response.encode()) + 1 for response in RESPONSES]
+
+
+def test_ifd_is_the_loss_over_the_loss_with_an_empty_user_turn(folder: Path, tmp_path: Path) -> None:
+    rows = table_of([{"id": f"g{n}", "instruction": i, "response": r} for n, (i, r) in enumerate(ROWS)])
+    store = CallStore(tmp_path / "calls.sqlite")
+    scorer = RecordedScorer(TransformersScorer(str(folder), "x", 512), store, Silent())
+    found = pl.DataFrame(difficulty(rows, scorer))
+    given = [loss(folder, as_told(folder, instruction), response) for instruction, response in ROWS]
+    without = [loss(folder, as_told(folder, ""), response) for response in RESPONSES]
+    assert found["surprisal"].to_list() == pytest.approx(given, abs=1e-4)
+    assert found["ifd"].to_list() == pytest.approx([a / b for a, b in zip(given, without, strict=True)], abs=1e-4)
+    assert scorer.mean_logprobs([NO_INSTRUCTION], [RESPONSES[1]], "") == pytest.approx([-without[1]], abs=1e-5)
+    store.close()
