@@ -14,7 +14,9 @@ from generator.files import values_of
 Line = tuple[str, Mapping[str, Any]]
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 USERS = ("user", "human")
+ASSISTANTS = ("assistant", "gpt", "model")
 INSTRUCTIONS = ("instruction", "prompt", "question")
+RESPONSES = ("response", "output", "completion", "answer")
 ALPACA_PREAMBLE_INPUTS = {"", "<noinput>", "noinput", "n/a", "none"}
 
 
@@ -45,6 +47,9 @@ class PoolConfig:
 def load_examples(path: str, *, prefix: str, source: str, license: str, where: str, limit: int = 0) -> pl.DataFrame:
     """Read examples into a table with ids `<prefix>00001` …; rows without a category have "".
 
+    A seed has to be whole. Of a pool's rows an empty instruction or response stays "", and half an escaped character becomes
+    U+FFFD: rules drop these later, with their reason, and one faulty row in a million does not stop a run.
+
     Args:
         path: A file, a folder or a hub id.
         prefix: First letter of the ids, `s` or `p`.
@@ -54,19 +59,22 @@ def load_examples(path: str, *, prefix: str, source: str, license: str, where: s
         limit: Most rows to read; 0 is all.
 
     Raises:
-        DataError: The file is missing, broken or in another encoding, or a row lacks what it needs; the message names
-            file and line.
+        DataError: The file is missing, broken or in another encoding, a row has not the fields it needs, or a seed is not
+            whole; the message names file and line.
         EmptyError: There is no row.
     """
     digits = 4 if prefix == "s" else 5
     rows: list[dict[str, Any]] = []
     ids: dict[str, str] = {}
-    for place, found in _lines(path, where):
+    lines, examples_of = _lines(path, where), _examples
+    if source == "pool":
+        lines, examples_of = ((place, _mended(found)) for place, found in lines), _examples_whole_or_not
+    for place, found in lines:
         if (own := _id(found, place)) in ids:
             raise DataError(f"{place}: id {own!r} stands already at {ids[own]}; ids must differ, or be left out")
         if own is not None:
             ids[own] = place
-        for example in _examples(found, place):
+        for example in examples_of(found, place):
             number = len(rows) + 1
             rows.append(
                 {
@@ -83,6 +91,10 @@ def load_examples(path: str, *, prefix: str, source: str, license: str, where: s
     if not rows:
         raise EmptyError(f"{path}: no example in it; [{where}] path needs at least one")
     return table_of(rows[:limit] if limit else rows)
+
+
+class _NotWholeError(DataError):
+    """A text that an example needs is empty, or holds what is no text."""
 
 
 def _lines(path: str, where: str) -> Iterator[Line]:
@@ -115,8 +127,34 @@ def _examples(found: Mapping[str, Any], place: str) -> Iterator[dict[str, Any]]:
             yield {"instruction": instruction, "input": given, "response": response, "category": category}
         return
     given = _given(found, place)
-    response = _needed(found, ("response", "output", "completion", "answer"), place)
+    response = _needed(found, RESPONSES, place)
     yield {"instruction": instruction, "input": given, "response": response, "category": category}
+
+
+def _examples_whole_or_not(found: Mapping[str, Any], place: str) -> Iterator[dict[str, Any]]:
+    """Yield the examples of one object, with what texts there are."""
+    try:
+        yield from list(_examples(found, place))
+    except _NotWholeError:
+        turns = [_turn(turn, place) for name in ("messages", "conversations") for turn in found.get(name) or []]
+        asked, said = ([text for role, text in turns if role in roles] for roles in (USERS, ASSISTANTS))
+        for instance in found.get("instances") or [{}]:
+            both = {**found, **instance}
+            yield {
+                "instruction": asked[0] if asked else _optional(found, INSTRUCTIONS, place),
+                "input": _given(both, place),
+                "response": said[0] if said else _optional(both, RESPONSES, place),
+                "category": _optional(found, ("category",), place),
+            }
+
+
+def _mended(value: Any) -> Any:
+    """Return a JSON value with the replacement character for each half of an escaped one."""
+    if isinstance(value, str):
+        return LONE_SURROGATE.sub("\ufffd", value)
+    if isinstance(value, Mapping):
+        return {name: _mended(inner) for name, inner in value.items()}
+    return [_mended(inner) for inner in value] if isinstance(value, list) else value
 
 
 def prompt_of(value: Any, place: str) -> str:
@@ -146,12 +184,12 @@ def _turns(turns: Any, layout: str, place: str) -> tuple[str, str]:
     """Return the first user turn, a system turn before it included, and the answer to it."""
     said = _said(turns, layout, place)
     users = [i for i, (role, _) in enumerate(said) if role in USERS]
-    if not users or users[0] + 1 >= len(said) or said[users[0] + 1][0] not in ("assistant", "gpt", "model"):
+    if not users or users[0] + 1 >= len(said) or said[users[0] + 1][0] not in ASSISTANTS:
         raise DataError(f'{place}: "{layout}" needs a user turn followed by an assistant turn')
     system = "\n\n".join(text for role, text in said[: users[0]] if role == "system" and text)
     instruction, response = said[users[0]][1], said[users[0] + 1][1]
     if not instruction or not response:
-        raise DataError(f"{place}: the first user or assistant turn is empty")
+        raise _NotWholeError(f"{place}: the first user or assistant turn is empty")
     return f"{system}\n\n{instruction}" if system else instruction, response
 
 
@@ -159,12 +197,12 @@ def _said(turns: Any, layout: str, place: str) -> list[tuple[str, str]]:
     """Return `(role, text)` of every turn."""
     if not isinstance(turns, list) or not turns:
         raise DataError(f'{place}: "{layout}" must be a list of turns')
-    said = []
-    for turn in turns:
-        here = _object(turn, place)
-        role = _optional(here, ("role", "from"), place)
-        said.append((role, _optional(here, ("content", "value"), place)))
-    return said
+    return [_turn(turn, place) for turn in turns]
+
+
+def _turn(turn: Any, place: str) -> tuple[str, str]:
+    here = _object(turn, place)
+    return _optional(here, ("role", "from"), place), _optional(here, ("content", "value"), place)
 
 
 def _id(found: Mapping[str, Any], place: str) -> str | None:
@@ -181,7 +219,7 @@ def _needed(found: Mapping[str, Any], names: tuple[str, ...], place: str) -> str
         raise DataError(f'{place}: "{names[0]}"{others} is missing; found {", ".join(found) or "nothing"}')
     text = _text(found[present] if found[present] is not None else "", present, place)
     if not text:
-        raise DataError(f'{place}: "{present}" is empty')
+        raise _NotWholeError(f'{place}: "{present}" is empty')
     return text
 
 
@@ -195,7 +233,7 @@ def _text(value: Any, name: str, place: str) -> str:
     if not isinstance(value, str):
         raise DataError(f'{place}: "{name}" must be text, found {type(value).__name__}')
     if (half := LONE_SURROGATE.search(value)) is not None:
-        raise DataError(
+        raise _NotWholeError(
             f'{place}: "{name}" holds {half[0]!r}, one half of an escaped character; write both halves or neither'
         )
     return value.strip()

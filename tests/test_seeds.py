@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from core.errors import DataError, EmptyError
+from filters.rules import RulesConfig, drop_by_rules
 from generator.seeds import load_examples
 
 LAYOUTS: dict[str, list[dict[str, Any]]] = {
@@ -212,6 +213,40 @@ BROKEN: dict[str, tuple[Any, str]] = {
 def test_a_line_that_cannot_be_an_example_is_refused_with_its_number(tmp_path: Path, line: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         load(lines(tmp_path / "x.jsonl", GOOD, "", line))
+
+
+FAULTY: list[tuple[Any, tuple[str, str, str]]] = [
+    ({"instruction": " ", "input": "i", "output": "b"}, ("", "i", "b")),
+    ({"instruction": None, "response": "b", "category": "maths"}, ("", "", "b")),
+    ({"question": "a", "answer": ""}, ("a", "", "")),
+    ('{"instruction": "a \\ud83d", "response": "b", "writer": "\\udfff"}', ("a \ufffd", "", "b")),
+    ({"instruction": "a", "instances": [{"input": "b", "output": ""}, {"input": "c", "output": "d"}]}, ("a", "b", "")),
+    ({"messages": [{"role": "user", "content": ""}, {"role": "assistant", "content": "b"}]}, ("", "", "b")),
+    ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": None}]}, ("a", "", "")),
+]
+
+
+@pytest.mark.parametrize(("line", "row"), FAULTY)
+def test_a_faulty_row_of_a_pool_comes_in_as_it_is_for_rules_to_drop_and_one_of_the_seeds_is_refused(
+    tmp_path: Path, line: Any, row: tuple[str, str, str]
+) -> None:
+    path = lines(tmp_path / "x.jsonl", GOOD, line, GOOD)
+    table = load(path, source="pool", prefix="p", where="pool")
+    assert table.row(1, named=True)["id"] == "p00002"
+    assert table.select("instruction", "input", "response").row(1) == row
+    assert table["instruction"][-1] == table["instruction"][0] == GOOD["instruction"]
+    outcome = drop_by_rules(table, RulesConfig())
+    assert "p00002" in outcome.dropped["id"]
+    assert set(outcome.dropped["reason"]) <= {
+        "instruction_too_short", "response_empty", "control_characters",
+    }  # fmt: skip
+    with pytest.raises(DataError, match=r"x\.jsonl:2: "):
+        load(path)
+
+
+def test_a_row_of_a_pool_without_the_fields_of_any_layout_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r'x\.jsonl:2: "instruction" \(or prompt, question\) is missing; found text'):
+        load(lines(tmp_path / "x.jsonl", GOOD, {"text": "a"}), source="pool")
 
 
 def test_an_id_that_stands_twice_is_refused_with_both_places(tmp_path: Path) -> None:
