@@ -63,7 +63,7 @@ def ours(path: Path) -> int:
     from core.table import table_of
     from filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
 
-    rows = pl.DataFrame({"instruction": read_texts(path)}).with_row_index("id")
+    rows = pl.read_lines(path, name="instruction", row_index_name="id")
     blank = table_of([])
     table = rows.with_columns(
         pl.format("g{}", pl.col("id").cast(pl.String).str.zfill(8)).alias("id"), source=pl.lit("generated"), input=pl.lit(""),
@@ -81,6 +81,8 @@ def grams(text: str) -> list[str]:
 def rensa(path: Path) -> int:
     from rensa import RMinHash, RMinHashLSH
 
+    # With `from_token_sets` or `RMinHashDeduplicator` it takes as long; its calls for whole matrices only tell which texts have
+    # a copy anywhere, not which of them to drop.
     index = RMinHashLSH(threshold=0.7, num_perm=125, num_bands=25)
     dropped = 0
     for number, text in enumerate(read_texts(path)):

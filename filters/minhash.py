@@ -8,11 +8,13 @@ The loops over rows and characters are compiled by numba, once, and kept in its 
 its decorators need at once: import it where it is used.
 """
 
+import gc
 import os
 import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -93,10 +95,10 @@ class Walk:
         self.threshold = threshold
         self._at = 0
         short = texts.lengths <= SHORT_WORDS
-        found = signatures(texts, seed)
-        self._buckets, buckets = _buckets(found, texts.bags, short)
+        bands, lows = _bands_of(texts, seed)
+        self._buckets, buckets = _buckets(bands, short)
         self._heads = np.full(buckets, -1, np.int32)
-        self._nexts = np.full(self._buckets.shape, -1, np.int32)
+        self._nexts = np.empty_like(self._buckets)
         self._seen = np.full(len(texts), -1, np.int32)
         # Sets of kept rows are made where they are first needed, one behind the other: memory that is never touched is never
         # taken, and on a virtual machine to touch a new GB takes up to two seconds.
@@ -106,7 +108,7 @@ class Walk:
         # Of a pair at the threshold the share of equal hashes is that far below it with a probability of 10^-9.
         least = int(BANDS * ROWS * (threshold - 6 * (threshold * (1 - threshold) / (BANDS * ROWS)) ** 0.5))
         self._texts = (
-            found,
+            lows,
             least,
             texts.data,
             texts.begins,
@@ -142,39 +144,69 @@ class Walk:
 
 def normal_texts(instructions: pl.Series, inputs: pl.Series) -> Texts:
     """Return the normal forms (`core.text.normal_form`) of instructions with their inputs."""
-    data, sizes = zip(*(_utf8(each) for each in (instructions, inputs)), strict=True)
-    starts = [np.concatenate((np.zeros(1, np.int64), np.cumsum(each))) for each in sizes]
+    _start()
+    given = [_beyond_ascii_normal(each) for each in (instructions, inputs)]
+    sizes = [each.str.len_bytes().cast(pl.Int64).to_numpy() for each in given]
     room = (sizes[0] + sizes[1] + 7) // 8 * 8 + 8  # whole words, the last one with a byte to spare
     begins = np.cumsum(room) - room
     written = np.empty(int(room.sum()), np.uint8)
-    plain = np.array([ord(chr(c).lower()) if chr(c).isalnum() else 32 for c in range(128)], np.uint8)
     ends, lengths = np.empty(len(room), np.int64), np.empty(len(room), np.int64)
     hashes, bags = np.empty(len(room), np.uint64), np.empty(len(room), np.uint64)
-    _in_parts(
-        len(room), len(room), _normalise, data[0], starts[0], data[1], starts[1], plain, written, begins, ends, hashes,
-        bags, lengths,
-    )  # fmt: skip
+    _in_parts(len(room), len(room), _write, given, sizes, written, begins, ends, hashes, bags, lengths)
     return Texts(written, begins, ends, hashes, bags, lengths)
 
 
-def _utf8(texts: pl.Series) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return the bytes of all texts and the number of each; what is beyond ASCII is in normal form already."""
-    sizes = texts.str.len_bytes()
-    if (others := (texts.str.len_chars() != sizes).arg_true()).len():
-        texts = texts.scatter(others, [normal_form(text) for text in texts.gather(others)])
-        sizes = texts.str.len_bytes()
-    joined = texts.str.join("").cast(pl.Binary).item() or b"" if len(texts) else b""
-    return np.frombuffer(joined, np.uint8), sizes.cast(pl.Int64).to_numpy()
+def _beyond_ascii_normal(texts: pl.Series) -> pl.Series:
+    """Return texts of which those with anything beyond ASCII are in normal form."""
+    others = (texts.str.len_chars() != texts.str.len_bytes()).arg_true()
+    return texts.scatter(others, [normal_form(text) for text in texts.gather(others)]) if len(others) else texts
+
+
+def _write(first: int, last: int, given: list[pl.Series], sizes: list[NDArray[np.int64]], *rest: Any) -> None:
+    """Write the normal forms of some texts, a few at a time: what joins their bytes is a copy."""
+    plain = np.arange(256, dtype=np.uint8)
+    plain[:128] = [ord(chr(c).lower()) if chr(c).isalnum() else 32 for c in range(128)]
+    for begin in range(first, last, _FEW):
+        end = min(last, begin + _FEW)
+        starts = [np.concatenate((np.zeros(1, np.int64), np.cumsum(each[begin:end]))) for each in sizes]
+        data = [_joined(each[begin:end]) for each in given]
+        _normalise(begin, end, data[0], starts[0], data[1], starts[1], plain, *rest)
+
+
+def _joined(texts: pl.Series) -> NDArray[np.uint8]:
+    """Return the UTF-8 of texts, one behind the other."""
+    return np.frombuffer(texts.str.join("").cast(pl.Binary).item() or b"", np.uint8)
 
 
 def signatures(texts: Texts, seed: int) -> NDArray[np.uint32]:
     """Return the `(texts, BANDS * ROWS)` signatures of 5-grams that datasketch's `MinHash(scheme="affine32")` would have."""
-    draw = np.random.RandomState(seed + 1)
-    odd = draw.randint(0, 1 << 31, BANDS * ROWS, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
-    added = draw.randint(0, 1 << 32, BANDS * ROWS, dtype=np.uint32)
+    odd, added = _hash_functions(seed)
     found = np.empty((len(texts), BANDS * ROWS), np.uint32)
     _in_parts(len(texts), len(texts), _signatures, texts.data, texts.begins, texts.ends, odd, added, found)
     return found
+
+
+def _hash_functions(seed: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """Return the factors and summands of `BANDS * ROWS` hash functions, and zeros, so that no lane of the vector unit is left over."""
+    draw = np.random.RandomState(seed + 1)
+    number = BANDS * ROWS
+    odd, added = np.zeros((2, (number + _LANES - 1) // _LANES * _LANES), np.uint32)
+    odd[:number] = draw.randint(0, 1 << 31, number, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
+    added[:number] = draw.randint(0, 1 << 32, number, dtype=np.uint32)
+    return odd, added
+
+
+def _bands_of(texts: Texts, seed: int) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
+    """Return the `(BANDS + 1, texts)` hashes of the bands of each signature, and the `(texts, BANDS * ROWS)` lowest bytes.
+
+    The last row is for short texts of the same words, which need not share an n-gram. Signatures are not kept whole: they
+    would fill twice the memory.
+    """
+    odd, added = _hash_functions(seed)
+    bands, lows = np.empty((BANDS + 1, len(texts)), np.uint64), np.empty((len(texts), BANDS * ROWS), np.uint8)
+    bands[BANDS] = texts.bags
+    _in_parts(len(texts), len(texts), _bands, texts.data, texts.begins, texts.ends, odd, added, ROWS, bands, lows)
+    return bands, lows
 
 
 def grams(texts: Texts, row: int, length: int) -> NDArray[np.uint64]:
@@ -183,6 +215,21 @@ def grams(texts: Texts, row: int, length: int) -> NDArray[np.uint64]:
     found = np.empty(size, np.uint64)
     number = _distinct(texts.data, texts.begins[row], texts.ends[row], length, found, _tables(size), 0)
     return np.sort(found[:number])
+
+
+@cache
+def _start() -> None:
+    """Let numba load what its first call needs, with Python's garbage collector off.
+
+    These are tens of thousands of objects that all stay: to look for garbage among them took 0.07 of 0.24 s.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        _insert(0, np.empty((1, 0), np.int32), np.empty(0, np.int32), np.empty((1, 0), np.int32))
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _tables(longest: int) -> tuple[NDArray[Any], ...]:
@@ -194,19 +241,15 @@ def _tables(longest: int) -> tuple[NDArray[Any], ...]:
     )  # fmt: skip
 
 
-def _buckets(
-    found: NDArray[np.uint32], bags: NDArray[np.uint64], short: NDArray[np.bool_]
-) -> tuple[NDArray[np.int32], int]:
-    """Return the `(texts, BANDS + 1)` buckets, -1 where a text is alone, and their number.
-
-    The last column is for short texts of the same words, which need not share an n-gram.
-    """
-    buckets = np.full((len(found), BANDS + 1), -1, np.int32)
-    slots = 1 << max(4, (2 * len(found)).bit_length())
-    numbers = np.zeros(BANDS + 1, np.int64)
-    _in_parts(len(found), BANDS + 1, _bucket, found, ROWS, bags, short, buckets, slots, numbers)
-    firsts = np.cumsum(numbers) - numbers
-    buckets += np.where(buckets >= 0, firsts.astype(np.int32), np.int32(0))
+def _buckets(bands: NDArray[np.uint64], short: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
+    """Return the `(texts, BANDS + 1)` buckets, -1 where a text is alone, and their number."""
+    columns, texts = bands.shape
+    buckets = np.full((texts, columns), -1, np.int32)
+    slots = 1 << max(4, (2 * texts).bit_length())
+    numbers = np.zeros(columns, np.int64)
+    _in_parts(texts, columns, _bucket, bands, short, buckets, slots, numbers)
+    firsts = (np.cumsum(numbers) - numbers).astype(np.int32)
+    np.add(buckets, firsts, out=buckets, where=buckets >= 0)
     return buckets, int(numbers.sum())
 
 
@@ -259,22 +302,16 @@ def _gram(codes: Any, at: int, length: int) -> Any:
 @njit(cache=True)
 def _append(data: Any, begin: int, end: int, plain: Any, written: Any, at: int) -> tuple[int, int]:
     """Write the normal form of some bytes, without a space at either end; return where it ends and its words."""
-    first, waiting, words = at, False, 0
+    first, words, after_space = at, 0, True
     for here in range(begin, end):
-        byte = data[here]
-        if byte < 128:
-            byte = plain[byte]
-        if byte == _SPACE:
-            waiting = at > first
-            continue
-        if waiting:
-            written[at] = _SPACE
-            at += 1
-            words += 1
-            waiting = False
+        byte = plain[data[here]]
+        is_space = byte == _SPACE
+        # Without a branch: where a word ends cannot be guessed. What is not to stay is written over.
         written[at] = byte
-        at += 1
-    return at, words + (at > first)
+        at += not (is_space and after_space)
+        words += after_space and not is_space
+        after_space = is_space
+    return at - (at > first and after_space), words
 
 
 @njit(cache=True)
@@ -293,13 +330,14 @@ def _normalise(
     first: int, last: int, one: Any, one_starts: Any, other: Any, other_starts: Any, plain: Any, written: Any, begins: Any,
     ends: Any, hashes: Any, bags: Any, lengths: Any,
 ) -> None:  # fmt: skip
+    """Write the normal forms of the texts from `first` on; `one` and `other` hold the bytes of these alone."""
     between, by_words = len(_BETWEEN), written.view(np.uint64)
     for text in range(first, last):
-        begin = begins[text]
+        begin, here = begins[text], text - first
         written[begin] = _SPACE
-        at, words = _append(one, one_starts[text], one_starts[text + 1], plain, written, begin + 1)
-        if other_starts[text] < other_starts[text + 1]:
-            given, more = _append(other, other_starts[text], other_starts[text + 1], plain, written, at + between)
+        at, words = _append(one, one_starts[here], one_starts[here + 1], plain, written, begin + 1)
+        if other_starts[here] < other_starts[here + 1]:
+            given, more = _append(other, other_starts[here], other_starts[here + 1], plain, written, at + between)
             if more:
                 written[at : at + between] = _BETWEEN
                 at, words = given, words + more + 1
@@ -330,66 +368,100 @@ def _decode(data: Any, begin: int, end: int, codes: Any) -> int:
     return number
 
 
-@njit(cache=True, nogil=True)
-def _signatures(first: int, last: int, data: Any, begins: Any, ends: Any, a: Any, b: Any, found: Any) -> None:
+@njit(cache=True)
+def _grams(codes: Any, size: int, length: int, found: Any) -> int:
+    """Write the hashes of a text's n-grams, in its order; return how many there are. A shorter text has one, itself."""
+    if size < length:
+        found[0] = _gram(codes, 0, size)
+        return 1
+    number = size - length + 1
+    if length == 5:
+        # With the length known to the compiler, it hashes several at a time.
+        for at in range(number):
+            found[at] = _gram(codes, at, 5)
+    else:
+        for at in range(number):
+            found[at] = _gram(codes, at, length)
+    return number
+
+
+@njit(cache=True)
+def _room(first: int, last: int, begins: Any, ends: Any) -> Any:
+    """Return what `_signature` needs for the longest of some texts."""
     longest = 0
     for text in range(first, last):
         longest = max(longest, ends[text] - begins[text])
-    codes, grams = np.empty(longest, np.uint32), np.empty(longest + _LANES, np.uint32)
-    for text in range(first, last):
-        size = _decode(data, begins[text], ends[text], codes)
-        number = max(1, size - 4)
-        for at in range(number):
-            # MurmurHash3's finalizer, which datasketch applies first.
-            h = np.uint32(_gram(codes, at, min(5, size)) & _LOW)
-            h = np.uint32((h ^ (h >> np.uint32(16))) * _FMIX_1)
-            h = np.uint32((h ^ (h >> np.uint32(13))) * _FMIX_2)
-            grams[at] = np.uint32(h ^ (h >> np.uint32(16)))
-        # The first one again and again, so that no lane of the vector unit is left over; the least stays the same.
-        whole = (number + _LANES - 1) // _LANES * _LANES
-        grams[number:whole] = grams[0]
+    return np.empty(longest, np.uint32), np.empty(longest, np.uint64), np.empty(longest + 3, np.uint32)
+
+
+@njit(cache=True)
+def _signature(data: Any, begin: int, end: int, a: Any, b: Any, room: Any, least: Any) -> None:
+    codes, hashes, grams = room
+    number = _grams(codes, _decode(data, begin, end, codes), 5, hashes)
+    for at in range(number):
+        # MurmurHash3's finalizer, which datasketch applies first.
+        h = np.uint32(hashes[at] & _LOW)
+        h = np.uint32((h ^ (h >> np.uint32(16))) * _FMIX_1)
+        h = np.uint32((h ^ (h >> np.uint32(13))) * _FMIX_2)
+        grams[at] = np.uint32(h ^ (h >> np.uint32(16)))
+    # Four at a time, the first one again at the end: what is least so far is read and written a quarter as often.
+    grams[number : number + 3] = grams[0]
+    least[:] = np.uint32(0xFFFFFFFF)
+    for at in range(0, number, 4):
+        g, h, i, j = grams[at], grams[at + 1], grams[at + 2], grams[at + 3]
         for k in range(len(a)):
-            factor, added, least = a[k], b[k], np.uint32(0xFFFFFFFF)
-            for at in range(whole):
-                least = min(least, np.uint32(factor * grams[at] + added))
-            found[text, k] = least
+            factor, added = a[k], b[k]
+            one = min(np.uint32(factor * g + added), np.uint32(factor * h + added))
+            other = min(np.uint32(factor * i + added), np.uint32(factor * j + added))
+            least[k] = min(least[k], one, other)
+
+
+@njit(cache=True, nogil=True)
+def _signatures(first: int, last: int, data: Any, begins: Any, ends: Any, a: Any, b: Any, found: Any) -> None:
+    room, least = _room(first, last, begins, ends), np.empty_like(a)
+    for text in range(first, last):
+        _signature(data, begins[text], ends[text], a, b, room, least)
+        found[text] = least[: found.shape[1]]
+
+
+@njit(cache=True, nogil=True)
+def _bands(
+    first: int, last: int, data: Any, begins: Any, ends: Any, a: Any, b: Any, rows: int, bands: Any, lows: Any
+) -> None:
+    room, least = _room(first, last, begins, ends), np.empty_like(a)
+    for text in range(first, last):
+        _signature(data, begins[text], ends[text], a, b, room, least)
+        for k in range(lows.shape[1]):
+            lows[text, k] = np.uint8(least[k])
+        for band in range(lows.shape[1] // rows):
+            value = _0
+            for k in range(band * rows, (band + 1) * rows):
+                value = (value ^ np.uint64(least[k])) * _GOLDEN
+                value ^= value >> _29
+            bands[band, text] = value
 
 
 @njit(cache=True, nogil=True)
 def _bucket(
-    first_column: int,
-    last_column: int,
-    found: Any,
-    rows: int,
-    bags: Any,
-    short: Any,
-    buckets: Any,
-    slots: int,
-    numbers: Any,
+    first_column: int, last_column: int, bands: Any, short: Any, buckets: Any, slots: int, numbers: Any
 ) -> None:
     """Number the values that several texts share, for each band and for the words; note how many there are in each."""
     texts, columns = buckets.shape
     mask = np.uint64(slots - 1)
     holders = np.empty(slots, np.int32)  # a text that has the value
-    values = np.empty(slots, np.uint64)
     for column in range(first_column, last_column):
+        values = bands[column]
         holders[:] = -1
         for text in range(texts):
-            value = bags[text]
-            if column < columns - 1:
-                value = _0
-                for k in range(column * rows, (column + 1) * rows):
-                    value = (value ^ np.uint64(found[text, k])) * _GOLDEN
-                    value ^= value >> _29
-            elif not short[text]:
+            if column == columns - 1 and not short[text]:
                 continue
-            place = (value * _OTHER >> _16) & mask
-            while holders[place] >= 0 and values[place] != value:
+            place = (values[text] * _OTHER >> _16) & mask
+            while holders[place] >= 0 and values[holders[place]] != values[text]:
                 place = (place + _1) & mask
-            if holders[place] < 0:
-                holders[place], values[place] = text, value
-                continue
             first = holders[place]
+            if first < 0:
+                holders[place] = text
+                continue
             if buckets[first, column] < 0:
                 buckets[first, column] = numbers[column]
                 numbers[column] += 1
@@ -403,8 +475,7 @@ def _distinct(data: Any, begin: int, end: int, length: int, found: Any, tables: 
     A place of a table is taken if its stamp is that of the text, so that none has to be emptied.
     """
     values, stamps, texts, codes = tables
-    size = _decode(data, begin, end, codes)
-    grams = max(1, size - length + 1)
+    grams = _grams(codes, _decode(data, begin, end, codes), length, found)
     mask = _0
     while mask < 2 * grams:
         mask = (mask << _1) | _1
@@ -412,7 +483,7 @@ def _distinct(data: Any, begin: int, end: int, length: int, found: Any, tables: 
     texts[which, 1] = np.int64(mask)
     stamp, number = texts[which, 0], 0
     for at in range(grams):
-        value = _gram(codes, at, min(length, size))
+        value = found[at]
         place = value & mask
         while stamps[which, place] == stamp and values[which, place] != value:
             place = (place + _1) & mask
@@ -480,7 +551,7 @@ def _compare(
 
 @njit(cache=True)
 def _agree(one: Any, other: Any, least: int) -> bool:
-    """Tell whether two signatures are equal in so many places."""
+    """Tell whether two signatures are equal in so many places, as far as their lowest bytes tell: others are in 1 of 256."""
     equal = 0
     for k in range(len(one)):
         equal += one[k] == other[k]
@@ -490,7 +561,7 @@ def _agree(one: Any, other: Any, least: int) -> bool:
 @njit(cache=True)
 def _advance(
     begin: int, threshold: float, longest: int, buckets: Any, heads: Any, nexts: Any, seen: Any,
-    found: Any, least: int, data: Any, begins: Any, ends: Any, bags: Any, short: Any, sets: Any, places: Any, sizes: Any,
+    lows: Any, least: int, data: Any, begins: Any, ends: Any, bags: Any, short: Any, sets: Any, places: Any, sizes: Any,
     tables: Any, rows: Any, likenesses: Any, measures: Any,
 ) -> tuple[int, int, int]:  # fmt: skip
     """Go on until a row is like kept ones; return it, their number, and how often a bucket was not gone through whole."""
@@ -510,7 +581,7 @@ def _advance(
                 if seen[other] != row:
                     seen[other] = row
                     # The sets of a pair that only happens to share a band are not even made.
-                    if (short[row] and short[other]) or _agree(found[row], found[other], least):
+                    if (short[row] and short[other]) or _agree(lows[row], lows[other], least):
                         if own == 0:
                             room = np.empty(ends[row] - begins[row], np.uint64)
                             own = _distinct(data, begins[row], ends[row], 5, room, tables, 0)

@@ -50,10 +50,10 @@ def drop_near_duplicates(
     rows = best_first(table)
     texts = normal_texts(rows["instruction"], rows["input"])
     protected = rows["source"].is_in(["seed", "pool"] if config.protect_pool else ["seed"]).to_numpy()
-    ids, slots = rows["id"], SlotsOf(rows)
+    ids, slots = rows["id"].to_list(), SlotsOf(rows)
     verdicts: dict[str, dict[str, Any]] = {}
     copies = _exact_copies(texts.hashes, slots)
-    distinct = np.setdiff1d(np.arange(len(texts)), np.fromiter(copies, np.int64))
+    distinct = np.delete(np.arange(len(texts)), np.fromiter(copies, np.int64))
     _drop_near(texts[distinct], distinct, ids, slots, protected, config, seed, verdicts, warn)
     for at, first in copies.items():
         if not protected[at]:
@@ -73,11 +73,11 @@ def _exact_copies(hashes: NDArray[np.uint64], slots: SlotsOf) -> dict[int, int]:
 
 
 def _drop_near(
-    texts: Any, rows: NDArray[np.int64], ids: pl.Series, slots: SlotsOf, protected: NDArray[np.bool_],
+    texts: Any, rows: NDArray[np.int64], ids: list[str], slots: SlotsOf, protected: NDArray[np.bool_],
     config: NearDuplicatesConfig, seed: int, verdicts: dict[str, dict[str, Any]], warn: Callable[[str], None] | None,
 ) -> None:  # fmt: skip
     """Walk through the rows, best first; drop those with a twin already kept, and templates beyond their share."""
-    from filters.minhash import FIVE_GRAMS, FOUR_GRAMS, LONGEST_WALK, SAME_WORDS, SHORT_JACCARD, Walk
+    from filters.minhash import FIVE_GRAMS, FOUR_GRAMS, LONGEST_WALK, SAME_WORDS, SHORT_JACCARD, Like, Walk
 
     said = {
         FIVE_GRAMS: ("character 5-grams", config.threshold),
@@ -92,9 +92,10 @@ def _drop_near(
         number, alike = found
         at = int(rows[number])
         alike.sort(key=lambda like: like.row)
-        same = [slots.are_same(int(rows[like.row]), at) for like in alike]
-        twins = [like for like, is_twin in zip(alike, same, strict=True) if is_twin]
-        siblings = [like for like, is_twin in zip(alike, same, strict=True) if not is_twin]
+        twins: list[Like] = []
+        siblings: list[Like] = []
+        for like in alike:
+            (twins if slots.are_same(int(rows[like.row]), at) else siblings).append(like)
         sizes = [max(1, members[group.get(like.row, like.row)]) for like in siblings]
         full = [(like, size) for like, size in zip(siblings, sizes, strict=True) if size >= config.per_template]
         if twins and not protected[at]:

@@ -1,5 +1,6 @@
 """Near-duplicates against a naive comparison of all pairs, and the edits of METHODS §6.4 one by one."""
 
+import gc
 import json
 import random
 import re
@@ -186,9 +187,9 @@ def test_many_texts_are_done_in_parts_as_few_are_in_one(monkeypatch: pytest.Monk
         assert getattr(parted, name).tolist() == getattr(alone, name).tolist()
     assert signatures(parted, seed=1).tolist() == signatures(alone, seed=1).tolist()
     short = alone.lengths <= 9
-    first = minhash._buckets(signatures(alone, 0), alone.bags, short)
+    first = minhash._buckets(minhash._bands_of(alone, 0)[0], short)
     monkeypatch.setattr(minhash, "_FEW", 10**6)
-    second = minhash._buckets(signatures(alone, 0), alone.bags, short)
+    second = minhash._buckets(minhash._bands_of(alone, 0)[0], short)
     assert (first[0].tolist(), first[1]) == (second[0].tolist(), second[1])
 
 
@@ -199,6 +200,33 @@ def test_signatures_are_datasketchs_own() -> None:
         peer = MinHash(num_perm=BANDS * ROWS, seed=5, scheme="affine32", hashfunc=lambda value: value & 0xFFFFFFFF)
         peer.update_batch(minhash.grams(texts, number, 5).tolist())
         assert signature.tolist() == peer.hashvalues.tolist()
+
+
+def test_bands_are_equal_where_the_signatures_are() -> None:
+    rng = random.Random(8)
+    texts = texts_of(planted(rng) + HOSTILE)
+    bands, lows = minhash._bands_of(texts, seed=3)
+    whole = signatures(texts, seed=3)
+    assert (lows == whole % 256).all()
+    assert (bands[BANDS] == texts.bags).all()
+    rows = whole.reshape(len(texts), BANDS, ROWS)
+    for band in range(BANDS):
+        same = (rows[:, None, band] == rows[None, :, band]).all(axis=2)
+        assert same.sum() > len(texts)
+        assert ((bands[band][:, None] == bands[band][None, :]) == same).all()
+
+
+def test_numba_starts_with_the_collector_off_and_leaves_it_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    during: list[bool] = []
+    monkeypatch.setattr(minhash, "_insert", lambda *_: during.append(gc.isenabled()))
+    try:
+        for before in (True, False):
+            (gc.enable if before else gc.disable)()
+            minhash._start.__wrapped__()
+            assert gc.isenabled() is before
+    finally:
+        gc.enable()
+    assert during == [False, False]
 
 
 def test_a_copy_leaves_for_the_twin_of_the_row_it_copies() -> None:
