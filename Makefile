@@ -62,7 +62,7 @@ check: setup ## Format, lint, types, fast tests (under a minute)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -m 'not models and not gpu'
+	$(BIN)/python -m pytest -q -n logical -m 'not models and not gpu'
 
 test: setup ## All tests, those on the embedded models included
 	$(BIN)/python -m pytest -q -m 'not gpu'
@@ -72,4 +72,5 @@ bench: setup ## Speed against peers and survival of kills, on an otherwise idle 
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/near_duplicates.py --million
 	$(BIN)/python benchmarks/selection.py
+	$(BIN)/python benchmarks/embedding.py
 	$(BIN)/python benchmarks/kills.py
