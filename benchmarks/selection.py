@@ -1,6 +1,6 @@
-"""What 100,000 and a million candidate rows take, through rules, near-duplicates and balance, with embeddings given.
+"""What 100,000 and a million candidate rows take, through rules, near-duplicates, semantic and balance, with embeddings given.
 
-Texts are written by one process; another, whose seconds and memory are told, reads them and runs the three stages. CPU seconds
+Texts are written by one process; another, whose seconds and memory are told, reads them and runs the stages. CPU seconds
 (all threads) are told beside wall seconds and the growth is that of CPU seconds, which other work on the machine moves less.
 Given are the embeddings (made between the stages, untimed) and quality. Balance tells its figures of diversity, as in a run.
 
@@ -32,12 +32,13 @@ from core.table import ROW  # noqa: E402
 from filters.balance import BalanceConfig, balance  # noqa: E402
 from filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates  # noqa: E402
 from filters.rules import RulesConfig, drop_by_rules  # noqa: E402
+from filters.semantic import SemanticConfig, drop_semantic_duplicates  # noqa: E402
 
 DIMS, CATEGORIES, THEMES = 384, 14, 200
 BLOCK = 10_000
 WARM = 200
 """Rows that go through all stages first, untimed: imports, and what numba compiles."""
-STAGES = ("rules", "near_duplicates", "balance")
+STAGES = ("rules", "near_duplicates", "semantic", "balance")
 BASELINES = ("random", "longest", "quality")
 
 
@@ -107,6 +108,9 @@ def measured(path: Path, select: int) -> dict[str, list[float]]:
         embedder = Given(table.height)
         table = table.with_columns(quality=np.random.default_rng(1).normal(size=table.height))
         table = table.with_columns(response_words=pl.col("response").str.count_matches(r"\S+").cast(pl.Float64))
+    with told("semantic") as left:
+        said = drop_semantic_duplicates(table, embedder, SemanticConfig(), protect_pool=False, seed=0)
+        left.append(said.outcome.kept)
     share, more = divmod(select, CATEGORIES)
     wanted = {f"category {n}": share + (n < more) for n in range(CATEGORIES)}
     for selector in ("balanced", *BASELINES):
