@@ -55,7 +55,7 @@ def balance(
 ) -> Outcome:  # fmt: skip
     """Keep `wanted` rows of each category and the reserve; add the column `cluster`, and `nearest_cosine` to taken rows.
 
-    Both are null with another selector than `balanced`.
+    Both are null with another selector than `balanced`. The order of the rows does not matter, only their ids.
 
     Args:
         table: Candidates with the columns `quality` and, for the selector `longest`, `response_words`.
@@ -70,7 +70,8 @@ def balance(
     """
     apart = _apart(table, wanted, seeds_in_set=seeds_in_set)
     known = table.select("id", "category").with_row_index("place")
-    known = known.join(apart, on="place", how="anti", maintain_order="left")
+    # Clusters depend on the order in which k-means is given its rows.
+    known = known.join(apart, on="place", how="anti").sort("id")
     if known.is_empty():
         return _outcome(table, apart)
     candidates = table[known["place"]]

@@ -256,9 +256,10 @@ def test_the_same_seed_gives_the_same_rows() -> None:
     assert one.dropped.equals(other.dropped)
 
 
-def test_with_one_cluster_the_order_of_the_rows_does_not_matter() -> None:
+@pytest.mark.parametrize("clusters", [0, 1, 7])
+def test_the_order_of_the_rows_does_not_matter(clusters: int) -> None:
     rows, embedder = candidates(["a", "b", "c"] * 40, crowding=0.4)
-    config = BalanceConfig(reserve=0.1, clusters=1)
+    config = BalanceConfig(reserve=0.1, clusters=clusters)
     one = run(rows, embedder, {"a": 10, "b": 20, "c": 5}, config)
     other = run(rows.sample(fraction=1.0, shuffle=True, seed=3), embedder, {"c": 5, "b": 20, "a": 10}, config)
     assert other.kept.sort("id").equals(one.kept)
