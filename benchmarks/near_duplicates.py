@@ -183,12 +183,15 @@ KINDS = {
 
 
 def planted(path: Path) -> None:
-    """Plant 30 edited copies of each kind among the instructions of a file, and tell which are found."""
+    """Plant 30 edited copies of each kind among the instructions of a file, and tell which are found, here and by meaning."""
     import polars as pl
 
     from core.table import table_of
     from core.text import normal_form
+    from engines.embedded import model_path
+    from engines.embedder import SentenceEmbedder
     from filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
+    from filters.semantic import SemanticConfig, drop_semantic_duplicates
 
     rng = random.Random(0)
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -208,7 +211,10 @@ def planted(path: Path) -> None:
                 {"id": id, "instruction": edit(row["instruction"], rng), "source": "generated", "response": "x"}
             )
     table = table_of(rows)
-    dropped = {row["id"]: row for row in drop_near_duplicates(table, NearDuplicatesConfig(), seed=0).dropped.to_dicts()}
+    near = drop_near_duplicates(table, NearDuplicatesConfig(), seed=0)
+    embedder = SentenceEmbedder(model_path("embedded:all-minilm-l6-v2", "models.embedder"), "minilm")
+    later = drop_semantic_duplicates(near.kept, embedder, SemanticConfig(), protect_pool=False, seed=0)
+    dropped = {row["id"]: row for row in (*near.dropped.to_dicts(), *later.outcome.dropped.to_dicts())}
     text_of = dict(zip(table["id"], table["instruction"], strict=True))
     untrue = 0
     for row in dropped.values():
@@ -225,6 +231,9 @@ def planted(path: Path) -> None:
                 if "words" in row["evidence"]
                 else abs(exact - row["measured"]) < 1e-9 and exact >= row["limit"]
             )
+        elif row["reason"] == "semantic_duplicate":
+            mine, theirs = embedder.embed([text_of[row["id"]], text_of[row["twin"]]])
+            untrue += not (abs(float(mine @ theirs) - row["measured"]) < 1e-3 and row["measured"] >= row["limit"])
     print(
         f"{len(texts)} instructions, {len(made)} planted; {len(dropped) - len(made.keys() & dropped.keys())} others dropped; evidence untrue of {untrue}"
     )

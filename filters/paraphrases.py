@@ -25,7 +25,7 @@ FRAME = frozenset([
     "your", "one", "some", "any", "there", "is", "are", "was", "were", "be", "been", "being", "am", "do", "does",
     "did", "can", "could", "should", "would", "will", "shall", "may", "might", "must", "have", "has", "had",
     "what", "which", "how", "in", "on", "at", "of", "for", "to", "by", "with", "using", "use", "as", "about",
-    "please", "tell", "give", "write", "compose", "draft", "explain", "describe", "say",
+    "please", "help", "tell", "give", "write", "compose", "draft", "explain", "describe", "say",
 ])  # fmt: skip
 """Words that requests for the same thing differ by."""
 TELLING = frozenset([

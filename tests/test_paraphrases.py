@@ -154,6 +154,7 @@ OPPOSITES = [
 ]  # fmt: skip
 """Another sense, direction, entity, number or frame; none asks for what the other asks for."""
 ALIKE = [
+    ("Could you please help me with this: What makes bread rise in the oven?", "What makes bread rise in the oven?"),
     ("Give me some tips for falling asleep faster.", "What can I do to fall asleep more quickly?"),
     ("Explain what photosynthesis is.", "What is photosynthesis?"),
     ("Write a short poem about autumn.", "Compose a brief poem on the subject of autumn."),
