@@ -37,8 +37,8 @@ RATING = re.compile(
 
 
 def agreements(
-    turns: Sequence[str], responses: Sequence[str], calls: Sequence[Sequence[str]], engine: RecordedEngine,
-    embedder: Embedder, *, samples: int, sampling: Mapping[str, Any],
+    turns: Sequence[str], responses: Sequence[str], calls: Sequence[Sequence[str]], edited: Sequence[bool],
+    engine: RecordedEngine, embedder: Embedder, *, samples: int, sampling: Mapping[str, Any],
 ) -> list[float | None]:  # fmt: skip
     """Return how far each response agrees with further answers to its turn, in [-1, 1]; None where there is none.
 
@@ -49,6 +49,7 @@ def agreements(
         turns: User turns.
         responses: The response to each.
         calls: Keys of the completions that each row was made from; one of these that is the response itself is no vote.
+        edited: Whether a response is one of these after an edit, and nobody knows of which; then none of them is a vote.
         engine: What writes the answers; one that is stored already is not asked for again.
         embedder: For longer answers.
         samples: Answers to each turn. They are numbered from 1: 0 is what a response was when it was written.
@@ -60,13 +61,14 @@ def agreements(
     completions = iter(engine.complete(numbered, "further answers"))
     votes: list[list[float]] = []
     pairs: list[tuple[list[float], str, str]] = []
-    for response, keys in zip(responses, calls, strict=True):
+    for response, keys, is_edited in zip(responses, calls, edited, strict=True):
         own = " ".join(words_and_signs(response))
         found: list[float] = []
         votes.append(found)
         for completion in [next(completions) for _ in range(samples)]:
             text = completion.text.strip()
-            if not own or not text or (completion.key in keys and text == response.strip()):
+            is_own = completion.key in keys and (is_edited or text == response.strip())
+            if not own or not text or is_own:
                 continue
             if len(own.split()) > LABEL_WORDS:
                 pairs.append((found, response, text))

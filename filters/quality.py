@@ -102,8 +102,10 @@ def with_quality(
         found |= difficulty(rows, scorer)
     turns, responses = full_instruction(rows), rows["response"].to_list()
     if config.consistency_weight:
-        calls, samples = rows["calls"].to_list(), config.consistency_samples
-        agreed = agreements(turns, responses, calls, generator, embedder, samples=samples, sampling=sampling)
+        calls, edited = rows["calls"].to_list(), (rows["edits"].list.len() > 0).to_list()
+        agreed = agreements(
+            turns, responses, calls, edited, generator, embedder, samples=config.consistency_samples, sampling=sampling
+        )  # fmt: skip
         found["consistency"] = _rounded(agreed)
     if config.judge_weight:
         rated = ratings(turns, responses, judge, samples=config.judge_samples)

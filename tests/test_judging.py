@@ -42,9 +42,13 @@ def recorded(store: CallStore, answer: Callable[[Request], str | None]) -> tuple
     return RecordedEngine(engine, store, Told()), engine
 
 
-def votes(store: CallStore, response: str, *answers: str | None, calls: Sequence[str] = ()) -> float | None:
+def votes(
+    store: CallStore, response: str, *answers: str | None, calls: Sequence[str] = (), edited: bool = False
+) -> float | None:
     engine, _ = recorded(store, lambda request: answers[request.sample - 1])
-    (found,) = agreements(["q"], [response], [calls], engine, FakeEmbedder(), samples=len(answers), sampling=SAMPLING)
+    (found,) = agreements(
+        ["q"], [response], [calls], [edited], engine, FakeEmbedder(), samples=len(answers), sampling=SAMPLING
+    )
     return found
 
 
@@ -87,6 +91,9 @@ def test_an_answer_is_no_vote_for_itself(store: CallStore) -> None:
     assert votes(store, "12", "12", "13", calls=own) == 0.0
     assert votes(store, "12", "12", "13") == 0.5  # another that says the same is one
     assert votes(store, "13", "12", "13", calls=own) == 0.5
+    # Of "12" between quotation marks that were put in, none of the completions it may come from is a vote.
+    assert votes(store, '"12"', "12", "13", calls=own) == 0.5
+    assert votes(store, '"12"', "12", "13", calls=own, edited=True) == 0.0
 
 
 def test_answers_that_generation_asked_for_are_found_again(store: CallStore) -> None:
@@ -95,7 +102,7 @@ def test_answers_that_generation_asked_for_are_found_again(store: CallStore) -> 
         [chat_request(fake, "q", "response", sample=number, **SAMPLING) for number in (0, 1, 2)], "generation"
     )
     fake.sent.clear()
-    found = agreements(["q"], ["12"], [[]], engine, FakeEmbedder(), samples=3, sampling=SAMPLING)
+    found = agreements(["q"], ["12"], [[]], [False], engine, FakeEmbedder(), samples=3, sampling=SAMPLING)
     assert (found, len(fake.sent)) == ([1.0], 1)
     assert store.account()["consistency"]["sent"] == 1
 
