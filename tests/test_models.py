@@ -11,10 +11,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import polars as pl
 import pytest
 
 from core.models import Request
+from core.run import RunFolder
 from engines.embedded import MODELS, model_path
 from engines.embedder import SentenceEmbedder
 from engines.scorer import TransformersScorer
@@ -240,7 +240,7 @@ def test_a_fresh_process_finds_every_constraint_of_the_file_kept(run):
         [sys.executable, "-c", RECHECK, str(here / "curated.jsonl")], cwd=ROOT, capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stderr
-    assert int(ran.stdout) == pl.read_parquet(here / "08-style.parquet")["constraints"].list.len().sum()
+    assert int(ran.stdout) == RunFolder(here).stages()[-1][1]["constraints"].list.len().sum()
 
 
 def test_a_schema_holds_and_requests_may_join_while_others_run(language_model, tmp_path):
