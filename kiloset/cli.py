@@ -99,12 +99,15 @@ def dataset(
     """
     from core.calls import CallStore
     from kiloset.models import real_models
-    from kiloset.pipeline import begin, run_pipeline
+    from kiloset.pipeline import begin, check_same_categories, run_pipeline
     from kiloset.show import show_result
 
     with watching(progress) as shown, _errors_as_events(shown):
         settings, inputs, folder = _prepared(config, _chosen(size, seeds, model, base, set_), run, runs)
         other = None if from_ is None else _folder(from_, runs)
+        if other is not None:
+            with closing(CallStore.read_only(other.calls)) as store:
+                check_same_categories(store, inputs, other)
         begin(settings, folder)
         if other is not None:
             with folder.lock(), closing(CallStore.read_only(other.calls)) as store:

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from core.calls import CallStore
-from core.errors import EmptyError
+from core.errors import ConfigError, EmptyError
 from core.models import Embedder, Progress
 from core.recorded import RecordedEngine, RecordedScorer
 from core.run import RunFolder, code_sha256, file_sha256, machine_facts, sha256_of, write_atomically, write_text
@@ -474,6 +474,20 @@ def probe(config: RunConfig, inputs: Inputs, folder: RunFolder, models: Models, 
         rows = pl.concat([made.outcome.kept, made.outcome.dropped], how="diagonal_relaxed")
         born = rows.filter(pl.col("source") == "generated")
         return measured(f"a probe of {store.spent(PURPOSES)[0]} requests", born, made.good, store)
+
+
+def check_same_categories(store: CallStore, inputs: Inputs, folder: RunFolder) -> None:
+    """Check that another run, whose waves are to be gone through again, asked for nothing that these seeds cannot show.
+
+    Raises:
+        ConfigError: It asked for a category that they lack.
+    """
+    asked = {name for wave in store.waves() for name in wave}
+    if lacking := sorted(asked - {*inputs.labelled["category"]}):
+        raise ConfigError(
+            f"--from {folder.path.name}: that run asked for {', '.join(lacking)}, of which these seeds have none; it can only be "
+            f"gone on from with seeds of the same categories"
+        )
 
 
 def begin(config: RunConfig, folder: RunFolder) -> None:

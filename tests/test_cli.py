@@ -176,3 +176,12 @@ def test_help_names_every_command(kiloset):
     ran = kiloset("--help")
     assert ran.returncode == 0
     assert all(command in ran.stdout for command in ("plan", "dataset", "audit", "explain", "train", "config"))
+
+
+def test_a_run_with_seeds_of_other_categories_cannot_go_on_from_one(kiloset, seeds, finished):
+    path = seeds('{"instruction": "Name a river.", "response": "The Oder.", "category": "geography"}\n')
+    arguments = ("dataset", "--runs", str(finished.parent), "--run", "other", "--from", finished.name)
+    ran = kiloset(*arguments, "--seeds", str(path), "--progress", "none")
+    assert ran.returncode == 2
+    assert "--from mine: that run asked for maths, open_qa, summarising, of which these seeds have none" in ran.stderr
+    assert not (finished.parent / "other").exists()
