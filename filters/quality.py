@@ -33,6 +33,8 @@ from filters.rules import RulesConfig, rule_nearness
 
 LEAST_IFD = 0.3
 """What a lower one counts as, and one of 1 or more, which Cherry drops: there the instruction does not help."""
+LEAST_SPREAD = 1e-9
+"""Standard deviation below which values are equal but for rounding."""
 NO_INSTRUCTION: Sequence[Message] = [{"role": "user", "content": ""}]
 MODEL_TERMS = {
     "surprisal": pl.Float64, "ifd": pl.Float64, "consistency": pl.Float64, "judge": pl.Float64,
@@ -193,5 +195,5 @@ def _rounded(values: Sequence[float | None]) -> list[float | None]:
 
 def _z(value: pl.Expr) -> pl.Expr:
     spread = value.std(ddof=0).over("category")
-    z = pl.when(spread > 0).then((value - value.mean().over("category")) / spread).otherwise(0.0)
+    z = pl.when(spread > LEAST_SPREAD).then((value - value.mean().over("category")) / spread).otherwise(0.0)
     return z.fill_null(0.0)

@@ -15,7 +15,7 @@ import polars as pl
 from core.config import Count, Fraction, Names, settings
 from core.constraints import failing
 from core.errors import ConfigError
-from core.table import Outcome
+from core.table import Outcome, no_rows
 from core.text import normal_form
 from filters.languages import SURE, foreign, languages_known, languages_told_apart
 from filters.measures import WHITE, holds, may_begin_alike, repeat_rate, top_word_share, where
@@ -141,7 +141,7 @@ def row_rules(config: RulesConfig) -> dict[str, _Rule]:
     """Return the rules a whole row can break, in order of precedence."""
     given, answer = _words("input"), _words("response")
     cut = pl.col("response").str.count_matches(CUT) * ~pl.col("response").str.contains(SIGN_OFF)
-    fences = pl.col("response").str.count_matches("```").cast(pl.Float64)
+    unpaired = (pl.col("response").str.count_matches("```") % 2).cast(pl.Float64)
     control = pl.sum_horizontal(pl.col("instruction", "input", "response").str.count_matches(CONTROL)).cast(pl.Float64)
     copies = pl.col("response").str.strip_chars(WHITE) == pl.col("input").str.strip_chars(WHITE)
     echoes = may_begin_alike("response", "instruction") | copies
@@ -164,7 +164,7 @@ def row_rules(config: RulesConfig) -> dict[str, _Rule]:
         "response_loops": _over(top_word_share("response", least_words=LOOP_WORDS), TOP_SHARE, "share of one word"),
         "response_leaks_template": _matches("response", TEMPLATE, "tokens of a chat template"),
         "response_unfinished": _Rule(cut.cast(pl.Float64), cut > 0, 0, "ends in the middle of a sentence"),
-        "response_fence_open": _Rule(fences, fences % 2 == 1, 0, "code fences without their pair"),
+        "response_fence_open": _Rule(unpaired, unpaired > 0, 0, "code fences without their pair"),
         "response_json_broken": _over(
             where(pl.col("response").str.contains(JSON), ["response"], _broken_json), 0, "JSON values that do not parse"
         ),
@@ -230,6 +230,8 @@ def rule_nearness(config: RulesConfig) -> pl.Expr:
 
 def _apply(table: pl.DataFrame, rules: dict[str, _Rule], off: Sequence[str]) -> Outcome:
     active = {name: rule for name, rule in rules.items() if name not in off}
+    if not active:
+        return Outcome(kept=table, dropped=no_rows(table))
     parts = [table[start : start + PART] for start in range(0, max(table.height, 1), PART)]
     judged = table.hstack(pl.concat([_verdict(part, active) for part in parts]))
     kept = pl.col("reason").is_null()

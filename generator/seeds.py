@@ -136,10 +136,14 @@ def _examples_whole_or_not(found: Mapping[str, Any], place: str) -> Iterator[dic
     try:
         yield from list(_examples(found, place))
     except _NotWholeError:
-        turns = [_turn(turn, place) for name in ("messages", "conversations") for turn in found.get(name) or []]
+        layouts = [name for name in ("messages", "conversations") if found.get(name) is not None]
+        turns = [turn for name in layouts for turn in _said(found[name], name, place)]
         asked, said = ([text for role, text in turns if role in roles] for roles in (USERS, ASSISTANTS))
-        for instance in found.get("instances") or [{}]:
-            both = {**found, **instance}
+        instances = found.get("instances") or [{}]
+        if not isinstance(instances, list):
+            raise DataError(f'{place}: "instances" must be a list with at least one {{input, output}}') from None
+        for instance in instances:
+            both = {**found, **_object(instance, place)}
             yield {
                 "instruction": asked[0] if asked else _optional(found, INSTRUCTIONS, place),
                 "input": _given(both, place),

@@ -107,7 +107,7 @@ def dataset(
         other = None if from_ is None else _folder(from_, runs)
         if other is not None:
             with closing(CallStore.read_only(other.calls)) as store:
-                check_same_categories(store, inputs, other)
+                check_same_categories(store, inputs.labelled["category"], other.path.name)
         begin(settings, folder)
         if other is not None:
             with folder.lock(), closing(CallStore.read_only(other.calls)) as store:

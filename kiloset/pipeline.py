@@ -19,6 +19,7 @@ from core.recorded import RecordedEngine, RecordedScorer
 from core.run import RunFolder, code_sha256, file_sha256, machine_facts, sha256_of, write_atomically, write_text
 from core.table import Outcome, check_outcome, no_rows, table_of, with_verdicts
 from core.vectors import RecordedEmbedder
+from engines.static import StaticEmbedder
 from filters.balance import balance
 from filters.contamination import BENCHMARKS, Prompts, drop_contaminated
 from filters.groups import duplicate_groups
@@ -173,6 +174,7 @@ def generate_rows(table: pl.DataFrame, context: Context) -> Outcome:
 
 def _generated(table: pl.DataFrame, context: Context, *, first: Asks | None = None, plan: bool = True) -> Generated:
     config = context.config
+    check_same_categories(context.store, table.filter(pl.col("source") == "seed")["category"], "another run")
     rules = with_languages(config.rules, table)
     passed: dict[str, bool] = {}
     contaminated: dict[str, dict[str, Any]] = {}
@@ -210,7 +212,8 @@ def _contamination(table: pl.DataFrame, context: Context) -> Outcome:
 
 def _semantic(table: pl.DataFrame, context: Context) -> Outcome:
     config = context.config
-    if not config.semantic.enabled:
+    # A static embedder hears no order and hardly a frame word: "who is" and "who was" are one to it.
+    if not config.semantic.enabled or isinstance(context.embedder, StaticEmbedder):
         return Outcome(kept=table, dropped=no_rows(table))
     found = drop_semantic_duplicates(
         table, context.embedder, config.semantic, protect_pool=config.near_duplicates.protect_pool, seed=config.run.seed
@@ -476,16 +479,16 @@ def probe(config: RunConfig, inputs: Inputs, folder: RunFolder, models: Models, 
         return measured(f"a probe of {store.spent(PURPOSES)[0]} requests", born, made.good, store)
 
 
-def check_same_categories(store: CallStore, inputs: Inputs, folder: RunFolder) -> None:
-    """Check that another run, whose waves are to be gone through again, asked for nothing that these seeds cannot show.
+def check_same_categories(store: CallStore, known: Iterable[str], name: str) -> None:
+    """Check that the waves which are to be gone through again asked for nothing that these seeds cannot show.
 
     Raises:
         ConfigError: It asked for a category that they lack.
     """
     asked = {name for wave in store.waves() for name in wave}
-    if lacking := sorted(asked - {*inputs.labelled["category"]}):
+    if lacking := sorted(asked - {*known}):
         raise ConfigError(
-            f"--from {folder.path.name}: that run asked for {', '.join(lacking)}, of which these seeds have none; it can only be "
+            f"--from {name}: that run asked for {', '.join(lacking)}, of which these seeds have none; it can only be "
             f"gone on from with seeds of the same categories"
         )
 
@@ -519,7 +522,9 @@ def _run_stage(
     fingerprint = sha256_of([*given, _noted(stage, store)])
     done = folder.finished(number, stage.name, fingerprint)
     goes_back = stage.name == "generate" and context.lacking is not None
-    if done is not None and stage.name in folder.manifest.get("stages", {}) and not goes_back:
+    # The manifest is written after the files: what it says of an earlier pass does not count.
+    said = folder.manifest.get("stages", {}).get(stage.name, {})
+    if done is not None and said.get("fingerprint") == fingerprint and not goes_back:
         return done, fingerprint
     started = time.monotonic()
     outcome = stage.act(table, context)
@@ -532,7 +537,7 @@ def _run_stage(
     reasons = dict(outcome.dropped.group_by("reason").len().sort("len", "reason", descending=[True, False]).iter_rows())
     stages = folder.manifest.get("stages", {}) | {
         stage.name: {
-            "in": table.height, "born": outcome.kept.height + outcome.dropped.height - table.height,
+            "fingerprint": fingerprint, "in": table.height, "born": outcome.kept.height + outcome.dropped.height - table.height,
             "kept": outcome.kept.height, "dropped": reasons, "models": identities,
             "seconds": round(time.monotonic() - started, 2), "sha256": file_sha256(folder.stage_file(number, stage.name)),
         }

@@ -21,7 +21,7 @@ from core.table import VERDICT, check_outcome, table_of
 from core.vectors import RecordedEmbedder
 from filters.contamination import Prompts
 from filters.quality import ASKED_FOR
-from filters.rules import screen_instructions, with_languages
+from filters.rules import instruction_rules, screen_instructions, with_languages
 from generator.templates import Templates
 from kiloset.pipeline import STAGES, Context, Inputs, Stage, read_benchmarks
 from kiloset.settings import RunConfig, load_config
@@ -209,7 +209,8 @@ def _selected(old: pl.DataFrame, new: pl.DataFrame) -> tuple[int, int, int]:
 def _unasked(ledger: pl.DataFrame, born: pl.DataFrame, then: RunConfig, now: RunConfig) -> int:
     """Count what was dropped in generation by rules that would let it pass now; the seeds are among the rows `born`."""
     old, new = (with_languages(config.rules, born) for config in (then, now))
-    screened = ledger.filter(pl.col("stage") == "generate")
+    by_rules = pl.col("reason").is_in(list(instruction_rules(old)))
+    screened = ledger.filter((pl.col("stage") == "generate") & by_rules)
     fell = screen_instructions(screened.drop(list(VERDICT)), old).dropped["id"]
     left = screened.filter(pl.col("id").is_in(fell.implode())).drop(list(VERDICT))
     return screen_instructions(left, new).kept.height

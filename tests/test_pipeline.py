@@ -462,3 +462,12 @@ def test_a_large_pool_gets_the_static_embedder_and_a_small_one_the_model_itself(
     assert (type(small).__name__, type(large).__name__) == ("SentenceEmbedder", "StaticEmbedder")
     assert small.identity != large.identity
     assert (small.is_costly, large.is_costly) == (True, False)
+
+
+def test_what_the_manifest_says_of_an_earlier_pass_does_not_count(finished):
+    run = RunFolder(finished)
+    stages = run.manifest["stages"]
+    run.update_manifest({"stages": {**stages, "balance": {**stages["balance"], "fingerprint": "other", "kept": 5}}})
+    fake_run.run(finished)
+    assert run.manifest["stages"]["balance"]["kept"] == stages["balance"]["kept"]
+    assert run.manifest["stages"]["balance"]["fingerprint"] == stages["balance"]["fingerprint"]

@@ -153,7 +153,7 @@ BREAKING: dict[str, tuple[float, list[tuple[dict[str, Any], float]]]] = {
     ]),
     "response_fence_open": (0, [
         (say(response=f"{FENCE}python\nprint(1)"), 1),
-        (say(response=f"{FENCE}\na\n{FENCE}\nThen:\n{FENCE}\nb"), 3),
+        (say(response=f"{FENCE}\na\n{FENCE}\nThen:\n{FENCE}\nb"), 1),
     ]),
     "response_json_broken": (0, [
         (say(response='{"name": "Rome", "rivers": ["Tiber",]}'), 1),
@@ -570,3 +570,14 @@ def test_rows_are_judged_alike_however_many_are_judged_at_once(monkeypatch: pyte
     parts = drop_by_rules(rows, ENGLISH)
     assert parts.kept.equals(whole.kept)
     assert parts.dropped.equals(whole.dropped)
+
+
+def test_with_every_rule_off_nothing_is_dropped() -> None:
+    every = tuple({**instruction_rules(CONFIG), **row_rules(CONFIG)})
+    rows = table(*(row for _, _, row, _ in CASES))
+    for some in (rows, rows.clear()):
+        outcome = drop_by_rules(some, RulesConfig(off=every))
+        assert outcome.kept.equals(some)
+        assert outcome.dropped.is_empty()
+        check_outcome("rules", some, outcome, creates=False)
+    assert screen_instructions(rows, RulesConfig(off=tuple(instruction_rules(CONFIG)))).kept.equals(rows)

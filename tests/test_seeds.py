@@ -244,6 +244,19 @@ def test_a_faulty_row_of_a_pool_comes_in_as_it_is_for_rules_to_drop_and_one_of_t
         load(path)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"instruction": "", "instances": "abc"},
+        {"instruction": "x", "instances": [{"input": "", "output": ""}, "y"]},
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}], "conversations": 5},
+    ],
+)
+def test_a_faulty_row_of_a_pool_that_has_no_layout_either_is_refused(tmp_path: Path, line: Any) -> None:
+    with pytest.raises(DataError, match=r"x\.jsonl:2: "):
+        load(lines(tmp_path / "x.jsonl", GOOD, line), source="pool")
+
+
 def test_a_row_of_a_pool_without_the_fields_of_any_layout_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r'x\.jsonl:2: "instruction" \(or prompt, question\) is missing; found text'):
         load(lines(tmp_path / "x.jsonl", GOOD, {"text": "a"}), source="pool")
