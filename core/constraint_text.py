@@ -130,14 +130,8 @@ def language_of(text: str) -> str | None:
 
     Capitals are lowered first. Single words are often not recognised: of answers of up to 3 words one in three is.
     """
-    code, share = likeliest_language(text)
-    return code if share >= MIN_SHARE else None
-
-
-def likeliest_language(text: str) -> tuple[str, float]:
-    """Return the ISO 639-1 code of a text's likeliest language and its probability among `DETECTED`."""
     code, share = _detector().classify(unicodedata.normalize("NFC", text).lower())
-    return str(code), float(share)
+    return str(code) if share >= MIN_SHARE else None
 
 
 @cache
