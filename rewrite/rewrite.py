@@ -1,16 +1,22 @@
 """Gate, then fit: give each row the answer that the base model finds most natural among those that keep the facts.
 
 Candidates as in Yang et al., "Self-Distillation Bridges Distribution Gap in Language Model Fine-Tuning" (ACL 2024,
-arXiv:2402.13669): rewrites by the base model guided by the reference; and its plain answers, as Gupta et al. (S3FT,
-arXiv:2502.08130) prefer. Choice as in Zhang et al., GRAPE (arXiv:2502.04194): the highest length-normalised likelihood
-under the base model and the very prompt the trainer renders, the reference not in it. Departures: a fidelity gate comes
-first (the released SDFT data lost or invented numbers in one row of five), the reference stays unless the gain is worth
-`min_gain`, and a share of originals always stays against collapse.
+arXiv:2402.13669): rewrites guided by the reference; and plain answers, as Gupta et al. (S3FT, arXiv:2502.08130) prefer.
+The base model writes them itself if it has a chat template; else an instruct sibling writes, and the base model scores.
+Choice as in Zhang et al., GRAPE (arXiv:2502.04194): the highest length-normalised likelihood under the base model and
+the very prompt the trainer renders, the reference not in it. Departures:
+
+- A fidelity gate comes first: the released SDFT data lost or invented numbers in one row of five.
+- The reference is a candidate, and stays unless the gain is worth `min_gain`.
+- Against collapse (GRAPE's section 5.7 trains on nothing but a model's own answers, and loses), a share of originals
+  always stays, and no opening may become common by rewriting; where it would, the next best candidate is taken.
+- Several samples of each kind are offered, not one, none of them at SDFT's limit of 512 tokens, where 8 % were cut off.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -18,6 +24,7 @@ import polars as pl
 from pydantic import Field
 
 from core.config import Count, Fraction, Natural, NonNegative, Share, settings
+from core.form import opening
 from core.models import Embedder, Message, Request, chat_request
 from core.recorded import RecordedEngine, RecordedScorer
 from core.table import Outcome, full_instruction, with_verdicts
@@ -27,11 +34,15 @@ from rewrite.gate import GateConfig, first_failure, judge
 REWRITE: dict[str, Any] = {
     "kind": pl.String, "status": pl.String, "check": pl.String, "evidence": pl.String,
     "measured": pl.Float64, "limit": pl.Float64, "score": pl.Float64, "text": pl.String,
+    "verdicts": pl.List(pl.Struct({"check": pl.String, "status": pl.String, "measured": pl.Float64, "limit": pl.Float64})),
 }  # fmt: skip
 """Fields of one entry of the column `rewrites`; `score` is the mean log-probability in nats per token, null where none
 was needed. `status` is `chosen`, `passed` (the gate; `response_reason` says why its row kept another answer) or
-`rejected` (by `check`, null for the others): by the gate, or as `too_long_for_base`."""
+`rejected` (by `check`, null for the others): by the gate, or as `too_long_for_base`. `verdicts` are those of every check
+of the gate that could be applied, `passed` or `failed`, with its measured value and limit where it has them."""
 
+SOME = 3
+"""So many answers may begin alike in the smallest of sets."""
 TOO_LONG = "too_long_for_base"
 """Reason of a dropped row, and check of a rejected candidate, that the base model cannot read whole."""
 
@@ -43,7 +54,7 @@ class RewriteConfig:
     enabled: bool = True
     """Whether to rewrite at all."""
     plain: Natural = 1
-    """Answers sampled from the base model without showing it the reference."""
+    """Answers sampled without showing the reference."""
     guided: Natural = 1
     """Answers sampled with the reference shown."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
@@ -56,6 +67,8 @@ class RewriteConfig:
     """Gain in nats per token from which a candidate replaces the reference."""
     keep_originals: Fraction = 0.2
     """Share of rows that keep their original answer whatever the scores say, against collapse."""
+    max_opening_share: Share = 0.02
+    """Share of the answers that may begin with the same three words by rewriting, in (0, 1]; 3 always may."""
 
 
 @dataclass(slots=True)
@@ -73,6 +86,7 @@ class _Candidate:
     measured: float | None = None
     limit: float | None = None
     score: float | None = None
+    verdicts: list[dict[str, Any]] = field(default_factory=list)
 
 
 def guided_prompt(turn: str, reference: str) -> str:
@@ -92,8 +106,8 @@ def rewrite(
 
     Adds `response_source` (reference, plain, guided) and `response_reason`, why that one: `off` (rewriting is disabled),
     `short_reference` (so short that nothing may be rewritten), `nothing_passed` (no candidate passed the gate),
-    `gain_too_small` (the best one gains less than `min_gain`), `keep_originals` (its gain was enough, but a share of
-    originals is kept) or `best_fit` (rewritten). Adds `surprisal` of the response in the set and `reference_surprisal`
+    `gain_too_small` (the best one gains less than `min_gain`), `opening_cap` (all that gain enough begin as too many answers
+    do), `keep_originals` (its gain was enough, but a share of originals is kept) or `best_fit` (rewritten). Adds `surprisal` of the response in the set and `reference_surprisal`
     (nats per token), `fit_gain` (their difference, 0 where the reference stays), `best_gain` (that of the best passing
     candidate, null where none passed) and `rewrites`, every candidate with its verdict. A rewritten row's earlier answer
     goes to `original_response`. All four figures are rounded to 4 digits, the choice is not. A dropped row has no figure
@@ -102,14 +116,14 @@ def rewrite(
     candidates = _ask(table, engine, config, gate) if config.enabled else []
     _judge(table, candidates, embedder, gate)
     references = _score(table, candidates, scorer)
-    best = _best(candidates, references)
-    reasons = _reasons(table, best, references, config, gate)
+    gains = _gains(candidates, references)
+    chosen, reasons = _choose(table, gains, references, config, gate)
     too_long = {
         "reason": TOO_LONG,
         "evidence": "instruction, input and response are longer than the base model reads",
     }
     verdicts = {id: too_long for id, score in zip(table["id"], references, strict=True) if score is None}
-    return with_verdicts(_with_choice(table, candidates, best, reasons, references), verdicts)
+    return with_verdicts(_with_choice(table, candidates, gains, chosen, reasons, references), verdicts)
 
 
 def _ask(table: pl.DataFrame, engine: RecordedEngine, config: RewriteConfig, gate: GateConfig) -> list[_Candidate]:
@@ -152,6 +166,10 @@ def _judge(table: pl.DataFrame, candidates: list[_Candidate], embedder: Embedder
             finish_reason=candidate.finish_reason, meaning=meaning[id(candidate)] if candidate.text else None, config=gate,
             constraints=constraints[candidate.row],
         )  # fmt: skip
+        candidate.verdicts = [
+            {"check": v.check, "status": v.status, "measured": v.measured, "limit": v.limit}
+            for v in verdicts if v.status != "not_applicable"
+        ]  # fmt: skip
         if (failure := first_failure(verdicts)) is not None:
             candidate.status, candidate.check, candidate.evidence = "rejected", failure.check, failure.evidence
             candidate.measured, candidate.limit = failure.measured, failure.limit
@@ -179,79 +197,93 @@ def _score(table: pl.DataFrame, candidates: Sequence[_Candidate], scorer: Record
     return scores[: table.height]
 
 
-def _best(candidates: Sequence[_Candidate], references: Sequence[float | None]) -> dict[int, tuple[_Candidate, float]]:
-    """Return, by row number, the likeliest candidate that passed (the earlier of equals) and its gain."""
-    best: dict[int, tuple[_Candidate, float]] = {}
+def _gains(
+    candidates: Sequence[_Candidate], references: Sequence[float | None]
+) -> dict[int, list[tuple[_Candidate, float]]]:
+    """Return, by row number, the candidates that passed and their gains, the likeliest first, the earlier of equals."""
+    found: dict[int, list[tuple[_Candidate, float]]] = {}
     for candidate in candidates:
         reference = references[candidate.row]
-        if candidate.status != "passed" or candidate.score is None or reference is None:
-            continue
-        gain = candidate.score - reference
-        if candidate.row not in best or gain > best[candidate.row][1]:
-            best[candidate.row] = candidate, gain
-    return best
+        if candidate.status == "passed" and candidate.score is not None and reference is not None:
+            found.setdefault(candidate.row, []).append((candidate, candidate.score - reference))
+    return {row: sorted(offers, key=lambda offer: -offer[1]) for row, offers in found.items()}
 
 
-def _reasons(
+def _choose(
     table: pl.DataFrame,
-    best: Mapping[int, tuple[_Candidate, float]],
+    gains: Mapping[int, Sequence[tuple[_Candidate, float]]],
     references: Sequence[float | None],
     config: RewriteConfig,
     gate: GateConfig,
-) -> list[str | None]:
-    """Return each row's `response_reason`, None for a row to drop; the smallest gains give way to `keep_originals`."""
+) -> tuple[dict[int, tuple[_Candidate, float]], list[str | None]]:
+    """Return what is chosen, by row number, with its gain, and each row's `response_reason`, None for a row to drop.
+
+    Rows come by their best gains, so that the smallest give way to `keep_originals`.
+    """
     ids, texts = table["id"].to_list(), table["response"].to_list()
-    worth = sorted(
-        (row for row, (_, gain) in best.items() if gain >= config.min_gain), key=lambda row: (-best[row][1], ids[row])
-    )
-    rows = sum(score is not None for score in references)
-    most = int(rows * (1 - config.keep_originals) + 1e-9)
-    rewritten = {row: "best_fit" if place < most else "keep_originals" for place, row in enumerate(worth)}
-    reasons: list[str | None] = []
-    for row, score in enumerate(references):
-        if score is None:
-            reasons.append(None)
-        elif not config.enabled:
-            reasons.append("off")
+    read = [row for row, score in enumerate(references) if score is not None]
+    begins = Counter(opening(texts[row]) for row in read)
+    cap = max(SOME, math.ceil(len(read) * config.max_opening_share - 1e-9))
+    most = int(len(read) * (1 - config.keep_originals) + 1e-9)
+    enough = {row: [offer for offer in gains.get(row, ()) if offer[1] >= config.min_gain] for row in read}
+    chosen: dict[int, tuple[_Candidate, float]] = {}
+    reasons: list[str | None] = [None] * table.height
+    for row in sorted(read, key=lambda row: (-enough[row][0][1] if enough[row] else math.inf, ids[row])):
+        now = opening(texts[row])
+        fresh = [o for o in enough[row] if opening(o[0].text) in (now, "") or begins[opening(o[0].text)] < cap]
+        if not config.enabled:
+            reasons[row] = "off"
         elif _is_short(texts[row], gate):
-            reasons.append("short_reference")
-        elif row not in best:
-            reasons.append("nothing_passed")
+            reasons[row] = "short_reference"
+        elif row not in gains:
+            reasons[row] = "nothing_passed"
+        elif not enough[row]:
+            reasons[row] = "gain_too_small"
+        elif len(chosen) >= most:
+            reasons[row] = "keep_originals"
+        elif not fresh:
+            reasons[row] = "opening_cap"
         else:
-            reasons.append(rewritten.get(row, "gain_too_small"))
-    return reasons
+            reasons[row], chosen[row] = "best_fit", fresh[0]
+            begins.subtract([now])
+            begins.update([opening(fresh[0][0].text)])
+    return chosen, reasons
 
 
 def _with_choice(
     table: pl.DataFrame,
     candidates: Sequence[_Candidate],
-    best: Mapping[int, tuple[_Candidate, float]],
+    gains: Mapping[int, Sequence[tuple[_Candidate, float]]],
+    choice: Mapping[int, tuple[_Candidate, float]],
     reasons: Sequence[str | None],
     references: Sequence[float | None],
 ) -> pl.DataFrame:
-    chosen = {row: candidate for row, (candidate, _) in best.items() if reasons[row] == "best_fit"}
+    chosen = {row: candidate for row, (candidate, _) in choice.items()}
     for candidate in chosen.values():
         candidate.status = "chosen"
+    names = [each.name for each in fields(_Candidate) if each.name in REWRITE]
     offered: list[list[dict[str, Any]]] = [[] for _ in range(table.height)]
     calls: list[list[str]] = [list(keys) for keys in table["calls"]]
     for candidate in candidates:
-        offered[candidate.row].append({name: asdict(candidate)[name] for name in REWRITE})
+        offered[candidate.row].append({name: getattr(candidate, name) for name in names})
         calls[candidate.row].append(candidate.call)
     rows, texts = range(table.height), table["response"].to_list()
     kinds = [chosen[row].kind if row in chosen else "reference" for row in rows]
     before = pl.Series([_surprisal(score) for score in references], dtype=pl.Float64)
-    least = pl.Series([_surprisal(best[row][0].score) if row in best else None for row in rows], dtype=pl.Float64)
-    rewritten = pl.Series([row in chosen for row in rows], dtype=pl.Boolean)
+    best = pl.Series([_surprisal(gains[row][0][0].score) if row in gains else None for row in rows], dtype=pl.Float64)
+    after = pl.Series(
+        [_surprisal(chosen[row].score if row in chosen else references[row]) for row in rows], dtype=pl.Float64
+    )
     return table.with_columns(
         response=pl.Series([chosen[row].text if row in chosen else texts[row] for row in rows], dtype=pl.String),
         original_response=pl.Series([texts[row] if row in chosen else None for row in rows], dtype=pl.String),
         calls=pl.Series(calls, dtype=pl.List(pl.String)),
         response_source=pl.Series(kinds, dtype=pl.String),
         response_reason=pl.Series(reasons, dtype=pl.String),
-        surprisal=least.zip_with(rewritten, before),
+        surprisal=after,
         reference_surprisal=before,
-        fit_gain=(before - least.zip_with(rewritten, before)).round(4),
-        best_gain=(before - least).round(4),
+        fit_gain=(before - after).round(4),
+        best_gain=(before - best).round(4),
         rewrites=pl.Series(offered, dtype=pl.List(pl.Struct(REWRITE))),
     )
 

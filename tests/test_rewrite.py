@@ -14,7 +14,7 @@ from core.calls import CallStore
 from core.models import Completion, Message, Request, Silent
 from core.recorded import RecordedEngine, RecordedScorer
 from core.table import Outcome, check_outcome, table_of
-from rewrite.gate import GateConfig
+from rewrite.gate import GateConfig, judge
 from rewrite.rewrite import RewriteConfig, guided_prompt, rewrite
 from tests.fakes import InBatches
 
@@ -22,7 +22,7 @@ TASK = "Why does water boil?"
 REFERENCE = "Water boils when its vapour reaches the pressure of the air above."
 PLAIN = "As soon as its vapour presses as hard as the air above, water boils."
 GUIDED = "Water boils once vapour and air press equally hard."
-CLOSE = RewriteConfig(min_gain=0.125, keep_originals=0.0)
+CLOSE = RewriteConfig(min_gain=0.125, keep_originals=0.0, max_opening_share=1.0)
 """A gain that floats hold exactly, and no originals kept."""
 
 
@@ -229,7 +229,9 @@ def ten_rows() -> pl.DataFrame:
 def test_a_share_of_originals_stays_and_the_smallest_gains_give_way(
     tmp_path: Path, share: float, rewritten: str
 ) -> None:
-    config = RewriteConfig(guided=0, min_gain=0.25, keep_originals=share)  # rows 0 and 1 gain too little
+    config = RewriteConfig(
+        guided=0, min_gain=0.25, keep_originals=share, max_opening_share=1.0
+    )  # rows 0 and 1 gain too little
     kept = run(ten_rows(), Ten({}, {}), tmp_path, config).kept
     changed = kept.filter(pl.col("original_response").is_not_null())
     assert "".join(sorted(id[1:] for id in changed["id"])) == rewritten
@@ -307,7 +309,7 @@ class Blind(Ten):
 @pytest.mark.parametrize("enabled", [True, False])
 def test_a_row_that_the_base_model_cannot_read_is_dropped_and_the_others_go_on(tmp_path: Path, enabled: bool) -> None:
     base, rows = Blind("to this is 3.", "to this is 9."), ten_rows()
-    config = RewriteConfig(enabled=enabled, guided=0, min_gain=0.25, keep_originals=0.5)
+    config = RewriteConfig(enabled=enabled, guided=0, min_gain=0.25, keep_originals=0.5, max_opening_share=1.0)
     outcome = run(rows, base, tmp_path, config)
     assert sorted([*outcome.kept["id"], *outcome.dropped["id"]]) == sorted(rows["id"])
     for row in outcome.dropped.to_dicts():
@@ -336,3 +338,61 @@ def test_a_candidate_that_the_base_model_cannot_read_is_rejected_and_the_next_be
             unread = ("rejected", "too_long_for_base", None)
             told = (offer["status"], offer["check"], offer["score"])
             assert told == (unread if offer["text"] == PLAIN else ("chosen", None, -1.0))
+
+
+@pytest.mark.parametrize(("share", "alike"), [(0.02, 3), (0.3, 3), (0.4, 4), (1.0, 8)])
+def test_no_opening_becomes_common_by_rewriting(tmp_path: Path, share: float, alike: int) -> None:
+    config = RewriteConfig(guided=0, min_gain=0.25, keep_originals=0.0, max_opening_share=share)
+    kept = run(ten_rows(), Ten({}, {}), tmp_path, config).kept  # all candidates begin "It can be"
+    reasons = {row["id"]: row["response_reason"] for row in kept.to_dicts()}
+    assert [id for id in sorted(reasons) if reasons[id] == "best_fit"] == [f"g{n}" for n in range(10 - alike, 10)]
+    assert [id for id in sorted(reasons) if reasons[id] == "opening_cap"] == [f"g{n}" for n in range(2, 10 - alike)]
+    # The references all begin "The answer to", and may: that is none of rewriting's doing.
+    assert kept.filter(pl.col("response").str.starts_with("The answer to")).height == 10 - alike
+
+
+class Two(Ten):
+    """Besides, a guided answer that begins as the reference does and gains a quarter as much."""
+
+    def complete(self, requests: Sequence[tuple[str, Request]]) -> Iterator[tuple[str, Completion]]:
+        guided = [(key, request) for key, request in requests if request.purpose == "guided"]
+        yield from super().complete([(key, request) for key, request in requests if request.purpose != "guided"])
+        for key, request in guided:
+            number = request.prompt.split("number ")[1].split()[0]
+            yield key, Completion(f"The answer to that is {number}.", "stop", 5, 7)
+
+    def logprobs(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> list[tuple[float, int]]:
+        found = super().logprobs(prompts, responses)
+        quarter = [int(r.rstrip(".").split()[-1]) / 8 if "to that" in r else 0.0 for r in responses]
+        return [(nats + gain, tokens) for (nats, tokens), gain in zip(found, quarter, strict=True)]
+
+
+def test_where_an_opening_is_taken_the_next_best_candidate_is(tmp_path: Path) -> None:
+    config = RewriteConfig(min_gain=0.125, keep_originals=0.0)
+    kept = run(ten_rows(), Two({}, {}), tmp_path, config).kept
+    source = {row["id"]: (row["response_source"], row["response_reason"], row["fit_gain"]) for row in kept.to_dicts()}
+    assert [source[f"g{n}"] for n in (7, 8, 9)] == [("plain", "best_fit", n / 8) for n in (7, 8, 9)]
+    assert [source[f"g{n}"] for n in (4, 5, 6)] == [("guided", "best_fit", round(n / 32, 4)) for n in (4, 5, 6)]
+    assert [source[f"g{n}"][:2] for n in (1, 2, 3)] == [
+        ("reference", "opening_cap")
+    ] * 3  # the guided gain is too small
+    assert source["g0"][:2] == ("reference", "gain_too_small")
+    assert kept.filter(pl.col("id") == "g4")["best_gain"].to_list() == [0.5]
+
+
+def test_every_candidate_has_the_verdict_of_every_check_that_applies(tmp_path: Path) -> None:
+    reference = "Water boils at 100 degrees at the level of the sea."
+    wrong = "At the level of the sea, water boils at 90 degrees."
+    base = Base({("plain", 1): wrong, ("guided", 1): PLAIN}, {reference: (-30.0, 10)})
+    gate = GateConfig()
+    (row,) = run(one_row(reference), base, tmp_path, gate=gate, foreign=[PLAIN]).kept.to_dicts()
+    for offer, meaning in zip(row["rewrites"], (1.0, 0.0), strict=True):
+        found = judge(
+            TASK, reference, offer["text"], category="science", finish_reason="stop", meaning=meaning, config=gate
+        )
+        assert [tuple(v.values()) for v in offer["verdicts"]] == [
+            (v.check, v.status, v.measured, v.limit) for v in found if v.status != "not_applicable"
+        ]
+        failed = [v["check"] for v in offer["verdicts"] if v["status"] == "failed"]
+        assert failed[0] == offer["check"]
+    assert failed == ["numbers", "meaning"]
