@@ -1,4 +1,4 @@
-"""What a rewrite must keep of its reference: numbers, names, quotes, links, identifiers, yes or no, code, JSON.
+"""What a rewrite must keep of its reference: numbers, units, names, quotes, links, lists, yes or no, code, JSON.
 
 One function a check. A check that cannot be applied says so and never says it passed. A model wrote the
 texts, so patterns are linear in them, parsers may fail and nothing is executed.
@@ -8,13 +8,14 @@ import ast
 import json
 import re
 import warnings
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from textwrap import dedent
 from typing import Literal, NamedTuple, NoReturn
 
-from core.form import FUNCTION_WORDS
-from core.text import LIST_MARK, WORD, normal_form, numbers, squash, words
+from core.form import FUNCTION_WORDS, LIST_LINE
+from core.text import GAP, LIST_MARK, NUMBER, WORD, normal_form, numbers, squash, words
 
 FEW_NUMBERS = 3
 """Up to this many numbers none may be lost."""
@@ -22,10 +23,39 @@ MIN_IDENTIFIER_RECALL = 0.8
 """Share of the reference's code identifiers that must be kept, as of its names, which they are."""
 LABEL_WORDS = 5
 """A reference up to this long without a full stop is a label."""
+SMALL = words(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+)
+TENS = words("twenty thirty forty fifty sixty seventy eighty ninety")
 SPELLED = {
-    word: str(value)
-    for value, word in enumerate(words("zero one two three four five six seven eight nine ten eleven twelve"))
+    **{word: str(value) for value, word in enumerate(SMALL)},
+    **{word: str(20 + 10 * value) for value, word in enumerate(TENS)},
+    **{f"{ten}-{SMALL[unit]}": str(20 + 10 * value + unit) for value, ten in enumerate(TENS) for unit in range(1, 10)},
 }
+"""Cardinals in words, up to 99."""
+LEAST_SPELLED = 3
+"""From here on a number in words must return too; "one" is a pronoun more often, and "two" returns as "both"."""
+HINTED = {
+    **{word: str(1 + value) for value, word in enumerate(
+        words("first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"))},
+    "twentieth": "20", "thirtieth": "30", "half": "0.5", "½": "0.5", "¼": "0.25", "¾": "0.75",
+}  # fmt: skip
+"""Words and signs that keep a number without being one that must return."""
+CLOCK = re.compile(r"(?<=\d):00\b(?!:)")
+QUANTITY = re.compile(
+    rf"([$€£¥])?(?:({NUMBER.pattern})|(?<![\w-])({'|'.join(sorted(SPELLED, key=len, reverse=True))})(?![\w]))"
+    rf"(?:{GAP}|-)?(?:square |cubic |degrees? |more )?(°[CF]|[%€£]|[a-z]{{1,20}}(?:-hours?)?)?",
+    re.IGNORECASE,
+)
+UNITS = """
+kilometer km kilometre|meter m metre|centimeter cm centimetre|millimeter mm millimetre|mile mi|foot feet ft|inch inche|yard yd
+kilogram kg kilo|gram g|pound lb £|ounce oz|ton tonne|liter l litre|milliliter ml millilitre|gallon gal|pint|cup
+tablespoon tbsp|teaspoon tsp|second sec|minute min m|hour h hr|day|week|month|year yr|decade|century centurie|°c celsiu|
+°f fahrenheit|percent %|dollar $ usd|euro € eur|yen ¥|watt w|kilowatt kw|kilowatt-hour kwh|megabyte mb|gigabyte gb|kilobyte kb
+terabyte tb|mph|kph|hundred|thousand k|million m mn|billion bn b|trillion tn
+"""
+"""Units and magnitudes, each with its other names; a plural "s" is left out, and "m" is a metre, a minute or a million."""
 STOPS = frozenset('.!?:;\n|•"“(')
 """A capital after one of these may begin a sentence."""
 QUOTE = re.compile(r"\"([^\"\n]{1,400})\"|“([^“”\n]{1,400})”")
@@ -42,6 +72,27 @@ POLE = re.compile(
 )
 SAID_POLE = re.compile(r"\b(?:is|are|was|were)(n't| not)? (true|false|correct|incorrect)\b|\banswer is (yes|no)\b")
 UNCONTRACTED = {"can't": "can not", "cannot": "can not", "won't": "will not"}
+PEOPLE = ("ish", "ian", "ean", "an", "ese", "ic")
+"""Endings that make a people or a language out of a land."""
+MIN_ROOT = 4
+"""Letters that "Sweden" and "Swedish" share at least."""
+ROOT = 4
+"""First letters by which a word of a series or a label is known again."""
+SERIES_ITEMS = 4
+"""So many things in a row are a series; in shorter ones ("cheap, fast and safe") synonyms are too common."""
+SERIES_WORDS = 3
+"""Words of the longest thing in a series."""
+MIN_SERIES_RECALL = 0.6
+"""Share of a series that must return: synonyms take some, so that one lost thing goes unseen."""
+SERIES = re.compile(
+    rf"(?<![\w,])\w[\w'’-]{{0,30}}(?: \w[\w'’-]{{0,30}}){{0,{SERIES_WORDS}}}"
+    rf"(?:, (?:and |or )?\w[\w'’-]{{0,30}}(?: \w[\w'’-]{{0,30}}){{0,{SERIES_WORDS}}}){{2,40}}"
+)
+LABEL = re.compile(
+    r"^[ \t]*+(?:(?:[-*•+]|\d{1,3}[.)])[ \t]++)?[*_]{0,3}([^\W\d_][\w '’/-]{0,40})[*_]{0,3}:(?=[\s*_])", re.MULTILINE
+)
+MIN_LABEL_RECALL = 0.8
+"""Share of the labels that must return, as of the names."""
 FENCE = re.compile(r"[ \t]*+(`{3,}+|~{3,}+)([^`]*)")
 PYTHON_LINE = re.compile(r"^(?:(?:async )?def|class) \w++[^{\n]*:[ \t]*$", re.MULTILINE)
 
@@ -60,25 +111,94 @@ class Verdict:
 
 
 def keeps_numbers(reference: str, rewrite: str, min_recall: float) -> Verdict:
-    """`numbers`: the reference's distinct numbers return, as digits or, up to twelve, as words."""
-    wanted = list(dict.fromkeys(numbers(reference)))
+    """`numbers`: the reference's distinct numbers return, in digits or in words; so do those in words, from three.
+
+    "11:00" is 11. The number of the items of a list that returns whole ("Here are five tips") may go unsaid.
+    """
+    counted = {str(list_items(reference))} & {str(list_items(rewrite))}
+    wanted = [number for number in _numbers_of(reference) if number not in counted or number in numbers(reference)]
     return _recall("numbers", wanted, _numbers_said(rewrite), min_recall if len(wanted) > FEW_NUMBERS else 1.0)
 
 
 def adds_no_numbers(instruction: str, reference: str, rewrite: str, limit: int) -> Verdict:
-    """`new_numbers`: no number but those given; one that could be worked out from them is not, and counts as new."""
-    found = list(dict.fromkeys(numbers(rewrite)))
+    """`new_numbers`: no number but those given; one that could be worked out from them is not, and counts as new.
+
+    The number of the rewrite's list items is given.
+    """
+    found = _numbers_of(rewrite)
     if not found:
         return not_applicable("new_numbers", "the rewrite has no numbers")
-    known = _numbers_said(reference) | _numbers_said(instruction)
+    known = _numbers_said(reference) | _numbers_said(instruction) | {str(list_items(rewrite))}
     new = [number for number in found if number not in known]
     evidence = f"the rewrite brings in {_some(new)}" if new else "every number of the rewrite was given"
     return verdict("new_numbers", len(new) <= limit, evidence, len(new), limit)
 
 
+def keeps_units(reference: str, rewrite: str) -> Verdict:
+    """`units`: a number that has a unit or a magnitude ("3 litres", "2 million") in both texts has the same one."""
+    theirs, ours = _units(reference), _units(rewrite)
+    both = [number for number in theirs if number in ours]
+    if not both:
+        return not_applicable("units", "no number has a known unit in both texts")
+    changed = [number for number in both if not theirs[number] & ours[number]]
+    evidence = "every number keeps its unit"
+    if changed:
+        was, now = (" or ".join(sorted(units[changed[0]])) for units in (theirs, ours))
+        evidence = f"{changed[0]} is {now} in the rewrite and {was} in the reference"
+    return verdict("units", not changed, evidence, len(changed), 0)
+
+
 def keeps_names(reference: str, rewrite: str, min_recall: float) -> Verdict:
-    """`names`: the capitalised words that do not merely begin a sentence return, word by word and in any case."""
-    return _recall("names", _names(fences(reference).prose), {_bare(word) for word in words(rewrite)}, min_recall)
+    """`names`: the capitalised words that do not merely begin a sentence return, word by word and in any case.
+
+    "Sweden" may return as "Swedish"; as crudely, "Julia" may as "Julian".
+    """
+    wanted = names_of(fences(reference).prose)
+    return _recall("names", wanted, _kept(wanted, rewrite), min_recall)
+
+
+def adds_no_names(instruction: str, reference: str, rewrite: str, limit: int) -> Verdict:
+    """`new_names`: no capitalised word that does not merely begin a sentence, but those of reference and instruction."""
+    found = names_of(fences(rewrite).prose)
+    if not found:
+        return not_applicable("new_names", "the rewrite has no names")
+    known = _kept(found, f"{instruction}\n{reference}")
+    new = [name for name in found if name not in known]
+    evidence = f"the rewrite brings in {_some(new)}" if new else "every name of the rewrite was given"
+    return verdict("new_names", len(new) <= limit, evidence, len(new), limit)
+
+
+def keeps_list_items(reference: str, rewrite: str) -> Verdict:
+    """`list`: where both are lists, none has fewer items than the reference."""
+    wanted, found = list_items(reference), list_items(rewrite)
+    if wanted < 2 or found < 2:
+        return not_applicable("list", "not both texts are lists")
+    return verdict("list", found >= wanted, f"the rewrite lists {found} items, the reference {wanted}", found, wanted)
+
+
+def keeps_series(reference: str, rewrite: str) -> Verdict:
+    """`series`: of four or more things in a row ("oak, ash, elm and lime") most return, by the word that tells them apart."""
+    groups = _series(fences(reference).prose)
+    if not groups:
+        return not_applicable("series", "the reference has no series of four")
+    said = {word[:ROOT] for word in words(rewrite)}
+    lost = [[item for item in group if not any(word[:ROOT] in said for word in words(item))] for group in groups]
+    kept = [1 - len(items) / len(group) for items, group in zip(lost, groups, strict=True)]
+    worst = min(range(len(groups)), key=kept.__getitem__)
+    evidence = f"the rewrite lacks {_some(lost[worst])} of {len(groups[worst])} things in a row"
+    passed = kept[worst] >= MIN_SERIES_RECALL
+    return verdict("series", passed, "every series returns" if passed else evidence, kept[worst], MIN_SERIES_RECALL)
+
+
+def keeps_labels(reference: str, rewrite: str) -> Verdict:
+    """`labels`: where two lines or more begin "Label: ", each label returns, in part at least and anywhere."""
+    found = [squash(match[1]).casefold() for match in LABEL.finditer(fences(reference).prose)]
+    wanted = list(dict.fromkeys(found))
+    if len(wanted) < 2:
+        return not_applicable("labels", "the reference has fewer than two labels")
+    said = {word[:ROOT] for word in words(rewrite)}
+    kept = {label for label in wanted if any(word[:ROOT] in said for word in words(label))}
+    return _recall("labels", wanted, kept, MIN_LABEL_RECALL)
 
 
 def keeps_quotes(reference: str, rewrite: str) -> Verdict:
@@ -201,26 +321,67 @@ def fences(text: str) -> Fences:
     return Fences(tuple(blocks), "\n".join(prose + body if mark else prose), not mark)
 
 
-def _names(prose: str) -> list[str]:
-    """Return the capitalised words, case-folded; the first of a sentence only before another ("Ada King")."""
+def names_of(prose: str) -> list[str]:
+    """Return the capitalised words, case-folded; the first of a sentence only before another ("Ada King").
+
+    Numbers at the start of a line do not begin its sentence: "7:15 Eat" has no name.
+    """
     text = LIST_MARK.sub("\n", prose)
     found: dict[str, None] = {}
-    previous, pending = 0, ""
+    previous, pending, begins = 0, "", True
     for match in WORD.finditer(text):
         word, gap = match[0], text[previous : match.start()]
         previous = match.end()
-        name = _bare(word.casefold())
-        if not word[0].isupper() or len(name) < 2 or name.startswith(("i'", "i’")):
-            pending = ""
+        capitals = [part for part in word.split("-") if part[:1].isupper()] if word[0].isupper() else []
+        name = _bare("-".join(capitals).casefold())  # "Swedish-born" is Swedish
+        begins = not STOPS.isdisjoint(gap) or (begins and not gap.strip(" -–—.:*_(#")) or match.start() == len(gap)
+        if word[0].isdecimal():
+            continue
+        if len(name) < 2 or name.startswith(("i'", "i’")):
+            pending, begins = "", False
             continue
         if pending and gap == " ":
             found[pending] = None
         pending = ""
-        if word.isupper() or (gap and STOPS.isdisjoint(gap) and match.start() > len(gap)):
+        if word.isupper() or not begins:
             found[name] = None
         elif name not in FUNCTION_WORDS:
             pending = name
+        begins = False
     return list(found)
+
+
+def _series(prose: str) -> list[list[str]]:
+    """Return the things that stand in a row between commas, without the words that several of them share."""
+    groups = []
+    for match in SERIES.finditer(prose):
+        items = [words(item)[-SERIES_WORDS:] for item in match[0].split(",")]
+        shared = Counter(word for item in items for word in set(item))
+        own = [[word for word in item if word not in FUNCTION_WORDS and shared[word] == 1] for item in items]
+        groups.append([" ".join(item) for item in own if item])
+    return [group for group in groups if len(group) >= SERIES_ITEMS]
+
+
+def list_items(text: str) -> int:
+    """Return how many lines outside code blocks are list items."""
+    return sum(bool(LIST_LINE.match(line)) for line in fences(text).prose.split("\n"))
+
+
+def _kept(names: Collection[str], text: str) -> set[str]:
+    """Return those of the names that stand in a text, in any case, by themselves or as "Swedish" for "Sweden"."""
+    parts = [part for word in WORD.findall(text) for part in (word, *re.split(r"['’-]", word))]
+    said = {_bare(part.casefold()) for part in parts}
+    peoples = {root for part in parts if part[:1].isupper() for root in _people(part.casefold())}
+    lands = {root for part in parts if part[:1].isupper() for root in _land(part.casefold())}
+    return {name for name in names if name in said or _people(name) & lands or _land(name) & peoples}
+
+
+def _people(word: str) -> set[str]:
+    return {word.removesuffix(end) for end in PEOPLE if word.endswith(end) and len(word) - len(end) >= MIN_ROOT}
+
+
+def _land(word: str) -> set[str]:
+    return {word[:end] for end in range(max(len(word) - 2, MIN_ROOT), len(word) + 1)}
 
 
 def _bare(word: str) -> str:
@@ -231,8 +392,29 @@ def _links(text: str) -> set[str]:
     return {match[0].casefold().rstrip(".,;:!?*_/") for match in LINK.finditer(text)}
 
 
+def _numbers_of(text: str) -> list[str]:
+    """Return the distinct numbers that a text gives, in digits or, from three, in words."""
+    spelled = (SPELLED[word] for word in words(text) if word in SPELLED)
+    return list(dict.fromkeys([*numbers(CLOCK.sub("", text)), *(n for n in spelled if int(n) >= LEAST_SPELLED)]))
+
+
 def _numbers_said(text: str) -> set[str]:
-    return {*numbers(text), *(SPELLED[word] for word in words(text) if word in SPELLED)}
+    """Return the numbers that a text gives or hints at ("one", "third", "½")."""
+    said = {SPELLED.get(word) or HINTED.get(word) for word in (*words(text), *(c for c in text if c in HINTED))}
+    return {*numbers(CLOCK.sub("", text)), *numbers(text), *filter(None, said)}
+
+
+def _units(text: str) -> dict[str, set[str]]:
+    """Return, by number, the units that stand beside it."""
+    found: dict[str, set[str]] = {}
+    for match in QUANTITY.finditer(text):
+        sign, digits, spelled, after = match.groups()
+        number = SPELLED[spelled.casefold()] if spelled else "".join(numbers(f"x {digits}"))
+        unit = (after or "").casefold()
+        for name in (sign or "", unit, unit.removesuffix("s")):
+            if name in _UNIT_OF:
+                found.setdefault(number, set()).update(_UNIT_OF[name])
+    return found
 
 
 def _pole(text: str) -> bool | None:
@@ -320,3 +502,15 @@ def verdict(
 def not_applicable(check: str, why: str) -> Verdict:
     """Return the verdict of a check that has nothing to compare."""
     return Verdict(check, "not_applicable", None, None, why)
+
+
+def _unit_of() -> dict[str, set[str]]:
+    """Return, by name or sign, the units that it may mean."""
+    found: dict[str, set[str]] = {}
+    for line in re.split(r"[|\n]+", UNITS.strip()):
+        for name in line.split():
+            found.setdefault(name, set()).add(line.split()[0])
+    return found
+
+
+_UNIT_OF = _unit_of()

@@ -2,14 +2,17 @@
 
 SDFT (Yang et al., "Self-Distillation Bridges Distribution Gap in Language Model Fine-Tuning", 2024, arXiv:2402.13669)
 keeps a rewrite unless it holds one of six phrases or, for some data sets, a task checker fails. Here it must pass every
-check: those below, of how the rewrite is told, and those of `checks.py`, of what it keeps. Whatever fails one keeps its
-reference. We depart from SDFT in four ways: phrases match whole words and not what the reference says itself; numbers,
-names, quotes, links and identifiers are held against the reference on every task, and the instruction's verifiable
-constraints against the rewrite; an answer without a number never equals another without one; meaning is compared by
-embedding.
+check: those below, of how the rewrite is told, those of `checks.py`, of what it keeps, and those of `claims.py`, of what it
+says of it. Whatever fails one keeps its reference. We depart from SDFT in five ways: phrases match whole words and not what
+the reference says itself; numbers, units, names, quotes, links, identifiers, lists, series and labels are held against the
+reference on every task, and the instruction's verifiable constraints against the rewrite; so are denials, opposites, roles
+and choices, in sentences about the same; an answer without a number never equals another without one; meaning is compared
+by embedding.
 
-The gate reads surfaces: it cannot see that a sentence without number, name or negation has become false. Its phrases,
-names, refusals and yes/no words are English; in other languages those checks pass or do not apply. Nothing is executed.
+The gate reads surfaces: it cannot see that two steps changed their order or that a word became another which is neither its
+opposite nor a number or name. A faithful rewrite that calculates otherwise or writes a number otherwise ("two hundred") is
+refused. Phrases, names, refusals, yes/no words, denials and opposites are English; in other languages those checks pass or
+do not apply. Nothing is executed. `tests/test_gate_pairs.py` holds precision and recall on labelled pairs.
 """
 
 import re
@@ -23,7 +26,7 @@ from pydantic import Field
 from core.config import Fraction, Natural, Share, settings
 from core.constraints import failing
 from core.text import WORD, numbers, repeat_rate, squash, words
-from rewrite import checks
+from rewrite import checks, claims
 from rewrite.checks import Verdict, fences, not_applicable, plain, verdict
 
 __all__ = ["GateConfig", "Verdict", "first_failure", "judge"]
@@ -37,11 +40,15 @@ CHAT_TOKENS = re.compile(
     r"<\|[a-z_]{2,30}\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|</?think>|</s>\Z|^### (?:Instruction|Response):",
     re.MULTILINE,
 )
-CUT_OFF = re.compile(r"(?:[,:]|[a-z]-|[a-z],? (?:and|or|the|an|because)|\n[ \t]*+[-*•])\Z")
+CUT_OFF = re.compile(
+    r"(?:[,:]|[a-z]-|[a-z],? (?:and|or|the|an?|because|to|of|with|from|for|your|my|our|their|its|such as)|\n[ \t]*+[-*•])\Z"
+)
 LEAKS = re.compile(
-    r"\b(?:reference answer|the given answer|the reference|as mentioned above|(?:my|your) (?:own )?response"
-    r"|now it's your turn|this answer was given|write (?:that|this|the) answer again|in your own words"
-    r"|keep every fact|write only the answer)\b",
+    r"\b(?:reference answer|the (?:given|original|provided) answer|the reference|as mentioned above"
+    r"|(?:my|your) (?:own )?response|now it's your turn|this answer (?:was given|is|keeps)"
+    r"|re(?:written|phrased) (?:version|answer)|more (?:accurate|concise|detailed|engaging) (?:answer|response|version)"
+    r"|in this (?:response|rewrite)|i(?:'ve| have) (?:rewritten|rephrased|reworded|added|kept)|ready to (?:help|assist)"
+    r"|write (?:that|this|the) answer again|in your own words|keep every fact|write only the answer)\b",
     re.IGNORECASE,
 )
 LEAK_OPENINGS = re.compile(r"\A\W*+(your turn)\b|\b(another|additional|in addition to)\b", re.IGNORECASE)
@@ -73,11 +80,17 @@ class GateConfig:
     min_name_recall: Fraction = 0.8
     """Share of the reference's capitalised name words that the rewrite must hold, in [0, 1]."""
     min_meaning: Fraction = 0.80
-    """Least cosine between the embeddings of reference and rewrite; to be calibrated on labelled pairs."""
+    """Least cosine between the embeddings of reference and rewrite.
+
+    With MiniLM, 29 of 30 faithful pairs of `tests/data/gate_pairs.jsonl` have 0.83 or more, a maths answer 0.77; of a
+    small model's own rewrites those between 0.60 and 0.80 that only this check refuses were all broken.
+    """
     max_repeat_rate: Fraction = 0.2
     """Largest share of the rewrite's word 4-grams that may have occurred in it before, in [0, 1]."""
     max_new_numbers: Natural = 0
     """Distinct numbers that neither reference nor instruction holds and the rewrite may."""
+    max_new_names: Natural = 0
+    """Distinct capitalised name words that neither reference nor instruction holds and the rewrite may."""
 
 
 def judge(
@@ -107,11 +120,20 @@ def judge(
         leaves_short_reference_alone(reference, rewrite, config.short_reference_words),
         checks.keeps_numbers(reference, rewrite, config.min_number_recall),
         checks.adds_no_numbers(instruction, reference, rewrite, config.max_new_numbers),
+        checks.keeps_units(reference, rewrite),
         checks.keeps_names(reference, rewrite, config.min_name_recall),
+        checks.adds_no_names(instruction, reference, rewrite, config.max_new_names),
         checks.keeps_quotes(reference, rewrite),
         checks.keeps_links(instruction, reference, rewrite),
         checks.keeps_identifiers(reference, rewrite),
+        checks.keeps_list_items(reference, rewrite),
+        checks.keeps_series(reference, rewrite),
+        checks.keeps_labels(reference, rewrite),
         checks.keeps_polarity(reference, rewrite),
+        claims.keeps_choice(instruction, reference, rewrite),
+        claims.keeps_denials(reference, rewrite),
+        claims.keeps_direction(reference, rewrite),
+        claims.keeps_roles(reference, rewrite),
         checks.keeps_final_number(reference, rewrite, category),
         checks.keeps_code(reference, rewrite, category),
         checks.keeps_json(reference, rewrite),

@@ -11,8 +11,9 @@ from core.errors import ConfigError, DataError
 from rewrite.gate import GateConfig, Verdict, first_failure, judge
 
 SLUGS = [
-    "finished", "leak", "length", "short_reference", "numbers", "new_numbers", "names", "quotes", "links",
-    "identifiers", "polarity", "maths", "code", "json", "constraints", "refusal", "meaning", "repetition",
+    "finished", "leak", "length", "short_reference", "numbers", "new_numbers", "units", "names", "new_names", "quotes",
+    "links", "identifiers", "list", "series", "labels", "polarity", "choice", "negation", "opposites", "roles", "maths", "code", "json",
+    "constraints", "refusal", "meaning", "repetition",
 ]  # fmt: skip
 PROSE = "Water boils when its vapour reaches the pressure of the air above."
 RETOLD = "As soon as its vapour presses as hard as the air above, water boils."
@@ -33,6 +34,54 @@ def pair(reference: str, rewrite: str, **given: Any) -> tuple[str, str, dict[str
 
 
 PASS = {
+    "series": [
+        pair("It has oak, ash, elm, and lime trees.", "Lime, elm, ash and oak grow there."),
+        pair("It has oak, ash, elm, lime, and fir.", "Its trees are oak, ash and elm."),
+        pair("It is clear, warm, safe, and wide.", "Clearly it is warm, safely wide."),
+    ],
+    "labels": [
+        pair("Fruit: plum, fig\nHerbs: dill", "Plum and fig are fruits, dill is a herb."),
+        pair("- **Web address:** a.org\n- **Phone:** none", "Phone: none\nAddress: a.org"),
+    ],
+    "units": [
+        pair("Take 3 litres, or 2.5 kg.", "You need 3 l or 2.5 kilograms."),
+        pair("It costs 8 euros.", "It costs €8."),
+        pair("It is 20 °C or 5 square metres.", "It is 20 degrees Celsius and 5 m²."),
+        pair("It has 3 million people.", "Its 3m people are many."),
+    ],
+    "new_names": [
+        pair("It lies in Sweden now.", "It is a Swedish town now."),
+        pair("He was born there.", "His birthplace was Rome.", instruction="Was he born in Rome?"),
+        pair("He was born there.", "His birthplace was Rome.", config={"max_new_names": 1}),
+    ],
+    "list": [pair("- red\n- blue", "* blue\n* red"), pair("1. red\n2. blue", "- red\n- blue\n- light blue")],
+    "choice": [
+        pair("It is a fruit.", "A fruit it is.", instruction="Is it a fruit or a vegetable?"),
+        pair("The tone is positive.", "Positive is the word.", instruction="Is it positive, negative or neutral?"),
+        pair("It is a fruit.", "It is a berry.", instruction="Is it a fruit or a vegetable?"),
+    ],
+    "negation": [
+        pair("It is not possible to open the box.", "It is impossible to open the box."),
+        pair("You should not rub the stain.", "Blot the stain without rubbing it."),
+        pair("You should not rub the stain.", "Avoid it: rub the stain never."),
+        pair("You should not rub the stain.", "Avoid rubbing the stain."),
+        pair("Isn't the sea blue? The sea is wide, not deep.", "The sea is blue. The sea is wide, not deep."),
+        pair("The old form is incorrect. The correct form is short.", "The old form was incorrect; the form is short."),
+        pair("Turn lights off when not in use, and use few lights.", "Use few lights, and turn lights down."),
+        pair("Washing does not remove all the wax.", "Washing removes only part of the wax."),
+    ],
+    "opposites": [
+        pair("Prices increase in the cold winter.", "In the cold winter prices rise."),
+        pair("The lake is larger than the pond.", "The pond is smaller than the lake."),
+        pair("Wash the rice before you cook the rice.", "Cook the rice after you wash the rice."),
+        pair("Cold makes the oil less likely to fail.", "Cold makes the oil more likely to succeed."),
+        pair("The water there is not warm in May.", "The water there is cold in May."),
+    ],
+    "roles": [
+        pair("The final was won by Ann. The cup went to Bea.", "Ann won the final, and the cup went to Bea."),
+        pair("We saw that Ann beat Bea in the final.", "We saw that Bea was beaten by Ann in the final."),
+        pair("We saw how Ann and Bea played chess.", "We saw how Bea and Ann played chess."),
+    ],
     "finished": [
         pair(PROSE, RETOLD),
         pair("Say <|im_start|> first, then go.", "Go on after <|im_start|> was said."),
@@ -63,18 +112,29 @@ PASS = {
     ],
     "short_reference": [pair("Paris", "Paris"), pair(" Yes, it is\n", "Yes, it  is")],
     "numbers": [
+        pair("It takes thirty minutes.", "It takes 30 minutes."),
+        pair("It is on the 3rd floor.", "It is on the third floor."),
+        pair("It opens at 11:00 today.", "It opens at 11 today."),
+        pair("Take 0.5 of it.", "Take half of it."),
+        pair("No digit, only seven words.", "7 words"),
         pair("It costs $1,250.50 and 3 coins.", "For 1250.5 dollars and three coins it is yours."),
         pair("It is 1 000 m and 2.5% steep.", "Steep by 2.50%, it runs for 1,000 m."),
         pair("1. Mix 5 eggs\n2. Bake", "Mix 5 eggs, then bake."),
         pair(" ".join(map(str, range(20, 40))), " ".join(map(str, range(20, 39)))),
     ],
     "new_numbers": [
+        pair("It takes 30 minutes.", "It takes thirty minutes."),
+        pair("- red\n- blue\n- grey", "Here are three ideas:\n- red\n- blue\n- grey"),
         pair("There are 12 eggs in all.", "In all, there are 12 eggs."),
         pair("There are twelve eggs in all.", "In all, there are 12 eggs."),
         pair("They are sold out now.", "All 30 are sold out.", instruction="What of the 30 eggs?"),
         pair("They are sold out now.", "All 30 are gone.", config={"max_new_numbers": 1}),
     ],
     "names": [
+        pair("It lies in Sweden now.", "It is a Swedish town now."),
+        pair("It is a Swedish town now.", "It lies in Sweden now."),
+        pair("He was born in Sweden.", "It was a Swedish-born man."),
+        pair("- 7:15 Eat with Ada\n- 8:30 Write", "At 7:15 dine with Ada, at 8:30 start work."),
         pair("Albert Einstein moved to Bern.", "To Bern moved ALBERT EINSTEIN."),
         pair("It is Ada's idea, not Bob's.", "Not Bob but Ada had it."),
         pair("We saw Ann, Bea, Cleo, Dora, Ella.", "We saw Ann, Bea, Cleo and Dora."),
@@ -140,7 +200,49 @@ PASS = {
     ],
 }
 FAIL = {
+    "series": [
+        pair("It has oak, ash, elm, lime, and fir.", "It has oak and ash."),
+        pair("Get the flat heel, kitten heel, block heel, or wedge heel.", "Get the flat heel."),
+    ],
+    "labels": [
+        pair("Fruit: plum, fig\nHerbs: dill", "Plum, fig and dill."),
+        pair("1. Fruit: plum\n2. Herbs: dill", "1. Fruit: plum\n2. Food: dill"),
+    ],
+    "units": [
+        pair("Take 3 litres of it.", "Take 3 gallons of it."),
+        pair("It has 3 million people.", "It has 3 billion people."),
+        pair("It takes five minutes.", "It takes five hours."),
+        pair("It costs $8.", "It costs 8 euros."),
+        pair("It costs 8 kilowatt-hours.", "It costs 8 kilowatts."),
+    ],
+    "new_names": [
+        pair("The play was written long ago.", "The play was written by Oscar Wilde."),
+        pair("It is made by cells.", "It is made by cells as ATP."),
+    ],
+    "list": [pair("- red\n- blue\n- grey", "- red\n- blue"), pair("1. red\n2. blue\n3. grey", "* red\n* grey")],
+    "choice": [
+        pair("It is a fruit.", "It is a vegetable.", instruction="Is it a fruit or a vegetable?"),
+        pair("The tone is positive.", "The tone is neutral.", instruction="Is it positive, negative or neutral?"),
+    ],
+    "negation": [
+        pair("You should not charge the battery in frost.", "You should charge the battery in frost."),
+        pair("You should charge the battery in frost.", "You shouldn’t charge the battery in frost."),
+        pair("The old bridge is safe to cross.", "The old bridge is unsafe to cross."),
+        pair("They never cause the disease itself.", "They cause the disease itself."),
+        pair("The form is invalid, so send the form.", "The form is valid, so send the form."),
+    ],
+    "opposites": [
+        pair("The boiling point decreases as you climb.", "As you climb, the boiling point increases."),
+        pair("Penguins live in the southern hemisphere.", "Penguins live in the northern hemisphere."),
+        pair("Wash the rice before you cook the meat.", "Wash the rice after you cook the meat."),
+    ],
+    "roles": [
+        pair("The final was won by Ann. The cup went to Bea.", "The final was won by Bea. The cup went to Ann."),
+        pair("We saw that Ann beat Bea in the final.", "We saw that Bea beat Ann in the final."),
+    ],
     "finished": [
+        pair(PROSE, "It boils if someone goes to"),
+        pair(PROSE, "It boils at the top of your"),
         pair(PROSE, RETOLD, finish_reason="length"),
         pair(PROSE, " \n"),
         pair(PROSE, f"{RETOLD}<|im_end|>"),
@@ -156,6 +258,12 @@ FAIL = {
         pair(PROSE, "It boils \ud800 here."),
     ],
     "leak": [
+        pair(PROSE, f"{RETOLD} I am ready to help."),
+        pair(PROSE, f"Let us write a more accurate answer. {RETOLD}"),
+        pair(PROSE, f"Here is a rewritten version: {RETOLD}"),
+        pair(PROSE, f'This answer is: "{RETOLD}"'),
+        pair(PROSE, f"{RETOLD}\n\nI’ve added nothing."),
+        pair(PROSE, f"The original answer holds that {RETOLD}"),
         pair(PROSE, f"As the Reference  Answer says, {RETOLD}"),
         pair(PROSE, f"{RETOLD} This is my own response."),
         pair(PROSE, f"{RETOLD} I hope your response is good."),
@@ -177,17 +285,21 @@ FAIL = {
     ],
     "short_reference": [pair("Paris", "It is Paris."), pair("Yes, it is", "Yes, it was")],
     "numbers": [
+        pair("It takes thirty minutes.", "It takes forty minutes."),
+        pair("It opens at 11:30 today.", "It opens at 11 today."),
         pair("Take 42, 7 and 9 of them.", "Take 9 of them."),
         pair("It was -5 degrees outside.", "It was 5 degrees outside."),
         pair(" ".join(map(str, range(20, 40))), " ".join(map(str, range(20, 38)))),
         pair("It has 1,000 rooms.", "It has 1 rooms and 000 doors."),
     ],
     "new_numbers": [
+        pair("It takes some minutes.", "It takes thirty-five minutes."),
         pair("There are many eggs in all.", "In all, there are 12 eggs."),
         pair("There are 6 and 6 eggs.", "There are 6 and 6, that is 12 eggs."),
         pair("It was 5 degrees outside.", "It was -5 degrees outside."),
     ],
     "names": [
+        pair("It lies in Austria now.", "It is an Australian town now."),
         pair("Albert Einstein moved to Bern.", "Alfred Einstein moved to Bern."),
         pair("It was founded by NASA then.", "It was founded by ESA then."),
         pair("NASA built it then.", "ESA built it then."),
@@ -275,11 +387,28 @@ FAIL = {
     ],
 }
 NOT_APPLICABLE = {
+    "series": [pair("It is cheap, fast, and safe.", "It is cheap."), pair("So, then, but, or, he.", "No.")],
+    "labels": [pair("Note: it is cold.\nIt rains.", "It rains."), pair("It is: cold.\n11:30 it rains.", "It rains.")],
+    "units": [pair("Take 3 of the 7 m.", "Take 3 m."), pair("Take 3 litres.", "Take 4 gallons.")],
+    "new_names": [pair("We saw Ann.", "We saw her.")],
+    "list": [pair("- red\n- blue", "Red and blue."), pair("Red and blue.", "- red\n- blue")],
+    "choice": [pair(PROSE, RETOLD), pair("Both are: fruit, vegetable.", "Fruit.", instruction="Fruit or vegetable?")],
+    "negation": [
+        pair(PROSE, RETOLD),
+        pair("Why not? It boils.", "It boils."),
+        pair("It not only heats the room but dries it.", "It heats the room and dries it."),
+    ],
+    "opposites": [pair("Air and fire.", "Fire and air.")],
+    "roles": [pair("We saw Ann there.", "There we saw Ann.")],
     "leak": [pair(PROSE, "...")],
     "length": [pair("!?", PROSE)],
     "short_reference": [pair("It is Paris, France.", "Paris")],
-    "numbers": [pair("No digit, only seven words.", "7 words"), pair("1. Red\n2. Blue", "Red, blue")],
-    "new_numbers": [pair("There are 7.", "There are seven."), pair("Red, blue.", "1. Red\n2. Blue")],
+    "numbers": [
+        pair("No digit, only two words.", "2 words"),
+        pair("1. Red\n2. Blue", "Red, blue"),
+        pair("Three hues:\n- red\n- blue\n- grey", "- red\n- blue\n- grey"),
+    ],
+    "new_numbers": [pair("There are 2.", "There are two."), pair("Red, blue.", "1. Red\n2. Blue")],
     "names": [pair("The sea is wide. Sadly I love it.", "Wide is the sea.")],
     "quotes": [pair('The "sea" is wide.', "The sea is wide.")],
     "links": [pair(PROSE, RETOLD)],
@@ -351,6 +480,15 @@ def test_a_check_without_ground_says_so(slug: str, reference: str, rewrite: str,
         ("polarity", "Yes, it is so.", "No, never.", None, None, "the rewrite says no, the reference yes"),
         ("code", PYTHON, PYTHON.replace("add", "sum"), None, None,
          "of top-level definitions the rewrite lacks add and adds sum"),
+        ("units", "Take 3 litres.", "Take 3 gallons.", 1.0, 0.0, "3 is gallon in the rewrite and liter in the reference"),
+        ("new_names", "We saw Ann.", "We saw Ann, Bea.", 1.0, 0.0, "the rewrite brings in bea"),
+        ("list", "- a\n- b\n- c", "- a\n- b", 2.0, 3.0, "the rewrite lists 2 items, the reference 3"),
+        ("negation", "Do not rub the stain.", "Do rub the stain.", 1.0, 0.0,
+         "the rewrite affirms 'rub', which the reference denies"),
+        ("opposites", "The warm sea air rises.", "The warm sea air falls.", 1.0, 0.0,
+         'the rewrite says "falls" where the reference says "rises"'),
+        ("roles", "In the final, Ann beat Bea.", "In the final, Bea beat Ann.", 1.0, 0.0,
+         "the rewrite has ann and bea change places"),
         ("repetition", PROSE, "so it is\n" * 3, 3.0, 2.0, "the line 'so it is' stands 3 times"),
     ],
 )  # fmt: skip
@@ -394,7 +532,7 @@ PIECES = [
     "```", "```python\n", "```json\n", "~~~", "\n", "\n1. ", "\n11. ", "- ", '"', "“", "”", "`", "{", "[", "}", "]", "(",
     "f(", "a_b", "getName()", "https://a.b/c", "x@y.zz", "www.", "Ada", "Ada Lovelace", "I'm sorry, I can't assist",
     "yes,", "No", "not", "the reference", "your turn", "another", "<|im_end|>", "1,000", "-5", "½", "٣", "你好", "\x00",
-    "\u2028", "İ", "ß", "'", "’", ".", ":", " ",
+    "\u2028", "İ", "ß", "'", "’", ".", ":", " ", "unsafe", "safe", "warm", "cold", "3 km", "half", "a or b", "seven", "- a\n",
 ]  # fmt: skip
 TEXTS = st.one_of(
     st.text(alphabet=st.characters(exclude_categories=())),  # lone surrogates as well
@@ -422,7 +560,9 @@ def test_a_text_is_faithful_to_itself(text: str, category: str) -> None:
 @pytest.mark.parametrize(
     "piece",
     ["a", "a.", "a_", "A ", "1", "1,111", " ", "\n", "\n ", '"', "“", "`", "f(", "(", "a@", "a-", "!", "?!", "```\n",
-     "```python\n", "def a", ":", "{", '{"a":', "I am sorry ", "as an ai ", "yes ", "not ", "<|", "www.", "*", "- "],
+     "```python\n", "def a", ":", "{", '{"a":', "I am sorry ", "as an ai ", "yes ", "not ", "<|", "www.", "*", "- ",
+     "rub it. ", "not rub it. ", "warm ", "cold air. ", "Ann ", "Ann saw Bea. ", "3 ", "3 km ", "six ", "-",
+     "a, ", "a or ", "a: ", "a:\n"],
 )  # fmt: skip
 def test_a_long_monotonous_text_is_judged_in_linear_time(piece: str) -> None:
     text = piece * (40_000 // len(piece)) + "x"
