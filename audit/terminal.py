@@ -43,7 +43,7 @@ def print_table(
     """Print a table, its first column to the left, the others, figures, to the right; `empty` if it has no rows."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, name in enumerate(columns):
-        table.add_column(name, justify="right" if index else "left", overflow="fold")
+        table.add_column(literal(name), justify="right" if index else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(cell, row))
     print_heading(console, title)

@@ -1,0 +1,93 @@
+"""What the gate let through, from verdicts written by hand."""
+
+import io
+
+import polars as pl
+from rich.console import Console
+
+from audit.acceptance import Check, Kind, acceptance, show_acceptance
+from audit.rewriting import candidates
+from core.table import table_of
+
+
+def verdicts(**status):
+    return [{"check": c, "status": s, "measured": None, "limit": None} for c, s in status.items()]
+
+
+A = {
+    "kind": "plain",
+    "status": "chosen",
+    "check": None,
+    "text": "",
+    "verdicts": verdicts(leak="passed", length="passed"),
+}
+B = {"kind": "plain", "status": "rejected", "check": "leak", "text": "", "verdicts": verdicts(leak="failed", length="failed")}  # fmt: skip
+C = {"kind": "guided", "status": "rejected", "check": "length", "text": "", "verdicts": verdicts(leak="passed", length="failed")}  # fmt: skip
+D = {"kind": "guided", "status": "passed", "check": None, "text": "", "verdicts": verdicts(leak="passed")}
+E = {
+    "kind": "guided",
+    "status": "rejected",
+    "check": "too_long_for_base",
+    "text": "",
+    "verdicts": verdicts(leak="passed"),
+}
+F = {"kind": "guided", "status": "rejected", "check": "[red]\x1b", "text": "", "verdicts": verdicts(**{"[red]\x1b": "failed"})}  # fmt: skip
+
+
+def found_in(*offered):
+    table = table_of([{"id": "a", "response": "one"}, {"id": "b", "response": "two"}])
+    return acceptance(candidates(table.with_columns(rewrites=pl.Series([list(offered), None]))), table.height)
+
+
+def shown(found):
+    file = io.StringIO()
+    show_acceptance(found, Console(file=file, width=100))
+    return file.getvalue()
+
+
+def test_each_check_is_told_where_it_applied_passed_came_first_and_stood_alone():
+    found = found_in(A, B, C, D, E)
+    assert found.recorded
+    assert found.checks == [
+        Check("length", applied=3, passed=1, first=1, alone=1),
+        Check("leak", applied=5, passed=4, first=1, alone=0),
+        Check("too_long_for_base", applied=None, passed=None, first=1, alone=None),
+    ]
+    assert [check.failed for check in found.checks] == [2, 1, None]
+    lines = [line.split() for line in shown(found).splitlines()]
+    assert ["length", "3", "1", "2", "33.3", "%", "1", "1"] in lines
+    assert ["too_long_for_base", "1"] in lines
+
+
+def test_kinds_are_told_apart():
+    found = found_in(A, B, C, D, E)
+    assert found.kinds == [Kind("plain", 2, 1, 1), Kind("guided", 3, 1, 0)]
+    lines = [line.split() for line in shown(found).splitlines()]
+    assert ["all", "5", "2", "40.0", "%", "1", "20.0", "%"] in lines
+    assert "Gate: 5 candidates for the 2 rows that came to rewriting" in shown(found)
+
+
+def test_an_older_run_knows_only_the_first_check_to_reject():
+    old = [{name: value for name, value in each.items() if name != "verdicts"} for each in (A, B, B, C)]
+    found = found_in(*old)
+    assert not found.recorded
+    assert found.checks == [Check("leak", None, None, 2, None), Check("length", None, None, 1, None)]
+    assert "acceptance by check is not recorded" in shown(found)
+
+
+def test_a_candidate_that_passed_the_gate_is_no_rejection_whatever_its_check_says():
+    gave_way = {**A, "status": "passed", "check": "keep_originals"}  # as runs before response_reason have it
+    found = found_in({name: value for name, value in gave_way.items() if name != "verdicts"})
+    assert (found.kinds, found.checks) == ([Kind("plain", 1, 1, 0)], [])
+    assert "nothing was rejected" in shown(found)
+
+
+def test_all_rejected_none_offered_and_not_recorded():
+    found = found_in(B, F)
+    assert [(kind.accepted, kind.chosen) for kind in found.kinds] == [(0, 0), (0, 0)]
+    assert "[red]" in shown(found)
+    assert "\x1b" not in shown(found)
+    assert found_in().kinds == []
+    assert "none offered" in shown(found_in())
+    assert acceptance(None, 3) is None
+    assert "not recorded" in shown(None)
