@@ -21,7 +21,7 @@ DATASET = $(OPTIONS) $(if $(CONFIG),--config '$(CONFIG)') $(if $(SIZE),--size '$
 
 help: ## Show this help
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
-	@echo '  Variables: SIZE= SEEDS= MODEL= BASE= CONFIG= RUN= SET="table.key=value ..." FROM= PROGRESS=auto|live|lines|json|none BACKEND=cpu|vllm PIP_ARGS='
+	@echo '  Variables: SIZE= SEEDS= MODEL= BASE= CONFIG= RUN= SET="table.key=value ..." FROM= EXAMPLES= PROGRESS=auto|live|lines|json|none BACKEND=cpu|vllm PIP_ARGS='
 
 setup: $(STAMP) ## Install everything into .venv; does nothing when up to date
 
@@ -44,7 +44,7 @@ dataset: setup ## Make the curated set (continues where it stopped)
 	$(BIN)/kiloset dataset $(DATASET) $(if $(FROM),--from '$(FROM)') $(if $(PROGRESS),--progress '$(PROGRESS)')
 
 audit: setup ## Show how the set is distributed and what was dropped
-	$(BIN)/kiloset audit $(OPTIONS)
+	$(BIN)/kiloset audit $(OPTIONS) $(if $(EXAMPLES),--examples '$(EXAMPLES)')
 
 whatif: setup ## Tell what other thresholds would keep: make whatif SET="near_duplicates.threshold=0.8"
 	$(BIN)/kiloset whatif $(OPTIONS) $(foreach s,$(SET),'$(s)')

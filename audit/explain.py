@@ -122,7 +122,8 @@ def show_life(life: Life, console: Console, *, full: bool = False) -> None:
     if life.rewrites:
         print_heading(console, f"Rewrites offered: {len(life.rewrites)}")
     for rewrite in life.rewrites:
-        _show_values(console, {name: value for name, value in rewrite.items() if name != "text"})
+        _show_values(console, {name: value for name, value in rewrite.items() if name not in ("text", "verdicts")})
+        _show_values(console, _verdicts(rewrite.get("verdicts") or []))
         _show_texts(console, {"text": rewrite.get("text") or ""})
     print_heading(console, "End")
     console.print(literal(life.ended))
@@ -198,6 +199,17 @@ def _constraint(constraint: Mapping[str, str]) -> str:
         return f"{constraint['id']} {constraint['args']}"
     said = ", ".join(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in args.items())
     return f"{constraint['id']}: {said}" if said else constraint["id"]
+
+
+def _verdicts(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return which checks of the gate failed, with measured value and limit where they have them, and how many passed."""
+    failed = []
+    for said in verdicts:
+        if said["status"] == "failed":
+            known = said["measured"] is not None and said["limit"] is not None
+            failed.append(f"{said['check']} {said['measured']:g} (limit {said['limit']:g})" if known else said["check"])
+    passed = f"{len(verdicts) - len(failed)} of {len(verdicts)}" if verdicts else ""
+    return {"checks failed": ", ".join(failed), "checks passed": passed}
 
 
 def _show_texts(console: Console, texts: Mapping[str, str]) -> None:

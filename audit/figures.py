@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from core.form import form_of, form_spread, opening
+from core.form import opening
 from core.text import normal_form, squash, words
 
 SHINGLE = 5
@@ -77,38 +77,6 @@ class Duplicates:
     """The same as a fraction of all rows."""
     nearest: tuple[Pair, ...]
     """The most similar pairs, whether or not they reach the threshold."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rewriting:
-    """What became of the responses."""
-
-    sources: dict[str, int]
-    """Rows by `response_source`."""
-    reasons: dict[str, int] | None
-    """Rows by `response_reason`, why they have that response."""
-    share: float
-    """Fraction of rows whose response is not the reference."""
-    mean_gain: float | None
-    """Mean `fit_gain` of those rows, in nats per token."""
-    offered: dict[str, int] | None
-    """Rewrites by status."""
-    rejections: dict[str, int] | None
-    """Rewrites by the check of the gate that they failed, which is the one they name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Style:
-    """How alike the answers are in form, and how natural to the base model, before rewriting and after."""
-
-    before: dict[str, float]
-    """Standard deviation of each form column (`core/form.py`) over the reference answers."""
-    after: dict[str, float]
-    """The same over the responses in the set."""
-    surprisal_before: float | None
-    """Mean `reference_surprisal`, in nats per token."""
-    surprisal_after: float | None
-    """Mean `surprisal`, in nats per token."""
 
 
 def js_distance(target: Mapping[str, float], got: Mapping[str, float]) -> float | None:
@@ -203,38 +171,6 @@ def duplicates(ids: Sequence[str], texts: Sequence[str]) -> Duplicates:
     return Duplicates(int(paired.sum()), float(paired.mean()) if sets else 0.0, pairs)
 
 
-def rewriting(table: pl.DataFrame) -> Rewriting | None:
-    """Return what became of the responses; None without a column `response_source`."""
-    if "response_source" not in table.columns:
-        return None
-    source = table["response_source"].cast(pl.String).fill_null("none")
-    rewritten = table.filter(~source.is_in(["reference", "none", ""]))
-    share = rewritten.height / table.height if table.height else 0.0
-    offers = None
-    if isinstance(table.schema.get("rewrites"), pl.List):
-        offers = [offer for row in table["rewrites"].to_list() for offer in row or []]
-    return Rewriting(
-        sources=tally(source),
-        reasons=tally(table["response_reason"]) if "response_reason" in table.columns else None,
-        share=share,
-        mean_gain=_mean(rewritten, "fit_gain"),
-        offered=None if offers is None else tally([offer["status"] for offer in offers]),
-        rejections=None if offers is None else tally([o["check"] for o in offers if o["status"] == "rejected"]),
-    )
-
-
-def style(table: pl.DataFrame) -> Style | None:
-    """Compare the reference answers (`original_response`, or `response` where that is null) with the responses.
-
-    None before the rewriting stage, without a column `response_source`.
-    """
-    if "response_source" not in table.columns:
-        return None
-    references = table.select(pl.coalesce("original_response", "response")).to_series()
-    before, after = (form_spread([form_of(text) for text in texts]) for texts in (references, table["response"]))
-    return Style(before, after, _mean(table, "reference_surprisal"), _mean(table, "surprisal"))
-
-
 def openings(responses: Sequence[str]) -> dict[str, int]:
     """Return the most common first three words of responses, each with its number of rows."""
     found = [opening(text) for text in responses]
@@ -245,11 +181,6 @@ def tally(values: pl.Series | Sequence[Any]) -> dict[str, int]:
     """Count values, most first, then by name; null counts as "none"."""
     counts = Counter("none" if value is None else str(value) for value in values)
     return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
-
-
-def _mean(table: pl.DataFrame, column: str) -> float | None:
-    values = [value for value in table[column] if value is not None] if column in table.columns else []
-    return sum(values) / len(values) if values else None
 
 
 def _against_manifest(count: StageCount, manifest: Mapping[str, Any]) -> list[str]:

@@ -77,11 +77,18 @@ def read_limit(run: RunFolder, name: str) -> int | None:
     Raises:
         ConfigError: The file is not TOML.
     """
-    if not run.config.exists():
-        return None
-    table = read_toml(run.config).get("generate")
-    found = table.get(name) if isinstance(table, dict) else None
+    found = read_settings(run, "generate").get(name)
     return found if isinstance(found, int) else None
+
+
+def read_settings(run: RunFolder, name: str) -> dict[str, Any]:
+    """Return a table of the run's config.toml, {} where it is not recorded.
+
+    Raises:
+        ConfigError: The file is not TOML.
+    """
+    table = read_toml(run.config).get(name) if run.config.exists() else None
+    return table if isinstance(table, dict) else {}
 
 
 def find_edits(run: RunFolder, curated: pl.DataFrame, final: pl.DataFrame) -> Edits | None:

@@ -12,14 +12,21 @@ import polars as pl
 from rich.console import Console
 
 from audit import figures
+from audit.acceptance import Acceptance, acceptance, show_acceptance
 from audit.distribution import Distribution, distribution, show_distribution
-from audit.figures import Duplicates, Lengths, Rewriting, Spread, StageCount, Style
+from audit.examples import Examples, examples, show_examples
+from audit.figures import Duplicates, Lengths, Spread, StageCount
 from audit.lineage import Lineage, lineage, show_lineage
-from audit.reading import Edits, find_edits, read_curated, read_limit, read_stages
+from audit.reading import Edits, find_edits, read_curated, read_limit, read_settings, read_stages
+from audit.rewriting import Rewriting, came_to_rewriting, candidates, rewriting, show_rewriting
+from audit.spreads import Style, show_ranker, show_style, style
 from audit.strategies import Strategies, show_strategies, strategies
 from audit.terminal import literal, print_heading, print_table, share_of
 from core.calls import CallStore
 from core.run import RunFolder
+
+EXAMPLES = 3
+"""Rewrites shown beside their references."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +53,13 @@ class Audit:
     instructions: dict[str, str]
     """Texts of the rows in `duplicates.nearest`."""
     rewriting: Rewriting | None
+    """Like `style` and `examples`, of the rows of the last stage that are still in curated.jsonl, as the run wrote them."""
+    acceptance: Acceptance | None
+    """Of all rows that came to rewriting."""
     style: Style | None
-    """Of the rows of the last stage that are still in curated.jsonl, their texts as the run wrote them."""
+    ranker: Mapping[str, Any] | None
+    """What the ranker of style is worth, as the run noted it."""
+    examples: Examples | None
     strategies: Strategies
     lineage: Lineage
     calls: dict[str, dict[str, int]] | None
@@ -61,8 +73,8 @@ class Audit:
     edits: Edits | None
 
 
-def audit(run: RunFolder) -> Audit:
-    """Measure a finished run.
+def audit(run: RunFolder, most_examples: int = EXAMPLES) -> Audit:
+    """Measure a finished run, and pick at most so many examples of rewrites.
 
     Raises:
         DataError: The folder is no run or not finished, or a line of curated.jsonl cannot be read.
@@ -81,6 +93,9 @@ def audit(run: RunFolder) -> Audit:
         problems.append(f"curated.jsonl has {curated.height} rows, the last stage kept {final.height}")
     duplicates = figures.duplicates(list(texts), list(texts.values()))
     calls, resent = _calls(run)
+    unremoved = final.filter(pl.col("id").is_in(curated["id"].to_list()))
+    came = came_to_rewriting(stages, ledger)
+    offered = None if came is None else candidates(came)
     return Audit(
         name=str(manifest.get("name", run.path.name)),
         rows=curated.height,
@@ -98,8 +113,13 @@ def audit(run: RunFolder) -> Audit:
         diversity=manifest.get("diversity") or None,
         duplicates=duplicates,
         instructions={id: texts[id] for pair in duplicates.nearest for id in (pair.first, pair.second)},
-        rewriting=figures.rewriting(final),
-        style=figures.style(final.filter(pl.col("id").is_in(curated["id"].to_list()))),
+        rewriting=rewriting(unremoved, offered),
+        acceptance=acceptance(offered, 0 if came is None else came.height),
+        style=style(unremoved, came),
+        ranker=manifest.get("ranker"),
+        examples=examples(
+            unremoved, read_settings(run, "gate"), read_settings(run, "rewrite").get("min_gain"), most_examples
+        ),
         strategies=strategies(final, ledger),
         lineage=lineage(final, ledger, read_limit(run, "max_depth"), read_limit(run, "max_shown")),
         calls=calls,
@@ -119,8 +139,7 @@ def show(audit: Audit, console: Console) -> None:
     columns = ("text", "rows", "min", "p10", "median", "p90", "max")
     print_table(console, "Lengths in words, of texts that are not empty", columns, lengths)
     _show_diversity(audit, console)
-    _show_rewriting(audit.rewriting, console)
-    _show_style(audit.style, console)
+    _show_rewriting(audit, console)
     show_strategies(audit.strategies, console)
     show_lineage(audit.lineage, console)
     _show_cost(audit, console)
@@ -188,28 +207,13 @@ def _show_vendi(found: Mapping[str, Mapping[str, Any]], console: Console) -> Non
         print_table(console, title, ("rows", "number", "Vendi", "entropy", "5 %", "half", "95 %"), rows)
 
 
-def _show_rewriting(found: Rewriting | None, console: Console) -> None:
-    sources = found.sources if found else {}
-    total = sum(sources.values())
-    rows = [(source, count, share_of(count, total)) for source, count in sources.items()]
-    print_table(console, "Responses by source", ("source", "rows", "share"), rows)
-    if found is None:
-        return
-    reasons = [(reason, count, share_of(count, total)) for reason, count in (found.reasons or {}).items()]
-    print_table(console, "Why that response", ("reason", "rows", "share"), reasons)
-    gain = "not recorded" if found.mean_gain is None else f"{found.mean_gain:+.3f} nats per token"
-    console.print(literal(f"rewritten: {100 * found.share:.1f} %; mean gain in fit of those: {gain}"))
-    for title, name, counts in (("offered", "status", found.offered), ("rejected", "check", found.rejections)):
-        empty = "not recorded" if counts is None else "none"
-        print_table(console, f"Rewrites {title}", (name, "rewrites"), list((counts or {}).items()), empty)
-
-
-def _show_style(found: Style | None, console: Console) -> None:
-    rows = [(name, f"{found.before[name]:.3f}", f"{found.after[name]:.3f}") for name in found.before] if found else []
-    title = "Style: spread of the answers' form (standard deviation)"
-    if found and found.surprisal_before is not None and found.surprisal_after is not None:
-        rows.append(("mean surprisal, nats per token", f"{found.surprisal_before:.3f}", f"{found.surprisal_after:.3f}"))
-    print_table(console, title, ("column", "references", "responses"), rows)
+def _show_rewriting(audit: Audit, console: Console) -> None:
+    show_rewriting(audit.rewriting, console)
+    if audit.rewriting is not None:
+        show_acceptance(audit.acceptance, console)
+        show_style(audit.style, console)
+        show_ranker(audit.ranker, console)
+        show_examples(audit.examples, console)
 
 
 def _show_cost(audit: Audit, console: Console) -> None:

@@ -126,12 +126,15 @@ def dataset(
 
 
 @app.command()
-def audit(run: Run = None, runs: Runs = Path("runs")) -> None:
+def audit(
+    run: Run = None, runs: Runs = Path("runs"),
+    examples: Annotated[int, typer.Option(min=0, help="Rewrites to show beside their references, the nearest to each limit first.")] = 3,
+) -> None:  # fmt: skip
     """Show how the set is distributed and what became of every candidate, from the run folder alone."""
     from audit.report import audit as examine
     from audit.report import show
 
-    show(examine(_folder(run, runs)), Console())
+    show(examine(_folder(run, runs), examples), Console())
 
 
 @app.command()

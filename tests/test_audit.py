@@ -7,7 +7,6 @@ import math
 import random
 import shutil
 import sqlite3
-import statistics
 from collections.abc import Sequence
 from contextlib import closing
 from functools import reduce
@@ -19,7 +18,7 @@ import pytest
 from rich.console import Console
 
 from audit.explain import explain, show_life
-from audit.figures import duplicates, funnel, js_distance, lengths, rewriting, spread, style
+from audit.figures import duplicates, funnel, js_distance, lengths, spread
 from audit.report import _show_vendi, audit, show
 from core.calls import CallStore
 from core.errors import DataError
@@ -246,49 +245,54 @@ def test_lengths_are_words_of_texts_that_are_not_empty() -> None:
     assert lengths([""]).quantiles == ()
 
 
-def test_rewriting_counts_sources_gains_and_the_checks_that_rejected(run: RunFolder) -> None:
-    found = audit(run).rewriting
-    assert found is not None
-    assert found.sources == {"guided": 1, "plain": 1, "reference": 1}
-    assert found.reasons == {"best_fit": 2, "short_reference": 1}
-    assert "best_fit             2" in shown(show, audit(run))
-    assert (found.share, found.mean_gain) == (2 / 3, 0.5)
-    assert (found.offered, found.rejections) == ({"chosen": 1, "rejected": 1}, {"numbers": 1})
-    assert rewriting(rows_of(SEEDS)) is None
-    bare = rewriting(rows_of(SEEDS).with_columns(response_source=pl.lit("plain")))
-    assert bare is not None
-    assert (bare.share, bare.mean_gain, bare.rejections, bare.reasons) == (1.0, None, None, None)
-
-
-def test_a_candidate_that_passed_the_gate_is_no_rejection_whatever_its_check_says() -> None:
-    gave_way = {**REWRITES[1], "status": "passed", "check": "keep_originals"}  # as runs before response_reason have it
-    table = rows_of(SEEDS[:1]).with_columns(response_source=pl.lit("reference"), rewrites=pl.Series([[gave_way]]))
-    found = rewriting(table)
-    assert found is not None
-    assert (found.offered, found.rejections) == ({"passed": 1}, {})
-
-
-def test_style_compares_the_references_with_the_responses(run: RunFolder) -> None:
-    found = audit(run).style
-    assert found is not None
-    # Before: красный, синий, жёлтый | Iroha! | - x, - y. After: the first again | いろは | Here is one: x.
-    assert found.before["list_lines"] == pytest.approx(statistics.pstdev([0, 0, 1]))
-    assert found.after["list_lines"] == 0.0
-    before, after = ([math.log1p(n) for n in counts] for counts in ((3, 1, 2), (3, 1, 4)))
-    assert found.before["log_words"] == pytest.approx(statistics.pstdev(before))
-    assert found.after["log_words"] == pytest.approx(statistics.pstdev(after))
-    assert (found.surprisal_before, found.surprisal_after) == (3.0, pytest.approx(8 / 3))
-    text = shown(show, audit(run))
-    assert [line.split() for line in text.splitlines() if "list_lines" in line or "mean surprisal" in line] == [
-        ["list_lines", "0.471", "0.000"],
-        ["mean", "surprisal,", "nats", "per", "token", "3.000", "2.667"],
-    ]
+def test_rewriting_is_told_of_the_rows_still_in_the_set_and_the_gate_of_all_that_came(run: RunFolder) -> None:
+    found = audit(run)
+    assert found.rewriting is not None
+    assert found.rewriting.sources == {"list": {"guided": 1, "reference": 1}, "write": {"plain": 1}}
+    assert found.rewriting.gains["rewritten"].gain == 0.5
     lines = run.curated.read_text(encoding="utf-8").splitlines()
     run.curated.write_text("\n".join(lines[:2]), encoding="utf-8")
-    left = audit(run).style
-    assert left is not None
-    assert (left.surprisal_before, left.before["list_lines"]) == (2.5, 0.0)
-    assert style(rows_of(SEEDS)) is None
+    found = audit(run)
+    assert found.rewriting is not None
+    assert found.rewriting.gains["rewritten"].gain == 0.25
+    assert found.style is not None
+    assert found.style.came is not None
+    assert (found.style.came.rows, found.style.before.rows) == (3, 2)
+    assert found.acceptance is not None
+    assert (found.acceptance.rows, [kind.kind for kind in found.acceptance.kinds]) == (3, ["plain", "guided"])
+    assert found.examples is not None
+    assert [example.id for example in found.examples.shown] == ["s0002"]
+
+
+def test_settings_of_the_run_and_the_ranker_it_noted_are_told(run: RunFolder) -> None:
+    assert audit(run).ranker is None
+    run.config.write_text(
+        "[rewrite]\nmin_gain = 0.2\n[gate]\nshortest_ratio = 0.5\nlongest_ratio = 2.0\nlength_slack_words = 2\n"
+    )
+    run.update_manifest({"ranker": {"trained": False, "why": "off"}})
+    assert "off ([style] ranker_weight)" in shown(show, audit(run))
+    found = audit(run, 1).examples
+    assert found is not None
+    (only,) = found.shown  # "Iroha!" to "いろは" gains 0.25, the other 0.75
+    assert (only.id, only.shown_for and only.shown_for.check) == ("s0002", "gain")
+    assert "2. g00001" in shown(show, audit(run))
+    assert "1. s0002" not in shown(show, audit(run, 0))
+
+
+def test_the_verdicts_of_a_rewrite_are_told_in_two_lines(run: RunFolder) -> None:
+    verdicts = [
+        {"check": "leak", "status": "passed", "measured": None, "limit": None},
+        {"check": "[red]\x1b", "status": "failed", "measured": 0.5, "limit": 0.95},
+        {"check": "polarity", "status": "failed", "measured": None, "limit": None},
+    ]
+    row = {**MADE[0], "id": "g00009"}
+    table = rows_of([row]).with_columns(rewrites=pl.Series([[{**REWRITES[0], "verdicts": verdicts}]]))
+    run.write_stage(1, "generate", "f", table, with_verdicts(table, {}).dropped)
+    told = shown(show_life, explain(run, "g00009"))
+    lines = [line.strip() for line in told.splitlines()]
+    assert "checks failed: [red] 0.5 (limit 0.95), polarity" in lines
+    assert "checks passed: 1 of 3" in lines
+    assert "verdicts" not in told
 
 
 def test_a_missing_ledger_is_named_where_rows_were_dropped(run: RunFolder) -> None:
@@ -357,7 +361,7 @@ def test_a_run_without_optional_columns_says_so(tmp_path: Path) -> None:
     write_curated(bare, rows_of(SEEDS))
     bare.update_manifest({"name": "bare"})
     text = shown(show, audit(bare))
-    assert text.count("not recorded") == 8
+    assert text.count("not recorded") == 7
     assert text.count("no machine rows") == 2
     assert not bare.calls.exists()
 

@@ -103,6 +103,11 @@ def test_audit_and_explain_read_the_run_folder_alone(kiloset, finished, tmp_path
     assert audit.returncode == 0, audit.stderr
     assert "open_qa" in audit.stdout
     assert "seed_kept_apart" in audit.stdout
+    assert (
+        "Rewrites, the nearest to each limit first: 1 of"
+        in kiloset("audit", "--examples", 1, "--runs", tmp_path / "runs").stdout
+    )
+    assert kiloset("audit", "--examples", -1, "--runs", tmp_path / "runs").returncode == 2
     first = json.loads((finished / "curated.jsonl").read_text().splitlines()[0])
     life = kiloset("explain", first["id"], "--runs", tmp_path / "runs", "--run", "mine")
     assert life.returncode == 0, life.stderr
