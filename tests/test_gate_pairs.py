@@ -1,7 +1,8 @@
 """The fidelity gate on labelled pairs of reference and rewrite, written and labelled by hand before the gate was read.
 
 `gate_pairs.jsonl`: 30 faithful and 30 broken pairs, on which the gate was then improved. `gate_pairs_heldout.jsonl`: 12 and
-12 more, written when the gate was done and never tuned on. `meaning` is the cosine of MiniLM between the two texts.
+12 more, written when the gate was done and never tuned on; most of their broken ones aim at what no check looks at. `meaning`
+is the cosine of MiniLM between the two texts.
 """
 
 import json
@@ -14,7 +15,15 @@ import pytest
 from rewrite.gate import GateConfig, judge
 
 DATA = Path(__file__).parent / "data"
-PAIRS = [json.loads(line) for line in (DATA / "gate_pairs.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """Return the pairs of a file."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+PAIRS = read(DATA / "gate_pairs.jsonl")
+HELD_OUT = read(DATA / "gate_pairs_heldout.jsonl")
 
 CONFUSION = {
     # check: broken pairs that it rejects, faithful pairs that it rejects
@@ -46,6 +55,19 @@ CONFUSION = {
 """Which check rejects which pair."""
 ACCEPTED_THOUGH_BROKEN = ["b13"]
 """Two steps change their order, in nearly the same words."""
+HELD_OUT_ERRORS = {
+    "hf01": "new_names negation",  # "the Sun" for "sunlight"; "none of it at new moon" read as a denial of "new"
+    "hf03": "meaning",  # a list of four as one sentence, cosine 0.72
+    "hf07": "meaning",  # a sentence as a list of abbreviations, cosine 0.79
+    "hb01": "",  # two years change places
+    "hb02": "",  # "call a vet at once" becomes "no need to call a vet unless"
+    "hb03": "",  # "on" and "off" change places
+    "hb05": "",  # one of six things is lost
+    "hb06": "",  # ">" becomes "<"
+    "hb07": "",  # "the answer you gave me"
+    "hb10": "",  # inputs and outputs change places
+}
+"""What the gate gets wrong on the held-out pairs: by pair, the checks that reject it ("" for a broken pair accepted)."""
 
 
 def failures(pair: Mapping[str, Any]) -> list[str]:
@@ -92,13 +114,22 @@ def test_each_check_rejects_the_pairs_it_is_known_to_reject() -> None:
     assert [p["id"] for p in PAIRS if not p["faithful"] and not failed[p["id"]]] == ACCEPTED_THOUGH_BROKEN
 
 
+def test_on_held_out_pairs_the_gate_is_no_judge_of_meaning() -> None:
+    failed = {pair["id"]: failures(pair) for pair in HELD_OUT}
+    wrong = {
+        pair["id"]: " ".join(failed[pair["id"]]) for pair in HELD_OUT if bool(failed[pair["id"]]) == pair["faithful"]
+    }
+    assert wrong == HELD_OUT_ERRORS
+    assert precision_and_recall(HELD_OUT) == (9 / 16, 9 / 12)
+
+
 @pytest.mark.models
 @pytest.mark.parametrize("file", sorted(DATA.glob("gate_pairs*.jsonl")), ids=lambda file: file.stem)
 def test_the_stored_cosines_are_those_of_the_embedded_model(file: Path) -> None:
     from engines.embedded import model_path
     from engines.embedder import SentenceEmbedder
 
-    pairs = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    pairs = read(file)
     embedder = SentenceEmbedder(model_path("embedded:all-minilm-l6-v2", "models.embedder"), "x")
     rewrites, references = (embedder.embed([pair[name] for pair in pairs]) for name in ("rewrite", "reference"))
     assert (rewrites * references).sum(axis=1) == pytest.approx([pair["meaning"] for pair in pairs], abs=1e-3)
