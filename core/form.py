@@ -11,9 +11,6 @@ Sentences and words are cut at English punctuation and spaces; Chinese, Japanese
 import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
-
-import numpy as np
 
 from core.text import words
 
@@ -80,10 +77,3 @@ def form_of(text: str) -> dict[str, float]:
 def opening(text: str) -> str:
     """Return the first three words, case-folded: what answers begin with when they all begin alike."""
     return " ".join(words(text)[:3])
-
-
-def form_spread(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the standard deviation of each form column over rows that hold them; 0 for fewer than two rows."""
-    columns = np.array([[row[name] for name in FORM_COLUMNS] for row in rows], dtype=np.float64)  # (rows, columns)
-    spread = columns.std(axis=0) if len(rows) else np.zeros(len(FORM_COLUMNS))
-    return dict(zip(FORM_COLUMNS, spread.tolist(), strict=True))

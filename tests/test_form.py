@@ -1,13 +1,12 @@
 """The form vector, held against counts made by hand."""
 
 import math
-import statistics
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.form import FORM_COLUMNS, form_of, form_spread, opening
+from core.form import FORM_COLUMNS, form_of, opening
 
 ANSWER = """# Tea
 
@@ -81,17 +80,6 @@ def test_a_long_run_of_dots_is_read_in_linear_time() -> None:
 )
 def test_an_opening_is_the_first_three_words(text: str, expected: str) -> None:
     assert opening(text) == expected
-
-
-def test_a_spread_is_the_standard_deviation_of_each_column() -> None:
-    forms = [form_of(text) for text in (ANSWER, "Boil it.", "- Wait\n- Pour the tea now")]
-    spread = form_spread([{"id": 1.0, **form} for form in forms])
-    assert spread == pytest.approx({name: statistics.pstdev(form[name] for form in forms) for name in FORM_COLUMNS})
-
-
-@pytest.mark.parametrize("rows", [[], [form_of(ANSWER)]])
-def test_fewer_than_two_rows_have_no_spread(rows: list[dict[str, float]]) -> None:
-    assert form_spread(rows) == dict.fromkeys(FORM_COLUMNS, 0.0)
 
 
 @settings(deadline=None, derandomize=True)
