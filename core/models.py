@@ -112,7 +112,7 @@ class Scorer(Protocol):
 
 
 class Embedder(Protocol):
-    """A model that turns texts into vectors."""
+    """A model that turns texts into directions."""
 
     identity: str
     is_costly: bool
@@ -120,9 +120,6 @@ class Embedder(Protocol):
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return `(texts, dims)` float32 with rows of length 1."""
-
-    def peaks(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return `(texts, dims)` float32: of each text the maximum, in each dimension, over its tokens' vectors."""
 
 
 class Progress(Protocol):

@@ -1,7 +1,7 @@
 """An embedder whose vectors are stored as they come and never computed twice."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -37,16 +37,7 @@ class RecordedEmbedder:
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return `(texts, dims)` float32 with rows of length 1."""
-        return self._recorded(texts, "", self._embedder.embed)
-
-    def peaks(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return `(texts, dims)` float32, the maximum over each text's tokens."""
-        return self._recorded(texts, "peaks\0", self._embedder.peaks)
-
-    def _recorded(
-        self, texts: Sequence[str], kind: str, compute: Callable[[Sequence[str]], NDArray[np.float32]]
-    ) -> NDArray[np.float32]:
-        keys = [hashlib.sha256(f"{kind}{self.identity}\0{text}".encode()).hexdigest() for text in texts]
+        keys = [hashlib.sha256(f"{self.identity}\0{text}".encode()).hexdigest() for text in texts]
         missing = dict(zip(keys, texts, strict=True))
         known = self._store.vectors(list(missing))
         todo = [(key, text) for key, text in missing.items() if key not in known]
@@ -55,7 +46,7 @@ class RecordedEmbedder:
             self._progress.begin("embedding", len(todo))
         for start in range(0, len(todo), PART):
             part = todo[start : start + PART]
-            vectors = compute([text for _, text in part])
+            vectors = self._embedder.embed([text for _, text in part])
             found = [(key, vector.tobytes()) for (key, _), vector in zip(part, vectors, strict=True)]
             self._store.add_vectors(found)
             known |= found

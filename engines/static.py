@@ -88,28 +88,6 @@ class StaticEmbedder:
             self._progress.end()
         return vectors
 
-    def peaks(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return `(texts, dims)` float32: the maximum over the vectors of a text's known tokens, 0 where there is none.
-
-        A token's vector is the same in every text, so this tells which words a text holds and nothing of their order.
-
-        Raises:
-            ModelError: As `embed`.
-        """
-        if not texts:
-            return np.zeros((0, 0), dtype=np.float32)
-        if self._models is None:
-            self._models = self._loaded()
-        model = self._models[0]
-        peaks = np.zeros((len(texts), model.dim), np.float32)
-        for begin in range(0, len(texts), BATCH):
-            part = list(texts[begin : begin + BATCH])
-            found = model.encode_as_sequence(part, max_length=TOKENS, batch_size=BATCH, use_multiprocessing=False)
-            for at, vectors in enumerate(found, begin):
-                if len(known := vectors[vectors.any(axis=1)]):  # a special token's vector is 0
-                    peaks[at] = known.max(axis=0)
-        return peaks
-
     def _loaded(self) -> list[Any]:
         """Return the model once a thread, as model2vec changes its tokenizer while it encodes."""
         from model2vec import StaticModel

@@ -75,10 +75,6 @@ class _Counted:
         self._moments.pass_one()
         return self._model.embed(texts)
 
-    def peaks(self, texts):
-        self._moments.pass_one()
-        return self._model.peaks(texts)
-
 
 def run(path, *, table=TABLE, moments=None, models=None):
     """Run, or continue, the pipeline on fakes in the folder `path`."""

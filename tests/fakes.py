@@ -107,9 +107,6 @@ class FakeEmbedder:
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return np.array([_embedded(text) for text in texts], dtype=np.float32).reshape(len(texts), DIMS)
 
-    def peaks(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        return np.array([_peak(text) for text in texts], dtype=np.float32).reshape(len(texts), DIMS)
-
 
 @cache
 def _embedded(text: str) -> NDArray[np.float64]:
@@ -118,12 +115,6 @@ def _embedded(text: str) -> NDArray[np.float64]:
         total += count * _direction(word)
     length = np.linalg.norm(total)
     return total / length if length else np.eye(DIMS)[0]
-
-
-@cache
-def _peak(text: str) -> NDArray[np.float64]:
-    """Return the maximum over the directions of the words, 0 where there is none."""
-    return np.max([_direction(word) for word in words(text)] or [np.zeros(DIMS)], axis=0)
 
 
 @cache

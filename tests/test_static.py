@@ -148,26 +148,6 @@ def test_a_text_of_which_nothing_is_known_lies_on_the_last_axis(embedder):
     assert embedder.embed([]).shape == (0, 0)
 
 
-@pytest.mark.parametrize(
-    ("text", "tokens"),
-    [
-        ("songs of baking", ["song", "##s", "of"]),
-        ("of song ☃ songs [SEP]", ["of", "song", "##s"]),
-        ("odd even " * 400, ["odd", "even"]),
-    ],
-)
-def test_a_peak_is_the_maximum_over_the_tokens_vectors_made_by_hand(embedder, by_hand, text, tokens):
-    found = embedder.peaks(["moon", text])
-    assert found.dtype == np.float32
-    assert found[1].tolist() == pytest.approx(np.max([by_hand[token] for token in tokens], axis=0), abs=2e-5)
-    assert (embedder.peaks([text]) == found[1]).all()
-
-
-def test_a_peak_of_a_text_of_which_nothing_is_known_is_0(embedder):
-    assert not embedder.peaks(["", "☃ ☃", "[SEP]"]).any()
-    assert embedder.peaks([]).shape == (0, 0)
-
-
 def test_a_vector_is_the_same_to_the_last_bit_in_any_company(embedder, monkeypatch):
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(WORDS, size)) for size in rng.integers(0, 30, 300)]

@@ -26,9 +26,6 @@ class InCompany:
         angles = np.array([len(text) + len(texts) / 1000 for text in texts])
         return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
-    def peaks(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        return np.hstack([self.embed(texts), self.embed(texts)]) + 1  # of another size
-
 
 def test_a_text_has_one_vector_in_whatever_company_it_comes_again(tmp_path: Path) -> None:
     model, store = InCompany(), CallStore(tmp_path / "calls.sqlite")
@@ -63,18 +60,6 @@ def test_what_was_embedded_before_a_stop_is_not_embedded_again(tmp_path: Path, m
     assert [text for part in model.asked for text in part] == texts[4:]
     whole = RecordedEmbedder(InCompany(), CallStore(tmp_path / "other.sqlite"), Silent()).embed(texts)
     assert found.tobytes() == whole.tobytes()
-
-
-def test_peaks_are_stored_beside_the_vectors_of_the_same_texts(tmp_path: Path) -> None:
-    model, store = InCompany(), CallStore(tmp_path / "calls.sqlite")
-    embedder = RecordedEmbedder(model, store, Silent())
-    vectors, peaks = embedder.embed(["one", "three"]), embedder.peaks(["one", "three"])
-    assert (vectors.shape, peaks.shape) == ((2, 2), (2, 4))
-    asked = len(model.asked)
-    assert embedder.peaks(["three", "one"]).tolist() == peaks[::-1].tolist()
-    assert embedder.embed(["three", "one"]).tolist() == vectors[::-1].tolist()
-    assert len(model.asked) == asked
-    assert embedder.peaks([]).shape == (0, 0)
 
 
 def test_another_model_has_vectors_of_its_own(tmp_path: Path) -> None:
