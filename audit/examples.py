@@ -15,14 +15,14 @@ from core.table import full_instruction
 from core.text import words
 
 BEST = {
-    **dict.fromkeys(("numbers", "names", "quotes", "identifiers", "meaning"), 1.0),
+    **dict.fromkeys(("numbers", "names", "quotes", "identifiers", "series", "labels", "meaning"), 1.0),
     **dict.fromkeys(("new_numbers", "new_names", "units", "links", "negation", "opposites", "roles"), 0.0),
     **dict.fromkeys(("constraints", "repetition"), 0.0),
 }
 """What each check of the gate that measures something measures at best: shares at least a limit, counts at most one.
 `length` is at its best at the reference's own, and has two limits; `list` and `short_reference` leave no room."""
-SHOWN = 3
-"""Limits named beside an example."""
+OTHERS = 2
+"""Limits named of an example besides the one it is shown for."""
 CHARACTERS, LINES = 900, 20
 """Longest text shown of an answer."""
 
@@ -167,16 +167,20 @@ def _show(number: int, example: Example, console: Console) -> None:
     gain = "" if example.gain is None else f", gain {example.gain:+.3f} nats per token"
     ratio = "" if example.ratio is None else f", {example.ratio:.2f} times as long"
     console.print(literal(f"\n{number}. {example.id}, {example.category}, {example.source}{gain}{ratio}"))
-    near = [*([example.shown_for] if example.shown_for else []), *example.others][:SHOWN]
-    if near:
-        said = [f"{m.check} {m.measured:.4g}, limit {m.limit:.4g}, {100 * m.room:.0f} % of the room left" for m in near]
-        console.print(literal(f"nearest to: {'; '.join(said)}"))
+    if example.shown_for:
+        console.print(literal(f"shown for {_said(example.shown_for)}"))
+    if example.others:
+        console.print(literal(f"other limits: {'; '.join(map(_said, example.others[:OTHERS]))}"))
     console.print(literal("instruction: ") + cell(example.instruction))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
     for name in ("reference", "rewrite"):
         table.add_column(name, ratio=1, overflow="fold")
     table.add_row(literal(cut(example.reference)), literal(cut(example.rewrite)))
     console.print(table)
+
+
+def _said(margin: Margin) -> str:
+    return f"{margin.check} {margin.measured:.4g}, limit {margin.limit:.4g}, {100 * margin.room:.0f} % of the room left"
 
 
 def cut(text: str) -> str:

@@ -1,7 +1,10 @@
 """Margins by hand, the order of examples against a naive loop, and what is shown of hostile texts."""
 
+import ast
 import io
 import random
+import re
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -21,6 +24,7 @@ from audit.examples import (
 )
 from core.table import table_of
 
+ROOT = Path(__file__).resolve().parent.parent
 GATE = {"shortest_ratio": 0.5, "longest_ratio": 2.0, "length_slack_words": 2}
 HOSTILE = "[red]x[/red] :smile: \x1b[2J\x9b2J\u202e end"
 
@@ -155,13 +159,7 @@ def test_examples_are_shown_literally_side_by_side(width):
     def shown(found):
         file = io.StringIO()
         show_examples(found, Console(file=file, width=width, force_terminal=True, no_color=True))
-        return (
-            file.getvalue()
-            .replace("\x1b[1m", "")
-            .replace("\x1b[0m", "")
-            .replace("\x1b[3m", "")
-            .replace("\x1b[1;3m", "")
-        )
+        return re.sub(r"\x1b\[[013;]+m", "", file.getvalue())  # bold and italic are rich's own
 
     told = shown(examples(set_of(), GATE, 0.05, 20))
     assert "[red]x[/red]" in told
@@ -170,8 +168,8 @@ def test_examples_are_shown_literally_side_by_side(width):
     assert max(len(line) for line in told.splitlines()) <= width
     if width == 160:
         line = next(line for line in told.splitlines() if line.strip().startswith("one two three four five"))
-        assert line.count("one two three four") == 2 or "ten" in line
-        assert "nearest to: meaning 0.81, limit 0.8, 5 % of the room left; length 4, limit 3, 14 %" in told
+        assert line.count("one two three four") == 2
+        assert "shown for meaning 0.81, limit 0.8, 5 % of the room left\nother limits: length 4, limit 3, 14 %" in told
     assert "--examples 20" in shown(examples(set_of(), GATE, 0.05, 1))
     assert shown(examples(set_of().filter(pl.col("id") == "c"), {}, None, 3)) == shown(None) == ""
 
@@ -185,12 +183,12 @@ def test_a_long_text_is_cut_and_keeps_its_lines():
 
 
 def test_every_check_that_measures_something_has_its_best_or_leaves_no_room():
-    from rewrite.gate import GateConfig, judge
-
-    text = 'Not more than 5 km from Paris, "the big city of light": see https://a.b/c and `f(x)`, said Ann Lee to Bob.'
-    verdicts = judge(f"{text}?", text, text, category="open_qa", finish_reason="stop", meaning=0.9, config=GateConfig())
-    short = judge("Say", "Yes", "Yes", category="x", finish_reason="stop", meaning=None, config=GateConfig())
-    lists = judge("Say", "- a b\n- c d", "- a b\n- c d", category="x", finish_reason="stop", meaning=None, config=GateConfig())  # fmt: skip
-    measured = {v.check for v in (*verdicts, *short, *lists) if v.measured is not None}
-    assert {"numbers", "quotes", "meaning", "length", "repetition"} <= measured
+    measured = set()
+    for path in (ROOT / "rewrite").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
+                # verdict(check, passed, evidence, measured, limit) and _recall(check, wanted, found, limit)
+                long_enough = {"verdict": 5, "_recall": 4}.get(node.func.id, 99) <= len(node.args)
+                measured |= {node.args[0].value} if long_enough and isinstance(node.args[0], ast.Constant) else set()
+    assert {"numbers", "quotes", "meaning", "length", "repetition", "negation"} <= measured
     assert measured - BEST.keys() <= {"length", "list", "short_reference"}
