@@ -17,18 +17,19 @@ TOLERANCE = 0.02
 
 
 def padded(
-    examples: Sequence[tuple[Sequence[int], Sequence[int]]], device: Any
+    examples: Sequence[tuple[Sequence[int], Sequence[int]]], device: Any, *, rows: int = 0, length: int = 0
 ) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
     """Return ids, attention mask and response mask, each (rows, tokens), of `(prompt ids, response ids)`.
 
     Padded on the right with id 0; which id pads is of no matter, since nothing attends to it and nothing counts it.
+    `rows` and `length` are the least shape; rows to fill it up are all padding.
     """
     import torch
 
-    longest = max(len(prompt) + len(response) for prompt, response in examples)
-    ids = torch.zeros(len(examples), longest, dtype=torch.long)
+    longest = max(length, *(len(prompt) + len(response) for prompt, response in examples))
+    ids = torch.zeros(max(rows, len(examples)), longest, dtype=torch.long)
     mask = torch.zeros_like(ids)
-    is_response = torch.zeros(len(examples), longest, dtype=torch.bool)
+    is_response = torch.zeros(ids.shape, dtype=torch.bool)
     for row, (prompt, response) in enumerate(examples):
         end = len(prompt) + len(response)
         ids[row, :end] = torch.tensor([*prompt, *response])
@@ -42,18 +43,32 @@ def logits_at(
 ) -> "torch.Tensor":
     """Return the float32 logits that predict the marked tokens, (marked tokens of all rows, vocabulary).
 
+    The arguments are those of `states_at`.
+    """
+    return logits_of(model, states_at(model, input_ids, attention_mask, is_target))
+
+
+def states_at(
+    model: Any, input_ids: "torch.Tensor", attention_mask: "torch.Tensor | None", is_target: "torch.Tensor"
+) -> "torch.Tensor":
+    """Return the last hidden states that predict the marked tokens, (marked tokens of all rows, dims).
+
     Args:
         model: A causal language model of transformers, not a PEFT wrapper of one.
         input_ids: (rows, tokens) int64, padded on the right.
-        attention_mask: (rows, tokens) int64, 0 on padding.
+        attention_mask: (rows, tokens) int64, 0 on padding; may be None, since no token attends to what comes after it.
         is_target: (rows, tokens) bool, True on tokens to predict; never on a row's first.
     """
-    hidden = model.get_decoder()(
+    hidden: torch.Tensor = model.get_decoder()(
         input_ids=input_ids, attention_mask=attention_mask, use_cache=False
     ).last_hidden_state  # (rows, tokens, dims)
     # The state at one position predicts the token at the next.
-    logits: torch.Tensor = model.get_output_embeddings()(hidden[:, :-1][is_target[:, 1:]])
-    return _as_the_model_does(logits.float(), model.config.get_text_config())
+    return hidden[:, :-1][is_target[:, 1:]]
+
+
+def logits_of(model: Any, states: "torch.Tensor") -> "torch.Tensor":
+    """Return the float32 logits of hidden states, (states, vocabulary)."""
+    return _as_the_model_does(model.get_output_embeddings()(states).float(), model.config.get_text_config())
 
 
 def check_logits(

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -107,8 +107,13 @@ class Scorer(Protocol):
 
     identity: str
 
-    def logprobs(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> list[tuple[float, int]]:
-        """Return `(sum of log-probabilities in nats, tokens)` of each response with its end token."""
+    def logprobs(
+        self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]
+    ) -> Iterable[tuple[int, float, int]]:
+        """Give `(number, sum of log-probabilities in nats, tokens)` of each response with its end token, in any order.
+
+        As each is done; to the last digit the same whatever other responses it comes with.
+        """
 
 
 class Embedder(Protocol):

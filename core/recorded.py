@@ -141,14 +141,14 @@ class RecordedScorer:
         """
         keys = [self._key(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
         known = self._store.scores(keys)
-        todo = {key: at for at, key in enumerate(keys) if key not in known}
-        if todo:
-            self._progress.begin(label, len(todo))
-            for key, at in todo.items():
-                # Each by itself: the last digits of a score depend on its company in a batch, and a resumed run,
-                # another stage, or a run with more rows must find the same ones.
-                known[key] = self._scorer.logprobs([prompts[at]], [responses[at]])[0]
-                self._store.add_scores(self.identity, [(key, *known[key])])
+        missing = list({key: at for at, key in enumerate(keys) if key not in known}.items())
+        if missing:
+            self._progress.begin(label, len(missing))
+            found = self._scorer.logprobs([prompts[at] for _, at in missing], [responses[at] for _, at in missing])
+            for number, nats, tokens in found:
+                key, _ = missing[number]
+                known[key] = nats, tokens
+                self._store.add_scores(self.identity, [(key, nats, tokens)])
                 self._progress.advance()
             self._progress.end()
         return [known[key][0] / known[key][1] for key in keys]

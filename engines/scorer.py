@@ -1,17 +1,37 @@
-"""Log-probabilities of responses under the base model, with transformers."""
+"""Log-probabilities of responses under the base model, with transformers.
+
+Every pass through the model has one of a few fixed shapes: examples of one class of length, padded on the right to the
+same length, as many in a batch as that length allows, the last batch filled up. A matrix product of one shape gives a
+row the same digits whatever the other rows hold, so a score does not depend on what it was computed with: a resumed
+run, another stage or a run of more rows finds the same one. Nothing attends to padding on the right, so no mask is
+needed. Logits, as wide as the vocabulary, are computed for response positions only, a fixed number at a time: memory
+grows neither with the batch nor with the vocabulary times the prompts.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.loading import load_model, load_tokenizer
-from core.logits import check_logits, logits_at, padded
+from core.logits import check_logits, logits_of, padded, states_at
 from core.models import Message, tokenize_example
+
+if TYPE_CHECKING:
+    import torch
+
+CPU_TOKENS, CUDA_TOKENS = 128, 16_384
+"""Tokens in a batch. A CPU is as fast with 128 as with more (177 tokens/s a core; 126 with 32, 173 with 512)."""
+CLASSES = 8
+"""Classes of length in each octave: padding is at most an eighth of an example, a sixteenth in the mean."""
+SHORTEST = 16
+"""No class is shorter."""
+POSITIONS = 128
+"""Positions whose logits are computed at once: 25 MB of float32 for a vocabulary of 49,152, 78 MB for 152,064."""
 
 
 class TransformersScorer:
-    """A `Scorer`: one forward pass a response, logits at response positions only."""
+    """A `Scorer`: batches by length, logits at response positions only, digits that do not depend on the batch."""
 
     def __init__(self, path: str, identity: str, max_tokens: int) -> None:
         """Name the model; it is loaded with the first response.
@@ -24,28 +44,31 @@ class TransformersScorer:
         self.identity, self._path, self._max_tokens = identity, path, max_tokens
         self._loaded: tuple[Any, Any] | None = None
 
-    def logprobs(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> list[tuple[float, int]]:
-        r"""Return :math:`(\sum_t \ln p(y_t \mid x, y_{<t}), T)` in nats over the T tokens of response and end token.
+    def logprobs(
+        self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]
+    ) -> Iterator[tuple[int, float, int]]:
+        r"""Yield :math:`(i, \sum_t \ln p(y_t \mid x, y_{<t}), T)` of response number i, as its batch is done.
 
-        Each row is a pass of its own, so that its last digits do not depend on the others. A row longer than `max_tokens`
-        gets nan.
+        In nats, over the T tokens of response and end token; the longest come first, so that memory is at its peak at
+        once. A row longer than `max_tokens` gets nan.
         """
         model, tokenizer = self._model()
-        return [
-            self._score(model, *tokenize_example(tokenizer, prompt, response))
-            for prompt, response in zip(prompts, responses, strict=True)
-        ]
-
-    def _score(self, model: Any, prompt: list[int], response: list[int]) -> tuple[float, int]:
-        import torch
-
-        if len(prompt) + len(response) > self._max_tokens:
-            return math.nan, len(response)
-        with torch.inference_mode():
-            ids, mask, is_response = padded([(prompt, response)], model.device)
-            logits = logits_at(model, ids, mask, is_response)  # (response tokens, vocabulary)
-            found = logits.log_softmax(-1).gather(1, ids[is_response][:, None])[:, 0]
-        return math.fsum(found.tolist()), len(response)
+        examples = [tokenize_example(tokenizer, *pair) for pair in zip(prompts, responses, strict=True)]
+        lengths = [len(prompt) + len(response) for prompt, response in examples]
+        for at, length in enumerate(lengths):
+            if length > self._max_tokens:
+                yield at, math.nan, len(examples[at][1])
+        fitting = [at for at, length in enumerate(lengths) if length <= self._max_tokens]
+        tokens = CUDA_TOKENS if model.device.type == "cuda" else CPU_TOKENS
+        classes = {at: padded_length(lengths[at], self._max_tokens) for at in fitting}
+        for length in sorted(set(classes.values()), reverse=True):
+            alike = [at for at in fitting if classes[at] == length]
+            rows = max(1, tokens // length)
+            for start in range(0, len(alike), rows):
+                batch = alike[start : start + rows]
+                nats = score_batch(model, [examples[at] for at in batch], rows, length)
+                for at, found in zip(batch, nats, strict=True):
+                    yield at, found, len(examples[at][1])
 
     def _model(self) -> tuple[Any, Any]:
         if self._loaded is None:
@@ -54,3 +77,35 @@ class TransformersScorer:
             check_logits(model, *padded([probe], model.device))
             self._loaded = (model, tokenizer)
         return self._loaded
+
+
+def padded_length(tokens: int, longest: int) -> int:
+    """Return the class of a length: the next multiple of an eighth of its octave, at most `longest`."""
+    step = max(1, (1 << max(tokens, SHORTEST).bit_length() - 1) // CLASSES)
+    return min(max(SHORTEST, math.ceil(tokens / step) * step), longest)
+
+
+def score_batch(model: Any, examples: Sequence[tuple[list[int], list[int]]], rows: int, length: int) -> list[float]:
+    """Return the summed log-probability, in nats, of each response, computed in one pass of shape (rows, length)."""
+    import torch
+
+    with torch.inference_mode():
+        ids, _, is_response = padded(examples, model.device, rows=rows, length=length)
+        states = states_at(model, ids, None, is_response)  # (response tokens, dims)
+        found = _logprobs(model, states, ids[is_response])
+    # Summed in float64, exactly: the order in which a library adds up may change with the length.
+    return [math.fsum(part.tolist()) for part in torch.split(found, [len(response) for _, response in examples])]
+
+
+def _logprobs(model: Any, states: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
+    """Return the log-probability of each target, (positions,) float32."""
+    import torch
+
+    parts = []
+    for part, wanted in zip(torch.split(states, POSITIONS), torch.split(targets, POSITIONS), strict=True):
+        full = torch.zeros(POSITIONS, states.shape[1], dtype=states.dtype, device=states.device)
+        full[: len(part)] = part
+        logits = logits_of(model, full)  # (POSITIONS, vocabulary)
+        total = logits.logsumexp(-1)[: len(part)]
+        parts.append(logits[: len(part)].gather(1, wanted[:, None])[:, 0] - total)
+    return torch.cat(parts)

@@ -167,7 +167,9 @@ class _Scorer:
         self._scorer, self._models = scorer, models
         self.identity = scorer.identity
 
-    def logprobs(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> list[tuple[float, int]]:
+    def logprobs(
+        self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]
+    ) -> Iterator[tuple[int, float, int]]:
         self._models.make_room(but=None)
         return self._scorer.logprobs(prompts, responses)
 

@@ -18,6 +18,7 @@ TABLE = {
     "seeds": {"path": str(ROOT / "tests" / "seeds.jsonl")},
     "categories": {"target": {"maths": 1, "open_qa": 1, "summarising": 1}, "fill": True},
     "generate": {"candidates_per_row": 2.0, "max_waves": 4, "max_response_tokens": 96},
+    "style": {"ranker_weight": 0.5, "ranker_min_rows": 3},
     "models": {"generator": {"name": "embedded:smollm2-135m-instruct", "license": "Apache-2.0"}},
 }
 
@@ -68,8 +69,9 @@ class _Counted:
         return answer
 
     def logprobs(self, prompts, responses):
-        self._moments.pass_one()
-        return self._model.logprobs(prompts, responses)
+        for found in self._model.logprobs(prompts, responses):
+            self._moments.pass_one()
+            yield found
 
     def embed(self, texts):
         self._moments.pass_one()

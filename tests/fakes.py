@@ -128,8 +128,11 @@ class FakeScorer:
 
     identity = "fake-scorer@1"
 
-    def logprobs(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> list[tuple[float, int]]:
-        return [self._logprob(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+    def logprobs(
+        self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]
+    ) -> Iterator[tuple[int, float, int]]:
+        for at in reversed(range(len(responses))):  # in another order than asked
+            yield at, *self._logprob(prompts[at], responses[at])
 
     def _logprob(self, prompt: Sequence[Message], response: str) -> tuple[float, int]:
         asked = json.dumps([[dict(m) for m in prompt], response], ensure_ascii=False)

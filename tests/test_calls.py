@@ -36,18 +36,19 @@ class Parrot(InBatches):
 
 
 class Ruler:
-    """Scores a response by its length, and by the company it is scored in (as floating point does)."""
+    """Scores a response by its length, the longest first."""
 
     identity = "ruler@1"
 
-    def __init__(self, fail_at_batch=None):
-        self.batches, self.fail_at_batch = [], fail_at_batch
+    def __init__(self, fail_after=None):
+        self.scored, self.fail_after = [], fail_after
 
     def logprobs(self, prompts, responses):
-        if len(self.batches) == self.fail_at_batch:
-            raise KeyboardInterrupt
-        self.batches.append(list(responses))
-        return [(-float(len(response)) - 1e-6 * len(responses), 2) for response in responses]
+        for at in sorted(range(len(responses)), key=lambda at: -len(responses[at])):
+            if len(self.scored) == self.fail_after:
+                raise KeyboardInterrupt
+            self.scored.append(responses[at])
+            yield at, -float(len(responses[at])), 2
 
 
 @pytest.fixture
@@ -122,25 +123,25 @@ def test_scores_are_per_token_and_in_order_and_asked_once(store):
     scorer = RecordedScorer(ruler, store, Silent())
     prompts = [[{"role": "user", "content": "q"}]] * 3
     assert scorer.mean_logprobs(prompts, ["aaaa", "bb", "aaaa"], "fit") == pytest.approx([-2, -1, -2], abs=1e-5)
-    assert ruler.batches == [["aaaa"], ["bb"]]
+    assert ruler.scored == ["aaaa", "bb"]
     scorer.mean_logprobs(prompts, ["aaaa", "bb", "aaaa"], "fit")
-    assert len(ruler.batches) == 2
+    assert len(ruler.scored) == 2
 
 
 def _turns(*texts):
     return [[{"role": "user", "content": text}] for text in texts]
 
 
-def test_a_resumed_scoring_gives_the_very_same_digits(tmp_path):
+def test_a_resumed_scoring_keeps_each_score_that_was_done(tmp_path):
     prompts = _turns("p", "q", "p", "r", "q", "p")
     responses = ["x" * n for n in range(1, len(prompts) + 1)]
     whole, halted = CallStore(tmp_path / "whole.sqlite"), CallStore(tmp_path / "halted.sqlite")
     undisturbed = RecordedScorer(Ruler(), whole, Silent()).mean_logprobs(prompts, responses, "fit")
     with pytest.raises(KeyboardInterrupt):
-        RecordedScorer(Ruler(fail_at_batch=1), halted, Silent()).mean_logprobs(prompts, responses, "fit")
+        RecordedScorer(Ruler(fail_after=2), halted, Silent()).mean_logprobs(prompts, responses, "fit")
     resumed = Ruler()
     assert RecordedScorer(resumed, halted, Silent()).mean_logprobs(prompts, responses, "fit") == undisturbed
-    assert resumed.batches == [["x" * n] for n in range(2, 7)]
+    assert resumed.scored == ["x" * n for n in (4, 3, 2, 1)]
     whole.close()
     halted.close()
 
@@ -153,7 +154,7 @@ def test_more_rows_leave_the_scores_there_are_as_they_were(store):
         _turns("n", "p", "p", "p", "q"), ["y", "z", *responses], "fit"
     )
     assert more[2:] == before
-    assert again.batches == [["y"], ["z"]]
+    assert again.scored == ["y", "z"]
 
 
 def test_a_file_that_is_no_store_is_refused(tmp_path):
@@ -294,8 +295,8 @@ class Short(Ruler):
     """Gives no score to what is longer than 40 characters."""
 
     def logprobs(self, prompts, responses):
-        found = super().logprobs(prompts, responses)
-        return [(n if len(r) <= 40 else math.nan, t) for (n, t), r in zip(found, responses, strict=True)]
+        for at, nats, tokens in super().logprobs(prompts, responses):
+            yield at, nats if len(responses[at]) <= 40 else math.nan, tokens
 
 
 def test_a_row_too_long_to_score_is_nan_and_asked_once(store):
@@ -306,7 +307,7 @@ def test_a_row_too_long_to_score_is_nan_and_asked_once(store):
     assert RecordedScorer(again, store, Silent()).mean_logprobs(prompts, responses, "fit") == pytest.approx(
         first, rel=0, abs=0, nan_ok=True
     )
-    assert again.batches == []
+    assert again.scored == []
 
 
 def test_a_completion_is_on_disk_before_the_next_is_asked_for(tmp_path):

@@ -201,7 +201,7 @@ def test_scores_equal_a_plain_forward_pass_whatever_the_batch(language_model):
     ]
     responses = ["4", "Blue is a colour that many people like, for instance on a wall.", "Hello!", "It is " * 30]
     scorer = TransformersScorer(language_model, "x", 2048)
-    together = scorer.logprobs(prompts, responses)
+    together = [(nats, count) for _, nats, count in sorted(scorer.logprobs(prompts, responses))]
     tokenizer = AutoTokenizer.from_pretrained(language_model)
     model = AutoModelForCausalLM.from_pretrained(language_model, dtype=torch.float32).eval()
     for prompt, response, (nats, tokens) in zip(prompts, responses, together, strict=True):
@@ -211,8 +211,7 @@ def test_scores_equal_a_plain_forward_pass_whatever_the_batch(language_model):
             loss = float(model(torch.tensor([given + answer]), labels=labels).loss)
         assert tokens == len(answer)
         assert nats / tokens == pytest.approx(-loss, abs=1e-4)
-        ((alone, _),) = scorer.logprobs([prompt], [response])
-        assert alone / tokens == pytest.approx(nats / tokens, abs=1e-4)
+        assert list(scorer.logprobs([prompt], [response])) == [(0, nats, tokens)]
 
 
 def test_the_embedder_returns_directions_in_which_like_is_near_like():

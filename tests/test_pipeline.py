@@ -15,11 +15,13 @@ from core.config import parse
 from core.errors import ConfigError, EmptyError
 from core.models import Silent
 from core.run import RunFolder
+from core.table import full_instruction
 from generator.lives import PURPOSES
 from kiloset.models import embedder_of
 from kiloset.pipeline import STAGES, probe, read_inputs
 from kiloset.settings import ROOT, RunConfig
 from kiloset.whatif import what_if
+from rewrite.ranker import load_ranker
 from tests import fake_run
 from tests.fake_run import FakeModels, Halt, Moments
 from tests.fakes import FakeEmbedder, FakeScorer, plausible
@@ -29,7 +31,9 @@ PARTS = (0.15, 0.5, 0.9)
 
 def _bytes(folder):
     """The bytes of everything a run promises to repeat: not the clock in the manifest, not the database's pages."""
-    files = sorted([*folder.glob("*.parquet"), folder / "curated.jsonl", folder / "config.toml"])
+    files = sorted([
+        *folder.glob("*.parquet"), *folder.glob("*.safetensors"), folder / "curated.jsonl", folder / "config.toml",
+    ])  # fmt: skip
     return {file.name: file.read_bytes() for file in files}
 
 
@@ -87,6 +91,27 @@ def test_the_manifest_adds_up(undisturbed):
         assert stage["in"] == before
         assert stage["in"] + stage["born"] == stage["kept"] + sum(stage["dropped"].values())
         before = stage["kept"]
+
+
+def test_a_run_leaves_the_ranker_that_its_rows_were_scored_by(undisturbed):
+    folder, *_ = undisturbed
+    run = RunFolder(folder)
+    made, (_, rows) = load_ranker(folder / "ranker.safetensors"), run.stages()[-1]
+    assert made.figures == run.manifest["ranker"]
+    assert made.figures["trained"]
+    assert made.figures["rows"] >= 3
+    scores = made.scores(full_instruction(rows), rows["response"].to_list(), FakeEmbedder())
+    assert rows["ranker_score"].to_list() == pytest.approx(scores, abs=1e-6)
+
+
+@pytest.mark.parametrize(("style", "why"), [({"ranker_weight": 0.0}, "off"), ({"ranker_weight": 1.0}, "too_few_rows")])
+def test_a_run_without_a_ranker_says_why_and_leaves_none(tmp_path, style, why):
+    (tmp_path / "ranker.safetensors").write_bytes(b"of an earlier pass")
+    fake_run.run(tmp_path, table={**fake_run.TABLE, "style": style})
+    run = RunFolder(tmp_path)
+    assert not (tmp_path / "ranker.safetensors").exists()
+    assert (run.manifest["ranker"]["trained"], run.manifest["ranker"]["why"]) == (False, why)
+    assert run.stages()[-1][1]["ranker_score"].null_count() == 12
 
 
 def test_the_same_run_twice_gives_the_same_bytes(undisturbed, tmp_path):
@@ -182,9 +207,9 @@ class Picky(FakeScorer):
         self.reads = reads  # of 256
 
     def logprobs(self, prompts, responses):
-        found = super().logprobs(prompts, responses)
-        lucky = hashlib.sha256(prompts[0][0]["content"].encode()).digest()[0] < self.reads
-        return found if lucky else [(math.nan, tokens) for _, tokens in found]
+        for at, nats, tokens in super().logprobs(prompts, responses):
+            lucky = hashlib.sha256(prompts[at][0]["content"].encode()).digest()[0] < self.reads
+            yield at, nats if lucky else math.nan, tokens
 
 
 NO_FILL = {

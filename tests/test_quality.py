@@ -55,10 +55,11 @@ class Known:
         self.nats = nats
         self.asked: list[tuple[str, str]] = []
 
-    def logprobs(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> list[tuple[float, int]]:
+    def logprobs(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> list[tuple[int, float, int]]:
         self.asked += [(prompt[0]["content"], response) for prompt, response in zip(prompts, responses, strict=True)]
         assert all([message["role"] for message in prompt] == ["user"] for prompt in prompts)
-        return [(self.nats[r][0 if p[0]["content"] else 1], 4) for p, r in zip(prompts, responses, strict=True)]
+        pairs = zip(prompts, responses, strict=True)
+        return [(at, self.nats[r][0 if p[0]["content"] else 1], 4) for at, (p, r) in enumerate(pairs)]
 
 
 def judged(

@@ -44,9 +44,9 @@ class Base(InBatches):
             self.requests.insert(0, request)
             yield key, Completion(self.answers[request.purpose, request.sample], "stop", 5, 7)
 
-    def logprobs(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> list[tuple[float, int]]:
+    def logprobs(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> list[tuple[int, float, int]]:
         self.scored += zip(prompts, responses, strict=True)
-        return [self.nats[response] for response in responses]
+        return [(at, *self.nats[response]) for at, response in enumerate(responses)]
 
 
 class OneDirection:
@@ -209,10 +209,10 @@ class Ten(Base):
             number = request.prompt.split("number ")[1].split()[0]
             yield key, Completion(f"It can be said that the answer is {number}.", "stop", 5, 7)
 
-    def logprobs(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> list[tuple[float, int]]:
+    def logprobs(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> list[tuple[int, float, int]]:
         self.scored += zip(prompts, responses, strict=True)
         gains = [int(r.rstrip(".").split()[-1]) / 8 if r.startswith("It can") else 0.0 for r in responses]
-        return [((gain - 3.0) * 4, 4) for gain in gains]
+        return [(at, (gain - 3.0) * 4, 4) for at, gain in enumerate(gains)]
 
 
 def ten_rows() -> pl.DataFrame:
@@ -300,10 +300,9 @@ class Blind(Ten):
         super().__init__({}, {})
         self.endings = endings
 
-    def logprobs(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> list[tuple[float, int]]:
+    def logprobs(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> list[tuple[int, float, int]]:
         found = super().logprobs(prompts, responses)
-        pairs = zip(responses, found, strict=True)
-        return [(math.nan, 4) if text.endswith(self.endings) else score for text, score in pairs]
+        return [(at, math.nan if responses[at].endswith(self.endings) else nats, 4) for at, nats, _ in found]
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -361,10 +360,10 @@ class Two(Ten):
             number = request.prompt.split("number ")[1].split()[0]
             yield key, Completion(f"The answer to that is {number}.", "stop", 5, 7)
 
-    def logprobs(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> list[tuple[float, int]]:
+    def logprobs(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> list[tuple[int, float, int]]:
         found = super().logprobs(prompts, responses)
         quarter = [int(r.rstrip(".").split()[-1]) / 8 if "to that" in r else 0.0 for r in responses]
-        return [(nats + gain, tokens) for (nats, tokens), gain in zip(found, quarter, strict=True)]
+        return [(at, nats + quarter[at], tokens) for at, nats, tokens in found]
 
 
 def test_where_an_opening_is_taken_the_next_best_candidate_is(tmp_path: Path) -> None:

@@ -75,8 +75,17 @@ def as_told(folder: Path, instruction: str) -> str:
     return f"{system}<|im_start|>user\n{instruction}<|im_end|>\n<|im_start|>assistant\n"
 
 
+def scored(
+    scorer: TransformersScorer, prompts: Sequence[Sequence[Message]], responses: Sequence[str]
+) -> list[tuple[float, int]]:
+    """Return `(nats, tokens)` in the order asked."""
+    found = sorted(scorer.logprobs(prompts, responses))
+    assert [at for at, _, _ in found] == list(range(len(responses)))
+    return [(nats, tokens) for _, nats, tokens in found]
+
+
 def test_scores_are_those_of_transformers(folder: Path) -> None:
-    found = TransformersScorer(str(folder), "x", 512).logprobs(PROMPTS, RESPONSES)
+    found = scored(TransformersScorer(str(folder), "x", 512), PROMPTS, RESPONSES)
     for (instruction, response), (nats, tokens) in zip(ROWS, found, strict=True):
         assert tokens == len(response.encode()) + 1
         assert -nats / tokens == pytest.approx(loss(folder, as_told(folder, instruction), response), abs=1e-5)
@@ -84,16 +93,18 @@ def test_scores_are_those_of_transformers(folder: Path) -> None:
 
 def test_a_score_is_the_same_to_the_last_digit_in_any_company(folder: Path) -> None:
     scorer = TransformersScorer(str(folder), "x", 512)
-    together = scorer.logprobs(PROMPTS, RESPONSES)
-    alone = [scorer.logprobs([prompt], [response])[0] for prompt, response in zip(PROMPTS, RESPONSES, strict=True)]
-    assert alone == together
+    # Batches of several lengths, one of them of several rows, and not full.
+    prompts, responses = [*PROMPTS, *PROMPTS[:3]], [*RESPONSES, "5", "Reds are, for instance on a wall.", "a"]
+    together = scored(scorer, prompts, responses)
+    assert scored(scorer, prompts[::-1], responses[::-1])[::-1] == together
+    assert [scored(scorer, [p], [r])[0] for p, r in zip(prompts, responses, strict=True)] == together
 
 
 def test_a_row_longer_than_the_limit_has_no_score(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     lengths = [sum(map(len, tokenize_example(tokenizer, p, r))) for p, r in zip(PROMPTS, RESPONSES, strict=True)]
     limit = sorted(lengths)[2]
-    found = TransformersScorer(str(folder), "x", limit).logprobs(PROMPTS, RESPONSES)
+    found = scored(TransformersScorer(str(folder), "x", limit), PROMPTS, RESPONSES)
     assert [math.isnan(nats) for nats, _ in found] == [length > limit for length in lengths]
     assert [tokens for _, tokens in found] == [len(response.encode()) + 1 for response in RESPONSES]
 
