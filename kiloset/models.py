@@ -20,7 +20,7 @@ class Models(Protocol):
     """What the stages may use."""
 
     generator: TextEngine
-    base: TextEngine
+    rewriter: TextEngine
     judge: TextEngine
     scorer: Scorer
     embedder: Embedder
@@ -49,6 +49,8 @@ def check_models(config: RunConfig) -> None:
     else:
         check_model(config.models.generator.name, "models.generator")
     check_model(base_name(config), "models.base")
+    if config.models.rewriter.name:
+        check_model(config.models.rewriter.name, "models.rewriter")
     if config.engine.kind != "openai":
         check_model(judge_name(config), "models.judge")
     check_model(config.models.embedder.name, "models.embedder")
@@ -83,11 +85,12 @@ class RealModels:
         """Find the models' files; nothing is loaded or sent yet. `rows` are those of seeds and pool."""
         self._say = say
         base = model_path(base_name(config), "models.base", say)
-        self.base: TextEngine = _Told(self._vllm(config, base_name(config), base, log), self)
+        self._base = _Told(self._vllm(config, base_name(config), base, log), self)
         self.generator = self._writer(config, config.models.generator.name, "models.generator", log)
         self.judge = self._writer(config, judge_name(config), "models.judge", log)
+        self.rewriter = self._rewriter(config, log)
         length = config.engine.max_model_len
-        self.scorer: Scorer = _Scorer(TransformersScorer(base, f"{self.base.identity}, {length} tokens", length), self)
+        self.scorer: Scorer = _Scorer(TransformersScorer(base, f"{self._base.identity}, {length} tokens", length), self)
         self.embedder = embedder_of(config, rows, say, progress)
 
     def _writer(self, config: RunConfig, name: str, setting: str, log: Path) -> TextEngine:
@@ -97,8 +100,26 @@ class RealModels:
         if config.engine.kind == "openai":
             return _Told(OpenAIEngine(name, config.engine), self)
         if name == base_name(config):
-            return self.base
+            return self._base
         return _Told(self._vllm(config, name, model_path(name, setting, self._say), log), self)
+
+    def _rewriter(self, config: RunConfig, log: Path) -> TextEngine:
+        """Return what writes the rewrites: a raw base model would go on with the prompt rather than answer it."""
+        name = config.models.rewriter.name
+        if name and name != base_name(config):
+            if config.engine.kind != "openai" and name == config.models.generator.name:
+                return self.generator
+            return _Told(self._vllm(config, name, model_path(name, "models.rewriter", self._say), log), self)
+        if name or not config.rewrite.enabled or self._base.templated:
+            return self._base
+        if self.generator.templated:
+            self._say(f"{self._base.identity} has no chat template: {self.generator.identity} writes the rewrites")
+            return self.generator
+        self._say(
+            f"{self._base.identity} has no chat template and its rewrites will be poor; name an instruct model of its "
+            "family in [models.rewriter]"
+        )
+        return self._base
 
     def _vllm(self, config: RunConfig, name: str, path: str, log: Path) -> VllmEngine:
         return VllmEngine(path, f"{name}@{revision(path)}", config.engine, log)
@@ -120,7 +141,8 @@ class RealModels:
             told.engine.close()
 
     def _engines(self) -> "list[_Told]":
-        return [told for told in (self.generator, self.judge, self.base) if isinstance(told, _Told)]
+        models = (self.generator, self.judge, self.rewriter, self._base)
+        return [told for told in models if isinstance(told, _Told)]
 
 
 class _Told:

@@ -75,7 +75,7 @@ class Context:
     inputs: Inputs
     models: Models
     generator: RecordedEngine
-    base: RecordedEngine
+    rewriter: RecordedEngine
     judge: RecordedEngine
     scorer: RecordedScorer
     embedder: Embedder
@@ -257,7 +257,7 @@ def _balance(table: pl.DataFrame, context: Context) -> Outcome:
 
 def _rewrite(table: pl.DataFrame, context: Context) -> Outcome:
     config = context.config
-    return rewrite(table, context.base, context.scorer, context.embedder, config.rewrite, config.gate)
+    return rewrite(table, context.rewriter, context.scorer, context.embedder, config.rewrite, config.gate)
 
 
 def _style(table: pl.DataFrame, context: Context) -> Outcome:
@@ -279,8 +279,8 @@ STAGES = (
     Stage("contamination", _contamination, ("contamination",), ("filters",)),
     Stage("semantic", _semantic, ("semantic",), ("filters",), ("embedder",)),
     Stage("balance", _balance, ("quality", "balance"), ("filters",), ("embedder", "scorer", "generator", "judge")),
-    Stage("rewrite", _rewrite, ("rewrite", "gate"), ("rewrite",), ("base", "scorer", "embedder")),
-    Stage("style", _style, ("style",), ("rewrite",)),
+    Stage("rewrite", _rewrite, ("rewrite", "gate"), ("rewrite",), ("rewriter", "scorer", "embedder")),
+    Stage("style", _style, ("style",), ("rewrite",), ("embedder",)),
 )
 
 
@@ -406,7 +406,7 @@ def _context(config: RunConfig, inputs: Inputs, models: Models, store: CallStore
     embedder = models.embedder
     return Context(
         config, inputs, models, RecordedEngine(models.generator, store, progress),
-        RecordedEngine(models.base, store, progress), RecordedEngine(models.judge, store, progress),
+        RecordedEngine(models.rewriter, store, progress), RecordedEngine(models.judge, store, progress),
         RecordedScorer(models.scorer, store, progress),
         RecordedEmbedder(embedder, store, progress) if embedder.is_costly else embedder, store,
         Prompts(inputs.benchmarks, config.contamination), {},

@@ -107,7 +107,7 @@ class Evidence:
     rewritten: float | None = None
     """Share of the rows that come to rewriting for which rewrites are asked; the answers of others are too short."""
     speeds: Mapping[str, float] = field(default_factory=dict)
-    """Written tokens per second of the models `generator` and `base`."""
+    """Written tokens per second of the models `generator` and `rewriter`."""
     paid: Mapping[str, Usage] = field(default_factory=dict)
     """What this very run has paid already, by purpose."""
 
@@ -337,15 +337,16 @@ def _limit(config: RunConfig, purpose: str) -> int:
 def _model(config: RunConfig, purpose: str) -> ModelSettings:
     if purpose == "judge" and config.models.judge.name:
         return config.models.judge
-    return config.models.base if purpose in REWRITES and config.models.base.name else config.models.generator
+    named = (config.models.rewriter, config.models.base) if purpose in REWRITES else ()
+    return next((model for model in named if model.name), config.models.generator)
 
 
 def _speed(config: RunConfig, purpose: str, evidence: Evidence) -> float | None:
     if purpose == "judge" and config.models.judge.name not in ("", config.models.generator.name):
         return None
-    generator, base = evidence.speeds.get("generator"), evidence.speeds.get("base")
-    same = config.models.base.name in ("", config.models.generator.name)
-    return generator if purpose not in REWRITES else base or (generator if same else None)
+    generator, rewriter = evidence.speeds.get("generator"), evidence.speeds.get("rewriter")
+    same = _model(config, purpose).name == config.models.generator.name
+    return generator if purpose not in REWRITES else rewriter or (generator if same else None)
 
 
 def _total(spends: Collection[Spend]) -> Spend:
@@ -422,28 +423,30 @@ def evidence_of_run(config: RunConfig, folder: RunFolder, *, mine: bool = False)
     """
     used, names = (
         _models(folder),
-        (config.models.generator.name, config.models.base.name or config.models.generator.name),
+        (config.models.generator.name, _model(config, REWRITES[0]).name),
     )
-    same = [_is(name, used.get(role)) for name, role in zip(names, ("generator", "base"), strict=True)]
+    same = [_is(name, used.get(role)) for name, role in zip(names, ("generator", "rewriter"), strict=True)]
     rows = _rows(folder)
     if not folder.calls.exists() or not (same[0] or (mine and not used)) or (rows is None and not mine):
         return None
-    with_base = same[1] or (mine and "base" not in used)
+    with_rewriter = same[1] or (mine and "rewriter" not in used)
     origin = (
-        "this run so far" if mine else f"run {folder.path.name} (same {'models' if with_base else 'generator model'})"
+        "this run so far"
+        if mine
+        else f"run {folder.path.name} (same {'models' if with_rewriter else 'generator model'})"
     )
     born, accepted, selected = rows or (table_of([]), set(), table_of([]))
     store = CallStore.read_only(folder.calls)
     try:
-        found = measured(origin, born, accepted, store, base=with_base)
-        found = replace(found, rewritten=_share_rewritten(selected, store) if with_base else None)
+        found = measured(origin, born, accepted, store, rewriter=with_rewriter)
+        found = replace(found, rewritten=_share_rewritten(selected, store) if with_rewriter else None)
     finally:
         store.close()
     return replace(found, paid=found.usage if mine else {}) if found.usage else None
 
 
 def measured(
-    origin: str, rows: pl.DataFrame, accepted: Collection[str], store: CallStore, *, base: bool = True
+    origin: str, rows: pl.DataFrame, accepted: Collection[str], store: CallStore, *, rewriter: bool = True
 ) -> Evidence:
     """Return what generated rows and a store of calls show.
 
@@ -452,7 +455,7 @@ def measured(
         rows: Every generated row ever born, with `id`, `strategy` and `calls`.
         accepted: Ids of those that became candidates.
         store: The completions.
-        base: Whether requests to the base model count.
+        rewriter: Whether requests to the model that rewrites count.
     """
     good, born, wins, asked = set(accepted), Counter[str](), Counter[str](), Counter[tuple[str, str]]()
     for id, strategy, calls in rows.select("id", "strategy", "calls").iter_rows():
@@ -462,9 +465,9 @@ def measured(
     usage = {
         purpose: Usage(counts["completed"], counts["prompt_tokens"], counts["completion_tokens"])
         for purpose, counts in store.account().items()
-        if purpose in (*PURPOSES, *MEASURES) or (base and purpose in REWRITES)
+        if purpose in (*PURPOSES, *MEASURES) or (rewriter and purpose in REWRITES)
     }
-    speeds = {"generator": _measured_speed(store, usage, PURPOSES), "base": _measured_speed(store, usage, REWRITES)}
+    speeds = {"generator": _measured_speed(store, usage, PURPOSES), "rewriter": _measured_speed(store, usage, REWRITES)}
     return Evidence(
         origin,
         {name: Yield(n, wins[name]) for name, n in born.items()},
@@ -482,12 +485,12 @@ def _evidence_or_none(config: RunConfig, folder: RunFolder, *, mine: bool = Fals
 
 
 def _models(folder: RunFolder) -> dict[str, str]:
-    """Return the identities of the models that wrote in a run: `generator` and `base`."""
+    """Return the identities of the models that wrote in a run: `generator` and `rewriter`."""
     stages: Any = folder.manifest.get("stages")
     found: dict[str, str] = {}
     for stage in stages.values() if isinstance(stages, dict) else ():
         models = stage.get("models") if isinstance(stage, dict) else None
-        found |= {name: one for name, one in (models or {}).items() if name in ("generator", "base")}
+        found |= {name: one for name, one in (models or {}).items() if name in ("generator", "rewriter")}
     return found
 
 

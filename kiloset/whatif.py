@@ -155,7 +155,7 @@ def _context(config: RunConfig, folder: RunFolder, store: CallStore, embedder: E
     benchmarks = read_benchmarks(config.contamination.files)
     return Context(
         config, Inputs(nothing, nothing, nothing, Templates(), None, benchmarks), models,
-        RecordedEngine(models.generator, store, progress), RecordedEngine(models.base, store, progress),
+        RecordedEngine(models.generator, store, progress), RecordedEngine(models.rewriter, store, progress),
         RecordedEngine(models.judge, store, progress), RecordedScorer(models.scorer, store, progress), embedder, store,
         Prompts(benchmarks, config.contamination), folder.manifest["target"], measured=_measured(folder),
     )  # fmt: skip
@@ -245,7 +245,7 @@ class _Models:
 
     def __init__(self, embedder: Embedder) -> None:
         self.generator: TextEngine = _Absent()
-        self.base: TextEngine = _Absent()
+        self.rewriter: TextEngine = _Absent()
         self.judge: TextEngine = _Absent()
         self.scorer: Scorer = _Absent()
         self.embedder = embedder

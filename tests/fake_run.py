@@ -50,7 +50,7 @@ class FakeModels:
     def __init__(self, moments=None):
         moments = moments or Moments()
         self.engine = FakeEngine()
-        self.generator = self.base = self.judge = _Counted(self.engine, moments)
+        self.generator = self.rewriter = self.judge = _Counted(self.engine, moments)
         self.scorer = _Counted(FakeScorer(), moments)
         self.embedder = _Counted(FakeEmbedder(), moments)
 

@@ -142,7 +142,7 @@ def test_rewriting_takes_the_reserve_too_and_has_the_base_models_price_and_speed
         },
     )
     usage = {**USAGE, "plain": Usage(1, 50, 100), "guided": Usage(1, 150, 100)}
-    seen = replace(SEEN, usage=usage, rewritten=0.5, speeds={"generator": 50.0, "base": 20.0})
+    seen = replace(SEEN, usage=usage, rewritten=0.5, speeds={"generator": 50.0, "rewriter": 20.0})
     plan = estimate(config, WANTED, seen)
     rows = (30 + 5) + (20 + 3)  # a seventh more, rounded up in each category
     plain, guided = plan.purposes["plain"], plan.purposes["guided"]
@@ -325,7 +325,7 @@ def written(runs, name, *, model=f"{MODEL}@abc", base=f"{MODEL}@abc", age=0.0, a
     folder.write_stage(3, "rules", "f", good, nothing)
     folder.write_stage(4, "balance", "f", good, nothing)
     folder.write_stage(5, "rewrite", "f", table_of(rewritten), nothing)
-    stages = {"generate": {"models": {"generator": model}}, "rewrite": {"models": {"base": base, "scorer": "x"}}}
+    stages = {"generate": {"models": {"generator": model}}, "rewrite": {"models": {"rewriter": base, "scorer": "x"}}}
     folder.update_manifest({"name": name, "stages": stages})
     os.utime(folder.manifest_file, (10_000 - age, 10_000 - age))
     return folder
