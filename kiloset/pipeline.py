@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from core.errors import ConfigError, EmptyError
 from core.models import Embedder, Progress
 from core.recorded import RecordedEngine, RecordedScorer
 from core.run import RunFolder, code_sha256, file_sha256, machine_facts, sha256_of, write_atomically, write_text
-from core.table import Outcome, check_outcome, no_rows, table_of, with_verdicts
+from core.table import Outcome, check_outcome, full_instruction, no_rows, table_of, with_verdicts
 from core.vectors import RecordedEmbedder
 from engines.static import StaticEmbedder
 from filters.balance import balance
@@ -39,6 +40,7 @@ from kiloset.curated import curated_text, is_edited, write_curated
 from kiloset.models import Models
 from kiloset.plan import Evidence, measured
 from kiloset.settings import ROOT, RunConfig, check_same, to_toml
+from rewrite.ranker import RANKER_FILE, train_ranker
 from rewrite.rewrite import rewrite
 from rewrite.style import rank_by_style
 
@@ -91,6 +93,8 @@ class Context:
     """What stages have to say besides their tables; goes to the manifest."""
     tables: dict[str, pl.DataFrame] = field(default_factory=dict)
     """What they have to show besides: tables by the name of their file."""
+    files: dict[str, bytes | None] = field(default_factory=dict)
+    """Other files they leave, by name; None takes away what an earlier pass left."""
 
 
 @dataclass(frozen=True)
@@ -261,7 +265,14 @@ def _rewrite(table: pl.DataFrame, context: Context) -> Outcome:
 
 
 def _style(table: pl.DataFrame, context: Context) -> Outcome:
-    return rank_by_style(table, context.wanted, context.config.style, fill=context.config.categories.fill)
+    config, embedder = context.config, context.embedder
+    figures: dict[str, Any] = {"trained": False, "why": "off"}
+    ranker = None
+    if config.style.ranker_weight:
+        ranker, figures = train_ranker(table, embedder, seed=config.run.seed, min_rows=config.style.ranker_min_rows)
+    context.notes["ranker"], context.files[RANKER_FILE] = figures, ranker.as_bytes() if ranker else None
+    scores = ranker.scores(full_instruction(table), table["response"].to_list(), embedder) if ranker else None
+    return rank_by_style(table, context.wanted, config.style, fill=config.categories.fill, ranker_scores=scores)
 
 
 STAGES = (
@@ -530,9 +541,7 @@ def _run_stage(
     outcome = stage.act(table, context)
     check_outcome(stage.name, table, outcome, creates=stage.creates)
     fingerprint = sha256_of([*given, _noted(stage, store)])  # with the waves it has added
-    for name, beside in context.tables.items():
-        write_atomically(folder.path / f"{name}.parquet", beside.write_parquet)
-    context.tables.clear()
+    _leave(context, folder)
     folder.write_stage(number, stage.name, fingerprint, outcome.kept, outcome.dropped)
     reasons = dict(outcome.dropped.group_by("reason").len().sort("len", "reason", descending=[True, False]).iter_rows())
     stages = folder.manifest.get("stages", {}) | {
@@ -544,6 +553,19 @@ def _run_stage(
     }  # fmt: skip
     folder.update_manifest({"stages": stages, "calls": store.account(), **context.notes})
     return outcome.kept, fingerprint
+
+
+def _leave(context: Context, folder: RunFolder) -> None:
+    """Write what a stage leaves beside its rows, before the file that says it is finished."""
+    for name, beside in context.tables.items():
+        write_atomically(folder.path / f"{name}.parquet", beside.write_parquet)
+    for name, content in context.files.items():
+        if content is None:
+            (folder.path / name).unlink(missing_ok=True)
+        else:
+            write_atomically(folder.path / name, partial(Path.write_bytes, data=content))
+    context.tables.clear()
+    context.files.clear()
 
 
 def _noted(stage: Stage, store: CallStore) -> Any:
