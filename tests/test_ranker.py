@@ -179,9 +179,15 @@ def test_no_ranker_is_asked_of_an_answer_to_a_turn_it_was_trained_on(monkeypatch
     assert set().union(*asked) == set(turns)
 
 
-def test_the_same_bits_come_out_on_any_number_of_threads_and_torch_is_left_as_it_was(separable):
-    before = torch.get_num_threads()
-    found = []
+def test_the_same_bits_come_out_on_any_number_of_threads_and_torch_is_left_as_it_was(separable, monkeypatch):
+    before, forward = torch.get_num_threads(), ranker.forward
+    found, used = [], set()
+
+    def watched(*given):
+        used.add(torch.get_num_threads())  # matrices as small as here are not shared out anyway
+        return forward(*given)
+
+    monkeypatch.setattr(ranker, "forward", watched)
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
@@ -194,6 +200,7 @@ def test_the_same_bits_come_out_on_any_number_of_threads_and_torch_is_left_as_it
     finally:
         torch.set_num_threads(before)
     assert found[0] == found[1]
+    assert used == {1}
     assert trained(separable, seed=1)[0].as_bytes() != found[0][0]
 
 
@@ -233,6 +240,9 @@ def test_an_interval_over_rows_is_as_wide_as_rows_are_many():
         return found["high"] - found["low"]
 
     assert width(4, 1) == width(4, 100) == 1.0
+    uneven = np.array([[0, 0, 0, 1]] * 100 + [[row, 0, 1, 0] for row in (1, 2, 3)])
+    found = ranker._accuracy(uneven, np.array([1.0, 0.0]), np.zeros(2), np.random.default_rng(0))
+    assert (found["low"], found["high"]) == (0.0, 0.9967)  # 300 of 301: that row drawn three times, as in 5 % of draws
     assert width(400, 3) == pytest.approx(2 * 1.96 * 0.5 / 400**0.5, rel=0.1)
 
 
