@@ -126,11 +126,11 @@ def load_ranker(path: Path) -> Ranker:
         embedder, figures = str(about["embedder"]), dict(about["figures"])
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path}: cannot be read as safetensors ({error})") from None
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise DataError(f"{path}: does not say that it is a ranker") from None
     found = {name: array.shape for name, array in weights.items()}
-    width = found.get("mean", (0,))[0]
-    if found != (wanted := _shapes(width)) or any(array.dtype != np.float32 for array in weights.values()):
+    wanted = _shapes(weights["mean"].size if "mean" in weights else 0)
+    if found != wanted or any(array.dtype != np.float32 for array in weights.values()):
         odd = sorted({*found.items()} ^ {*wanted.items()})
         raise DataError(f"{path}: is a ranker of another shape ({odd[0] if odd else 'not float32'})")
     if not all(np.isfinite(array).all() for array in weights.values()):

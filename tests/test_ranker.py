@@ -345,11 +345,12 @@ def test_a_file_that_is_no_ranker_is_refused_in_one_line(tmp_path, made):
         ],
         "does not say that it is a ranker": [
             save(weights), save(weights, {"kiloset.ranker": "{"}), save(weights, {"kiloset.ranker": "[]"}),
-            save(weights, {"kiloset.ranker": '{"embedder": "e"}'}),
+            save(weights, {"kiloset.ranker": '{"embedder": "e"}'}), save(weights, {"kiloset.ranker": "[" * 100_000}),
         ],
         "is a ranker of another shape": [
             save({}, about), save({**weights, "more": np.zeros(1, np.float32)}, about),
             save({k: v for k, v in weights.items() if k != "mean"}, about),
+            save({**weights, "mean": np.array(1, np.float32)}, about),
             save({**weights, "form.weight": weights["form.weight"][:, 1:].copy()}, about),
             save({k: v.astype(np.float64) for k, v in weights.items()}, about),
         ],
