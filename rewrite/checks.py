@@ -8,9 +8,11 @@ import ast
 import json
 import re
 import warnings
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from textwrap import dedent
 from typing import Literal, NamedTuple, NoReturn
 
@@ -76,18 +78,24 @@ PEOPLE = ("ish", "ian", "ean", "an", "ese", "ic")
 """Endings that make a people or a language out of a land."""
 MIN_ROOT = 4
 """Letters that "Sweden" and "Swedish" share at least."""
+LONGEST_ROOT = 40
+"""Letters of a name in whose beginnings a known word is looked for."""
 ROOT = 4
 """First letters by which a word of a series or a label is known again."""
 SERIES_ITEMS = 4
 """So many things in a row are a series; in shorter ones ("cheap, fast and safe") synonyms are too common."""
 SERIES_WORDS = 3
 """Words of the longest thing in a series."""
+MOST_SERIES = 50
+"""Series compared, of each text, which bounds the comparison of each with each."""
 MIN_SERIES_RECALL = 0.6
-"""Share of a series that must return: synonyms take some, so that one lost thing goes unseen."""
+"""Share of a series that must return where it may have become a sentence or a list: synonyms take some."""
 SERIES = re.compile(
     rf"(?<![\w,])\w[\w'’-]{{0,30}}(?: \w[\w'’-]{{0,30}}){{0,{SERIES_WORDS}}}"
-    rf"(?:, (?:and |or )?\w[\w'’-]{{0,30}}(?: \w[\w'’-]{{0,30}}){{0,{SERIES_WORDS}}}){{2,40}}"
+    rf"(?:, (?:and |or )?\w[\w'’-]{{0,30}}(?: \w[\w'’-]{{0,30}}){{0,{SERIES_WORDS}}}){{1,40}}"
+    rf"(?: \w[\w'’-]{{0,30}}){{0,{SERIES_WORDS}}}"
 )
+SERIES_END = re.compile(" and | or ")
 LABEL = re.compile(
     r"^[ \t]*+(?:(?:[-*•+]|\d{1,3}[.)])[ \t]++)?[*_]{0,3}([^\W\d_][\w '’/-]{0,40})[*_]{0,3}:(?=[\s*_])", re.MULTILINE
 )
@@ -158,12 +166,17 @@ def keeps_names(reference: str, rewrite: str, min_recall: float) -> Verdict:
 
 
 def adds_no_names(instruction: str, reference: str, rewrite: str, limit: int) -> Verdict:
-    """`new_names`: no capitalised word that does not merely begin a sentence, but those of reference and instruction."""
+    """`new_names`: no capitalised word that does not merely begin a sentence, but those of reference and instruction.
+
+    Nor is one new that begins a word of theirs ("Sun", "sunlight") or that begins with one ("Christian", "Christ"), which
+    lets "Ann" pass for "annual".
+    """
     found = names_of(fences(rewrite).prose)
     if not found:
         return not_applicable("new_names", "the rewrite has no names")
-    known = _kept(found, f"{instruction}\n{reference}")
-    new = [name for name in found if name not in known]
+    given = f"{instruction}\n{reference}"
+    known, said = _kept(found, given), sorted(set(words(given)))
+    new = [name for name in found if name not in known and not _is_derived(name, said)]
     evidence = f"the rewrite brings in {_some(new)}" if new else "every name of the rewrite was given"
     return verdict("new_names", len(new) <= limit, evidence, len(new), limit)
 
@@ -177,17 +190,27 @@ def keeps_list_items(reference: str, rewrite: str) -> Verdict:
 
 
 def keeps_series(reference: str, rewrite: str) -> Verdict:
-    """`series`: of four or more things in a row ("oak, ash, elm and lime") most return, by the word that tells them apart."""
-    groups = _series(fences(reference).prose)
+    """`series`: of four or more things in a row ("oak, ash, elm and lime") most return, by the word that tells them apart.
+
+    All of them where what returns is a shorter series: then none became a synonym. The first may be no thing of the
+    series ("Besides hedgehogs, bats, mice and frogs") and be lost alone.
+    """
+    groups = [group for group in _series(fences(reference).prose) if len(group) >= SERIES_ITEMS]
     if not groups:
         return not_applicable("series", "the reference has no series of four")
-    said = {word[:ROOT] for word in words(rewrite)}
-    lost = [[item for item in group if not any(word[:ROOT] in said for word in words(item))] for group in groups]
-    kept = [1 - len(items) / len(group) for items, group in zip(lost, groups, strict=True)]
-    worst = min(range(len(groups)), key=kept.__getitem__)
-    evidence = f"the rewrite lacks {_some(lost[worst])} of {len(groups[worst])} things in a row"
-    passed = kept[worst] >= MIN_SERIES_RECALL
-    return verdict("series", passed, "every series returns" if passed else evidence, kept[worst], MIN_SERIES_RECALL)
+    said, rows = _roots(rewrite), [(len(row), _roots(" ".join(row))) for row in _series(fences(rewrite).prose)]
+    judged = []
+    for group in groups:
+        lost = [item for item in group if not _roots(item) & said]
+        kept = [_roots(item) for item in group if item not in lost]
+        retold = len(kept) >= 2 and any(n < len(group) and all(item & row for item in kept) for n, row in rows)
+        limit = 1.0 if retold and lost != group[:1] else MIN_SERIES_RECALL
+        share = len(kept) / len(group)
+        judged.append(
+            (share >= limit, share, limit, f"the rewrite lacks {_some(lost)} of {len(group)} things in a row")
+        )
+    passed, share, limit, evidence = min(judged)
+    return verdict("series", passed, "every series returns" if passed else evidence, share, limit)
 
 
 def keeps_labels(reference: str, rewrite: str) -> Verdict:
@@ -196,7 +219,7 @@ def keeps_labels(reference: str, rewrite: str) -> Verdict:
     wanted = list(dict.fromkeys(found))
     if len(wanted) < 2:
         return not_applicable("labels", "the reference has fewer than two labels")
-    said = {word[:ROOT] for word in words(rewrite)}
+    said = _roots(rewrite)
     kept = {label for label in wanted if any(word[:ROOT] in said for word in words(label))}
     return _recall("labels", wanted, kept, MIN_LABEL_RECALL)
 
@@ -258,6 +281,7 @@ def keeps_final_number(reference: str, rewrite: str, category: str) -> Verdict:
 def keeps_code(reference: str, rewrite: str, category: str) -> Verdict:
     """`code`: code blocks are there and closed; Python parses and defines the same names. Nothing is executed.
 
+    Where only operators and constants differ, text apart, one that does is a fault (`>` became `<`).
     Blocks that are the reference's own, letter for letter, are not parsed: they are as good as they were.
     """
     old, new = fences(reference), fences(rewrite)
@@ -275,7 +299,10 @@ def keeps_code(reference: str, rewrite: str, category: str) -> Verdict:
     before = {name for language, body in blocks if _is_python(language, body) for name in _definitions(body) or ()}
     after = {name for names in defined for name in names or ()}
     lost, added = _some(sorted(before - after)) or "nothing", _some(sorted(after - before)) or "nothing"
-    return verdict("code", before == after, f"of top-level definitions the rewrite lacks {lost} and adds {added}")
+    if before != after:
+        return verdict("code", False, f"of top-level definitions the rewrite lacks {lost} and adds {added}")
+    changed = _changed_operation(old.blocks, new.blocks)
+    return verdict("code", not changed, changed or "the code parses and defines the same names")
 
 
 def keeps_json(reference: str, rewrite: str) -> Verdict:
@@ -332,8 +359,7 @@ def names_of(prose: str) -> list[str]:
     for match in WORD.finditer(text):
         word, gap = match[0], text[previous : match.start()]
         previous = match.end()
-        capitals = [part for part in word.split("-") if part[:1].isupper()] if word[0].isupper() else []
-        name = _bare("-".join(capitals).casefold())  # "Swedish-born" is Swedish
+        name = _name_in(word)
         begins = not STOPS.isdisjoint(gap) or (begins and not gap.strip(" -–—.:*_(#")) or match.start() == len(gap)
         if word[0].isdecimal():
             continue
@@ -351,15 +377,28 @@ def names_of(prose: str) -> list[str]:
     return list(found)
 
 
+def _name_in(word: str) -> str:
+    """Return the capitalised parts of a word: "Swedish-born" is Swedish, but "X-ray" stays whole."""
+    parts = [part for part in word.split("-") if part[:1].isupper()] if word[0].isupper() else []
+    return _bare((word if any(len(part) == 1 for part in parts) else "-".join(parts)).casefold())
+
+
 def _series(prose: str) -> list[list[str]]:
-    """Return the things that stand in a row between commas, without the words that several of them share."""
+    """Return the things between commas and the last "and" or "or", without the words that several of them share."""
     groups = []
-    for match in SERIES.finditer(prose):
-        items = [words(item)[-SERIES_WORDS:] for item in match[0].split(",")]
+    for match in islice(SERIES.finditer(prose), MOST_SERIES):
+        *middle, last = match[0].split(", ")
+        pieces = [last] if last.startswith(("and ", "or ")) else SERIES_END.split(last, maxsplit=1)
+        first, *rest = (words(item) for item in [*middle, *pieces])
+        items = [first[-SERIES_WORDS:], *rest]
         shared = Counter(word for item in items for word in set(item))
         own = [[word for word in item if word not in FUNCTION_WORDS and shared[word] == 1] for item in items]
         groups.append([" ".join(item) for item in own if item])
-    return [group for group in groups if len(group) >= SERIES_ITEMS]
+    return groups
+
+
+def _roots(text: str) -> set[str]:
+    return {word[:ROOT] for word in words(text)}
 
 
 def list_items(text: str) -> int:
@@ -369,11 +408,23 @@ def list_items(text: str) -> int:
 
 def _kept(names: Collection[str], text: str) -> set[str]:
     """Return those of the names that stand in a text, in any case, by themselves or as "Swedish" for "Sweden"."""
-    parts = [part for word in WORD.findall(text) for part in (word, *re.split(r"['’-]", word))]
+    parts = [part for word in WORD.findall(text) for part in (word, _name_in(word), *re.split(r"['’-]", word))]
     said = {_bare(part.casefold()) for part in parts}
     peoples = {root for part in parts if part[:1].isupper() for root in _people(part.casefold())}
     lands = {root for part in parts if part[:1].isupper() for root in _land(part.casefold())}
-    return {name for name in names if name in said or _people(name) & lands or _land(name) & peoples}
+    return {
+        name
+        for name in names
+        if name in said or set(name.split("-")) <= said or _people(name) & lands or _land(name) & peoples
+    }
+
+
+def _is_derived(name: str, said: Sequence[str]) -> bool:
+    """Tell whether a name of three letters begins one of the words, which are sorted, or one of `MIN_ROOT` the name."""
+    roots = [name[:end] for end in range(MIN_ROOT, min(len(name), LONGEST_ROOT))]
+    after = said[(place := bisect_left(said, name)) : place + 1]
+    begins = len(name) >= MIN_ROOT - 1 and any(word.startswith(name) for word in after)
+    return begins or any(said[(place := bisect_left(said, root)) : place + 1] == [root] for root in roots)
 
 
 def _people(word: str) -> set[str]:
@@ -440,14 +491,47 @@ def _is_python(language: str, body: str) -> bool:
 
 def _definitions(code: str) -> frozenset[str] | None:
     """Return the names of top-level functions and classes, or None where the code does not parse."""
+    tree = _parsed(code)
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    return None if tree is None else frozenset(node.name for node in tree.body if isinstance(node, kinds))
+
+
+def _parsed(code: str) -> ast.Module | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "\d" in a string and `x is 1` warn while parsing
-            body = ast.parse(dedent(code)).body
+            return ast.parse(dedent(code))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    return frozenset(node.name for node in body if isinstance(node, kinds))
+
+
+def _changed_operation(old: Sequence[tuple[str, str]], new: Sequence[tuple[str, str]]) -> str:
+    """Return how an operator or constant changed in Python blocks that are otherwise equal, or ""."""
+    if len(old) != len(new):
+        return ""
+    for (language, before), (_, after) in zip(old, new, strict=True):
+        trees = (_parsed(before), _parsed(after)) if _is_python(language, before) else (None, None)
+        if trees[0] is not None and trees[1] is not None:
+            (shape, was), (new_shape, now) = (_anatomy(tree) for tree in trees if tree is not None)
+            if shape == new_shape and was != now:
+                return next(f"{b} becomes {a} in otherwise equal code" for b, a in zip(was, now, strict=True) if b != a)
+    return ""
+
+
+def _anatomy(tree: ast.Module) -> tuple[list[tuple[object, ...]], list[str]]:
+    """Return the kinds, identifiers and numbers of children of all nodes, and the operators and constants apart."""
+    shape: list[tuple[object, ...]] = []
+    operations: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.operator, ast.unaryop, ast.cmpop, ast.boolop)):
+            operations.append(type(node).__name__)
+        elif isinstance(node, ast.Constant):
+            shape.append((type(node.value) is str,))
+            operations += [] if isinstance(node.value, (str, bytes)) else [repr(node.value)]
+        else:
+            named = tuple(value for _, value in ast.iter_fields(node) if isinstance(value, str))
+            shape.append((type(node).__name__, named, sum(1 for _ in ast.iter_child_nodes(node))))
+    return shape, operations
 
 
 def _json_form(text: str) -> str | None:

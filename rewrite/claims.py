@@ -9,7 +9,7 @@ comparison of every sentence with every other linear in the text.
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 
 from core.form import FUNCTION_WORDS
 from core.text import WORD, words
@@ -27,12 +27,17 @@ HEAD_REACH = 4
 """How many words after "not" the word that it denies may stand."""
 DENIALS = frozenset(words("not never no none nobody nothing neither nor without unable impossible"))
 """Words that deny the next content word; "cannot" and "n't" are read as "not"."""
+DENYING_PRONOUNS = frozenset(words("none nobody nothing"))
+"""Before a preposition these deny no word: "none of it at noon"."""
+PREPOSITIONS = frozenset(words("of in on at to for from by with about"))
 NOT_DENYING = frozenset(words("only just merely simply more less fewer later earlier sooner other doubt matter wonder"))
 """After "not" or "no" these make an idiom ("not only", "no later than") that denies nothing."""
 AVOIDANCE = frozenset(
     words("avoid refrain refuse fail lack prevent instead rather exclude except forbid prohibit off out unless without")
 )
 """Words that may say the same as a denial ("avoid it" for "do not use it")."""
+SWITCHES = frozenset(words("on off"))
+"""Opposites where they end a clause ("turn it on"), prepositions elsewhere."""
 HEDGES = frozenset(
     words(
         "only just few little rarely hardly seldom barely some part partly partially until stop keep hard difficult false wrong "
@@ -107,8 +112,9 @@ vertical|horizontal
 summer|winter
 morning|evening
 optional|mandatory compulsory
+on.|off.
 """
-"""Pairs of opposites, with words that mean the same on each side."""
+"""Pairs of opposites, with words that mean the same on each side; "on." is one that ends a clause."""
 CHOICE = re.compile(
     r"(?<![\w'\"-])((?:['\"]?\w++['\"]?, (?:an? )?){0,8})['\"]?(\w++)['\"]?,? or (?:an? |the )?['\"]?(\w++)",
     re.IGNORECASE,
@@ -131,7 +137,7 @@ class Sentence:
     denied: dict[str, str]
     """Stem and word of what is denied in it."""
     denials: int
-    avoids: bool
+    avoids: frozenset[str]
     hedges: bool
 
 
@@ -166,24 +172,43 @@ def keeps_direction(reference: str, rewrite: str) -> Verdict:
 
 
 def keeps_roles(reference: str, rewrite: str) -> Verdict:
-    """`roles`: what the reference says of one name, the rewrite does not say of another of its names.
+    """`roles`: what the reference says of one name or number, the rewrite does not say of another of them.
 
-    Seen where two sentences about the same have different names, or the same two in another order around the same word.
+    Seen where two sentences about the same have different names, or different numbers of four digits (years mostly; smaller
+    ones recur too often), or the same two names in another order around the same word.
     """
     theirs, ours = sentences(reference), sentences(rewrite)
-    names = frozenset(_stem(name) for name in names_of(fences(reference).prose))
-    if len(names) < 2:
-        return not_applicable("roles", "the reference has fewer than two names")
-    faults = [fault for sentence in ours if (fault := _misattributed(sentence, theirs, names))]
-    evidence = f"the rewrite {faults[0]}" if faults else "no name takes another's place"
+    names = frozenset(stem_of(name) for name in names_of(fences(reference).prose))
+    years = frozenset(word for word in words(fences(reference).prose) if word.isdecimal() and len(word) == 4)
+    if len(names) < 2 and len(years) < 2:
+        return not_applicable("roles", "the reference has fewer than two names and than two years")
+    faults = [
+        fault
+        for sentence in ours
+        if (fault := _misattributed(sentence, theirs, names) or _exchanged(sentence, theirs, years))
+    ]
+    evidence = f"the rewrite {faults[0]}" if faults else "no name or number takes another's place"
     return verdict("roles", not faults, evidence, len(faults), 0)
 
 
+def keeps_sides(reference: str, rewrite: str) -> Verdict:
+    """`sides`: "from X to Y", "X into Y" and "X is larger than Y" do not become "from Y to X" and so on."""
+    theirs, ours = sentences(reference), sentences(rewrite)
+    if not any(_pivots(sentence) for sentence in theirs):
+        return not_applicable("sides", 'the reference has no "from ... to", "into" or "than"')
+    faults = [fault for sentence in ours if (fault := _sides_swapped(sentence, theirs))]
+    evidence = f"the rewrite has {faults[0]}" if faults else "nothing changes sides"
+    return verdict("sides", not faults, evidence, len(faults), 0)
+
+
 def keeps_choice(instruction: str, reference: str, rewrite: str) -> Verdict:
-    """`choice`: of the words between which the instruction asks to choose ("fruit or vegetable"), the same one returns."""
+    """`choice`: of the words between which the instruction asks to choose ("fruit or vegetable"), the same one returns.
+
+    Only its first paragraph is read: what follows is mostly a text to work on.
+    """
     ours, theirs = _stems(rewrite), _stems(reference)
-    for match in CHOICE.finditer(plain(instruction)):
-        offered = {_stem(word): word for word in words(" ".join(match.groups(""))) if word not in FUNCTION_WORDS}
+    for match in CHOICE.finditer(plain(instruction.lstrip().split("\n\n")[0])):
+        offered = {stem_of(word): word for word in words(" ".join(match.groups(""))) if word not in FUNCTION_WORDS}
         chosen, now = offered.keys() & theirs, offered.keys() & ours
         if len(offered) >= 2 and len(chosen) == 1:
             (old,) = chosen
@@ -209,17 +234,21 @@ def _read(piece: str) -> Sentence:
         following = tokens[place + 1 : place + 2]
         if token in DENIALS and following and following[0][0].isalnum() and following[0] not in NOT_DENYING:
             denials += 1
-            head = _head(tokens[place + 1 : place + 1 + HEAD_REACH])
-            if head:
-                denied[_stem(head)] = head
+            apart = token in DENYING_PRONOUNS and following[0] in PREPOSITIONS
+            if head := "" if apart else _head(tokens[place + 1 : place + 1 + HEAD_REACH]):
+                denied[stem_of(head)] = head
         elif bare := _without_prefix(token):
             denials += 1
-            denied[_stem(bare)] = bare
+            denied[stem_of(bare)] = bare
     spoken = [token for token in tokens if token[0].isalnum()]
-    stems = tuple(_stem(word) for word in spoken)
+    stems = tuple(
+        f"{token}." if token in SWITCHES and not following[0].isalnum() else stem_of(token)
+        for token, following in pairwise([*tokens, "."])
+        if token[0].isalnum()
+    )
     content = frozenset(stem for stem, word in zip(stems, spoken, strict=True) if word not in FUNCTION_WORDS | DENIALS)
     found = set(spoken) | set(stems)
-    return Sentence(tuple(spoken), stems, content, denied, denials, bool(found & AVOIDANCE), bool(found & HEDGES))
+    return Sentence(tuple(spoken), stems, content, denied, denials, AVOIDANCE & found, bool(found & HEDGES))
 
 
 def _head(following: Iterable[str]) -> str:
@@ -258,7 +287,11 @@ def _turned(denying: Sequence[Sentence], other: Sequence[Sentence]) -> list[str]
 def _turned_around(sentence: Sentence, theirs: Sequence[Sentence]) -> tuple[str, str] | None:
     """Return a word of the reference and its opposite in the rewrite's sentence."""
     old = _like(sentence, theirs)
-    if old is None or old.denials != sentence.denials or old.avoids != sentence.avoids:
+    if (
+        old is None
+        or old.denials != sentence.denials
+        or bool(old.avoids - SWITCHES) != bool(sentence.avoids - SWITCHES)
+    ):
         return None
     new, lost = _by_pole(sentence.stems, set(old.stems)), _by_pole(old.stems, set(sentence.stems))
     flips = [
@@ -299,16 +332,58 @@ def _misattributed(sentence: Sentence, theirs: Sequence[Sentence], names: frozen
         return f"says of {_some(sentence, ours)} what the reference says of {_some(old, before)}"
     if BY & set(sentence.words) != BY & set(old.words):
         return ""
-    for verb in old.content & sentence.content - names:
+    for verb in sorted(old.content & sentence.content - names):
         was, now = (_around(found, verb, names) for found in (old, sentence))
-        if len(was) == 2 and all(was) and was[0] == now[1] and was[1] == now[0]:
+        if all(was) and was != now and was == now[::-1]:
             return f"has {_some(old, was[0])} and {_some(old, was[1])} change places"
     return ""
+
+
+def _exchanged(sentence: Sentence, theirs: Sequence[Sentence], figures: frozenset[str]) -> str:
+    """Return what is wrong with the numbers of a sentence, all of them others of the reference's than in the like one."""
+    old = _like(sentence, theirs, without=figures)
+    now = sentence.content & figures
+    before = old.content & figures if old else frozenset()
+    if not now or not before or now & before:
+        return ""
+    return f"says of {_some(sentence, now)} what the reference says of {_some(old or sentence, before)}"
 
 
 def _around(sentence: Sentence, verb: str, names: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
     place = sentence.stems.index(verb)
     return names & set(sentence.stems[:place]), names & set(sentence.stems[place + 1 :])
+
+
+def _pivots(sentence: Sentence) -> dict[str, int]:
+    """Return where the words stand that have an unlike left and right, by the word, for "than" with that before it."""
+    found: dict[str, int] = {}
+    for place, word in enumerate(sentence.words):
+        if word == "into" or (word == "to" and "from" in sentence.words[:place]):
+            found.setdefault(word, place)
+        elif word == "than" and place:
+            found.setdefault(f"{sentence.stems[place - 1]} than", place)
+    return found
+
+
+def _sides_swapped(sentence: Sentence, theirs: Sequence[Sentence]) -> str:
+    """Return what follows a pivot and stood before it, where what followed it stands before it now."""
+    old = _like(sentence, theirs)
+    if old is None or old.denials != sentence.denials or _by_pole(sentence.stems, set(old.stems)):
+        return ""
+    was, now = _pivots(old), _pivots(sentence)
+    for pivot in [pivot for pivot in was if pivot in now]:
+        (left, right), (new_left, new_right) = _halves(old, was[pivot]), _halves(sentence, now[pivot])
+        if not right or not new_right or right[0] in new_right or new_right[0] in right:
+            continue
+        if right[0] in new_left and new_right[0] in left:
+            return f'{new_right[0]!r} after "{pivot}" and {right[0]!r} before it, unlike the reference'
+    return ""
+
+
+def _halves(sentence: Sentence, place: int) -> tuple[list[str], list[str]]:
+    """Return the content words before and after a place."""
+    left, right = sentence.stems[:place], sentence.stems[place + 1 :]
+    return [stem for stem in left if stem in sentence.content], [stem for stem in right if stem in sentence.content]
 
 
 def _some(sentence: Sentence, names: frozenset[str]) -> str:
@@ -330,10 +405,10 @@ def _overlap(ours: frozenset[str], theirs: frozenset[str]) -> float:
 
 
 def _stems(text: str) -> set[str]:
-    return {_stem(word) for word in words(text)}
+    return {stem_of(word) for word in words(text)}
 
 
-def _stem(word: str) -> str:
+def stem_of(word: str) -> str:
     """Return a word without its English ending, so crudely that "after" is "aft"; equal words have equal stems."""
     bare = word.removesuffix("'s")
     for suffix in SUFFIXES:
@@ -351,7 +426,7 @@ def _poles() -> dict[str, set[tuple[int, int]]]:
     for axis, line in enumerate(OPPOSITES.strip().split("\n")):
         for pole, side in enumerate(line.split("|")):
             for word in side.split():
-                found.setdefault(_stem(word), set()).add((axis, pole))
+                found.setdefault(stem_of(word), set()).add((axis, pole))
     return found
 
 

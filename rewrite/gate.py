@@ -2,17 +2,18 @@
 
 SDFT (Yang et al., "Self-Distillation Bridges Distribution Gap in Language Model Fine-Tuning", 2024, arXiv:2402.13669)
 keeps a rewrite unless it holds one of six phrases or, for some data sets, a task checker fails. Here it must pass every
-check: those below, of how the rewrite is told, those of `checks.py`, of what it keeps, and those of `claims.py`, of what it
-says of it. Whatever fails one keeps its reference. We depart from SDFT in five ways: phrases match whole words and not what
-the reference says itself; numbers, units, names, quotes, links, identifiers, lists, series and labels are held against the
-reference on every task, and the instruction's verifiable constraints against the rewrite; so are denials, opposites, roles
-and choices, in sentences about the same; an answer without a number never equals another without one; meaning is compared
-by embedding.
+check: those below, of how the rewrite is told, those of `checks.py`, of what it keeps, those of `claims.py`, of what it says
+of it, and those of `passages.py`, sentence by sentence. Whatever fails one keeps its reference. We depart from SDFT in five
+ways: phrases match whole words and not what the reference says itself; numbers, units, names, quotes, links, identifiers,
+lists, series and labels are held against the reference on every task, and the instruction's verifiable constraints against
+the rewrite; so are denials, opposites, roles and choices, in sentences about the same; an answer without a number never
+equals another without one; meaning is compared by embedding, of the whole and of each sentence.
 
-The gate reads surfaces: it cannot see that two steps changed their order or that a word became another which is neither its
-opposite nor a number or name. A faithful rewrite that calculates otherwise or writes a number otherwise ("two hundred") is
-refused. Phrases, names, refusals, yes/no words, denials and opposites are English; in other languages those checks pass or
-do not apply. Nothing is executed. `tests/test_gate_pairs.py` holds precision and recall on labelled pairs.
+The gate reads surfaces: it cannot see that two steps changed their order, that a word became another which is neither its
+opposite nor a number or name, or that part of a sentence was lost or brought in. A faithful rewrite that calculates
+otherwise or writes a number otherwise ("two hundred") is refused. Phrases, names, refusals, yes/no words, denials and
+opposites are English; in other languages those checks pass or do not apply. Nothing is executed.
+`tests/test_gate_pairs.py` holds precision and recall on labelled pairs.
 """
 
 import re
@@ -25,13 +26,16 @@ from pydantic import Field
 
 from core.config import Fraction, Natural, Share, settings
 from core.constraints import failing
-from core.text import WORD, numbers, repeat_rate, squash, words
+from core.text import WORD, normal_form, numbers, repeat_rate, squash, words
 from rewrite import checks, claims
 from rewrite.checks import Verdict, fences, not_applicable, plain, verdict
+from rewrite.passages import Covered
 
 __all__ = ["GateConfig", "Verdict", "first_failure", "judge"]
 
 
+ECHO_WORDS = 4
+"""An instruction of so many words is not repeated by chance."""
 OPENING_WORDS = 12
 """How far into a rewrite "another" still points at something unseen."""
 REPEATED_LINES = 3
@@ -45,13 +49,25 @@ CUT_OFF = re.compile(
 )
 LEAKS = re.compile(
     r"\b(?:reference answer|the (?:given|original|provided) answer|the reference|as mentioned above"
-    r"|(?:my|your) (?:own )?response|now it's your turn|this answer (?:was given|is|keeps)"
+    r"|(?:my|your) (?:own )?response|now it's your turn|this answer|the answer to (?:this|the|your) (?:question|prompt)"
+    r"|(?:original|previous|revised|edited|corrected|above) answer|answer above|(?:answer|text) (?:that )?you (?:gave|provided)"
     r"|re(?:written|phrased) (?:version|answer)|more (?:accurate|concise|detailed|engaging) (?:answer|response|version)"
-    r"|in this (?:response|rewrite)|i(?:'ve| have) (?:rewritten|rephrased|reworded|added|kept)|ready to (?:help|assist)"
+    r"|in this (?:response|rewrite)|i(?:'ve| have) (?:rewritten|rephrased|reworded|added|kept)|i(?:'ll| will) (?:rewrite|rephrase)"
+    r"|ready to (?:help|assist)|i(?:'m|'d| am| will| would)(?: be)? (?:happy|glad|here) to (?:help|assist)"
     r"|write (?:that|this|the) answer again|in your own words|keep every fact|write only the answer)\b",
     re.IGNORECASE,
 )
-LEAK_OPENINGS = re.compile(r"\A\W*+(your turn)\b|\b(another|additional|in addition to)\b", re.IGNORECASE)
+LEAK_OPENINGS = re.compile(
+    r"\A\W*+(your turn)\b|\b(another|additional|in addition to)\b"
+    r"|\A\W*+(sure|certainly|of course|absolutely)(?:!|, here\b)",
+    re.IGNORECASE,
+)
+PREAMBLE = re.compile(
+    r"\A[^\n:]{0,100}?\b(?:(?:the|this|that|your|an?)(?: [\w-]{1,20}){0,3} answer"
+    r"|here(?:'s| is)(?: [\w-]{1,20}){1,4} (?:response|version|rewrite))\b[^\n:]{0,80}:",
+    re.IGNORECASE,
+)
+"""A first line that announces the answer ("Here is the answer:")."""
 LIST_START = re.compile(r"^[ \t]*+[*_(]{0,3}(\d{1,3})[.)][*_]{0,3}[ \t]", re.MULTILINE)
 REFUSAL = re.compile(
     r"\W*(?:(?:(?:i'm|i am) (?:very |so |really |truly )?sorry|sorry|i apologi[sz]e|my apologies|unfortunately)\b"
@@ -82,8 +98,14 @@ class GateConfig:
     min_meaning: Fraction = 0.80
     """Least cosine between the embeddings of reference and rewrite.
 
-    With MiniLM, 29 of 30 faithful pairs of `tests/data/gate_pairs.jsonl` have 0.83 or more, a maths answer 0.77; of a
-    small model's own rewrites those between 0.60 and 0.80 that only this check refuses were all broken.
+    With MiniLM, 39 of the 42 faithful pairs in `tests/data` have 0.81 or more, a maths answer 0.77, a list told in prose
+    0.72, a sentence told as a list 0.79. It is no lower for those: of eleven of a small model's own rewrites that only this
+    check refused (0.54 to 0.80; three of them a list in one text and prose in the other), none was clearly faithful.
+    """
+    min_sentence_meaning: Fraction = 0.45
+    """Least cosine of each sentence, of reference and rewrite, with what is nearest to it in the other text.
+
+    Of all 47 faithful pairs, written by hand or by a model, none has less (`rewrite/passages.py`). 0 switches it off.
     """
     max_repeat_rate: Fraction = 0.2
     """Largest share of the rewrite's word 4-grams that may have occurred in it before, in [0, 1]."""
@@ -103,12 +125,14 @@ def judge(
     meaning: float | None,
     config: GateConfig,
     constraints: Sequence[Mapping[str, str]] = (),
+    covered: Covered | None = None,
 ) -> list[Verdict]:
     """Return the verdict of every check, always all of them and in this order; no text makes it raise.
 
     `instruction` is instruction and input joined, `finish_reason` is the engine's, `meaning` the cosine between the
     embeddings of reference and rewrite, or None where none was computed, `constraints` the row's own, which a table keeps
-    as `core.table.CONSTRAINT`. A pure function of its arguments.
+    as `core.table.CONSTRAINT`, `covered` what `rewrite.passages` found sentence by sentence, or None where it was not asked.
+    A pure function of its arguments.
 
     Raises:
         DataError: A constraint is none that `core.constraints` knows.
@@ -134,6 +158,7 @@ def judge(
         claims.keeps_denials(reference, rewrite),
         claims.keeps_direction(reference, rewrite),
         claims.keeps_roles(reference, rewrite),
+        claims.keeps_sides(reference, rewrite),
         checks.keeps_final_number(reference, rewrite, category),
         checks.keeps_code(reference, rewrite, category),
         checks.keeps_json(reference, rewrite),
@@ -141,6 +166,8 @@ def judge(
         does_not_refuse(reference, rewrite),
         keeps_meaning(meaning, config.min_meaning),
         does_not_repeat(rewrite, config.max_repeat_rate),
+        keeps_sentences(covered, config.min_sentence_meaning),
+        adds_no_sentences(covered, config.min_sentence_meaning),
     ]
 
 
@@ -165,7 +192,10 @@ def is_finished(reference: str, rewrite: str, finish_reason: str) -> Verdict:
 
 
 def keeps_silent_about_the_prompt(instruction: str, reference: str, rewrite: str) -> Verdict:
-    """`leak`: the rewrite does not speak of the reference it was shown, nor go on counting where that ended."""
+    """`leak`: the rewrite neither speaks of the reference it was shown nor goes on counting where that ended.
+
+    Nor does it announce its answer ("Here is the answer:") or begin with the instruction's first paragraph.
+    """
     if not WORD.search(rewrite):
         return not_applicable("leak", "the rewrite has no words")
     known = plain(f"{instruction}\n{reference}")
@@ -175,6 +205,12 @@ def keeps_silent_about_the_prompt(instruction: str, reference: str, rewrite: str
     leak = next((phrase for phrase in said if not re.search(rf"\b{re.escape(phrase)}\b", known, re.IGNORECASE)), None)
     if leak:
         return verdict("leak", False, f'the rewrite says "{leak}", which neither instruction nor reference does')
+    preamble = PREAMBLE.match(rewrite.replace("’", "'"))
+    if preamble and not re.match(r"[^\n]{0,200}\banswer", reference, re.IGNORECASE):
+        return verdict("leak", False, f"the rewrite begins {squash(preamble[0])[:60]!r}, the reference does not")
+    asked, told, was = (normal_form(part) for part in (instruction.lstrip().split("\n\n")[0], rewrite, reference))
+    if len(asked.split()) >= ECHO_WORDS and told.startswith(asked) and not was.startswith(asked):
+        return verdict("leak", False, "the rewrite begins with the instruction")
     ours, theirs = LIST_START.search(rewrite), LIST_START.search(reference)
     starts = {int(theirs[1])} if theirs else {0, 1}
     if ours and int(ours[1]) not in starts and str(int(ours[1])) not in numbers(reference):
@@ -243,3 +279,19 @@ def does_not_repeat(rewrite: str, limit: float) -> Verdict:
         return verdict("repetition", False, f"the line {line[:60]!r} stands {copies} times", copies, REPEATED_LINES - 1)
     rate = repeat_rate(rewrite)
     return verdict("repetition", rate <= limit, f"{rate:.1%} of the word 4-grams occur again", rate, limit)
+
+
+def keeps_sentences(covered: Covered | None, limit: float) -> Verdict:
+    """`sentences`: some stretch of the rewrite means what each sentence of the reference does."""
+    if covered is None:
+        return not_applicable("sentences", "asked only of what passes every other check")
+    return verdict("sentences", covered.kept >= limit, f"least is left of {covered.lost[:80]!r}", covered.kept, limit)
+
+
+def adds_no_sentences(covered: Covered | None, limit: float) -> Verdict:
+    """`new_sentences`: some stretch of the reference means what each sentence of the rewrite does."""
+    if covered is None:
+        return not_applicable("new_sentences", "asked only of what passes every other check")
+    return verdict(
+        "new_sentences", covered.given >= limit, f"farthest off is {covered.new[:80]!r}", covered.given, limit
+    )

@@ -5,7 +5,8 @@ is held against every stretch of one to four sentences of the other text, and th
 sentence of fewer than 8 words takes in the next: alone, an item of a list lies far from the sentence that names it.
 
 Of 70 rewrites by a 135M model that a reader had labelled, this alone rejects 42 of the 65 broken ones at a cosine of
-0.45 and none of the 5 faithful; of 42 faithful pairs written by hand none.
+0.45 and none of the 5 faithful; of 42 faithful pairs written by hand none. Content words in common, in place of cosines,
+rejected fewer of those that were left by the other checks.
 """
 
 import re

@@ -29,7 +29,8 @@ from core.models import Embedder, Message, Request, chat_request
 from core.recorded import RecordedEngine, RecordedScorer
 from core.table import Outcome, full_instruction, with_verdicts
 from core.text import words
-from rewrite.gate import GateConfig, first_failure, judge
+from rewrite.gate import GateConfig, Verdict, first_failure, judge
+from rewrite.passages import Covered, covered
 
 REWRITE: dict[str, Any] = {
     "kind": pl.String, "status": pl.String, "check": pl.String, "evidence": pl.String,
@@ -160,12 +161,20 @@ def _judge(table: pl.DataFrame, candidates: list[_Candidate], embedder: Embedder
             "ij,ij->i", embedder.embed([c.text for c in worth]), embedder.embed([references[c.row] for c in worth])
         )
         meaning = {id(c): round(float(cosine), 4) for c, cosine in zip(worth, cosines, strict=True)}
-    for candidate in candidates:
-        verdicts = judge(
+
+    def verdicts_of(candidate: _Candidate, covered: Covered | None) -> list[Verdict]:
+        return judge(
             turns[candidate.row], references[candidate.row], candidate.text, category=categories[candidate.row],
             finish_reason=candidate.finish_reason, meaning=meaning[id(candidate)] if candidate.text else None, config=gate,
-            constraints=constraints[candidate.row],
+            constraints=constraints[candidate.row], covered=covered,
         )  # fmt: skip
+
+    # Sentence by sentence only where all else passes: that takes the embeddings of every stretch of both texts.
+    good = [candidate for candidate in candidates if first_failure(verdicts_of(candidate, None)) is None]
+    found = covered([(references[candidate.row], candidate.text) for candidate in good], embedder)
+    by_sentence = {id(candidate): one for candidate, one in zip(good, found, strict=True)}
+    for candidate in candidates:
+        verdicts = verdicts_of(candidate, by_sentence.get(id(candidate)))
         candidate.verdicts = [
             {"check": v.check, "status": v.status, "measured": v.measured, "limit": v.limit}
             for v in verdicts if v.status != "not_applicable"

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from core.config import parse
 from core.errors import ConfigError, DataError
 from rewrite.gate import GateConfig, Verdict, first_failure, judge
+from rewrite.passages import Covered
 
 SLUGS = [
     "finished", "leak", "length", "short_reference", "numbers", "new_numbers", "units", "names", "new_names", "quotes",
-    "links", "identifiers", "list", "series", "labels", "polarity", "choice", "negation", "opposites", "roles", "maths", "code", "json",
-    "constraints", "refusal", "meaning", "repetition",
+    "links", "identifiers", "list", "series", "labels", "polarity", "choice", "negation", "opposites", "roles", "sides", "maths", "code",
+    "json", "constraints", "refusal", "meaning", "repetition", "sentences", "new_sentences",
 ]  # fmt: skip
 PROSE = "Water boils when its vapour reaches the pressure of the air above."
 RETOLD = "As soon as its vapour presses as hard as the air above, water boils."
@@ -34,9 +35,26 @@ def pair(reference: str, rewrite: str, **given: Any) -> tuple[str, str, dict[str
 
 
 PASS = {
+    "sides": [
+        pair("Plants turn water and air into sugar.", "Plants turn air and water into sugar."),
+        pair("Gold is heavier than this iron.", "This iron is lighter than gold."),
+        pair("The bus goes from Bern to Rome daily.", "The bus goes to Rome from Bern daily."),
+        pair("Plants turn water and air into sugar.", "By plants, water and air are turned into sugar."),
+    ],
+    "sentences": [
+        pair(PROSE, RETOLD, covered=Covered(0.45, "a", 0.1, "b")),
+        pair(PROSE, RETOLD, covered=Covered(0.2, "a", 0.1, "b"), config={"min_sentence_meaning": 0.2}),
+    ],
+    "new_sentences": [
+        pair(PROSE, RETOLD, covered=Covered(0.1, "a", 0.45, "b")),
+        pair(PROSE, RETOLD, covered=Covered(0.1, "a", 0.2, "b"), config={"min_sentence_meaning": 0.2}),
+    ],
     "series": [
+        pair("It has oak, ash, elm, lime and fir trees.", "It has firs, limes, elms, ash trees and oak."),
+        pair("Pack a hat, a book, a towel and a coat.", "Pack a hat, a novel, a towel and a coat."),
         pair("It has oak, ash, elm, and lime trees.", "Lime, elm, ash and oak grow there."),
-        pair("It has oak, ash, elm, lime, and fir.", "Its trees are oak, ash and elm."),
+        pair("It has oak, ash, elm, lime, and fir.", "Ash is there. So is elm. So is oak."),
+        pair("Besides hedgehogs, bats, mice and frogs sleep.", "Animals that sleep are bats, mice and frogs."),
         pair("It is clear, warm, safe, and wide.", "Clearly it is warm, safely wide."),
     ],
     "labels": [
@@ -50,6 +68,10 @@ PASS = {
         pair("It has 3 million people.", "Its 3m people are many."),
     ],
     "new_names": [
+        pair("The moon reflects sunlight.", "The light of the Sun is reflected by it."),
+        pair("It was a democracy then.", "It was a Democracy, most Democracy-like."),
+        pair("It lies in Ivry-sur-le-Lac now.", "Now it lies in Ivry-sur-le-Lac."),
+        pair("They gave the x ray then.", "We saw an X-ray."),
         pair("It lies in Sweden now.", "It is a Swedish town now."),
         pair("He was born there.", "His birthplace was Rome.", instruction="Was he born in Rome?"),
         pair("He was born there.", "His birthplace was Rome.", config={"max_new_names": 1}),
@@ -71,6 +93,7 @@ PASS = {
         pair("Washing does not remove all the wax.", "Washing removes only part of the wax."),
     ],
     "opposites": [
+        pair("It switches the heater on.", "The heater is what it switches on."),
         pair("Prices increase in the cold winter.", "In the cold winter prices rise."),
         pair("The lake is larger than the pond.", "The pond is smaller than the lake."),
         pair("Wash the rice before you cook the rice.", "Cook the rice after you wash the rice."),
@@ -78,6 +101,11 @@ PASS = {
         pair("The water there is not warm in May.", "The water there is cold in May."),
     ],
     "roles": [
+        pair(
+            "The first Wessex League was the eleventh season of the Wessex League.",
+            "The first Wessex League was the eleventh season of the Wessex League.",
+        ),
+        pair("The mill was built in 1764. It was sold in 1820.", "In 1820 it was sold; the mill was built in 1764."),
         pair("The final was won by Ann. The cup went to Bea.", "Ann won the final, and the cup went to Bea."),
         pair("We saw that Ann beat Bea in the final.", "We saw that Bea was beaten by Ann in the final."),
         pair("We saw how Ann and Bea played chess.", "We saw how Bea and Ann played chess."),
@@ -90,6 +118,12 @@ PASS = {
         pair("Use vitamin A and B.", "Take vitamins B and A"),
     ],
     "leak": [
+        pair("The answer: water boils.", "The answer is this: water boils."),
+        pair(PROSE, f"Short answer: {RETOLD}"),
+        pair(PROSE, f"Certainly, at times, {RETOLD}"),
+        pair("Thanks for your gift. I put in salt.", "Thank you for what you gave me. I added salt and kept it."),
+        pair("Update it so:\n`pip`", "Get the latest version of it so:\n`pip`"),
+        pair("Which one is it? It is water.", "Which one is it? Water.", instruction="Which one is it?"),
         pair(PROSE, RETOLD),
         pair("Dear Sir, we wait.", "We are awaiting your responses, dear Sir."),
         pair("It is liked best by most.", "It is the preference answer of most people."),
@@ -131,6 +165,8 @@ PASS = {
         pair("They are sold out now.", "All 30 are gone.", config={"max_new_numbers": 1}),
     ],
     "names": [
+        pair("He wore a T-shirt then.", "Then he wore his T-shirt."),
+        pair("He wore a T-shirt then.", "Then he wore a t-shirt."),
         pair("It lies in Sweden now.", "It is a Swedish town now."),
         pair("It is a Swedish town now.", "It lies in Sweden now."),
         pair("He was born in Sweden.", "It was a Swedish-born man."),
@@ -166,6 +202,9 @@ PASS = {
         pair("So the sum is 1,200 euros.", "The sum is 1200 euros.", category="maths"),
     ],
     "code": [
+        pair(PYTHON, PYTHON.replace("a + b", "b - a").replace("Use", "So")),
+        pair(PYTHON, PYTHON.replace("add(a, b)", "add(a, b, c=1)")),
+        pair("```python\nprint('a', 1)\n```", "```python\nprint('b', 1)\n```"),
         pair(PYTHON, "Write:\n```py\ndef add(x, y):\n    return y + x\n```\nDone."),
         pair("Run this:\n```bash\nls -l\n```", "List them:\n~~~\nls -l -a\n~~~"),
         pair(PYTHON, "```python\ndef add(a, b):\n    '''\n~~~\n    '''\n    return b + a\n```"),
@@ -200,8 +239,24 @@ PASS = {
     ],
 }
 FAIL = {
+    "sides": [
+        pair("Plants turn water and air into sugar.", "Plants turn sugar into water and air."),
+        pair("Gold is heavier than this iron.", "This iron is heavier than gold."),
+        pair("The bus goes from Bern to Rome daily.", "The bus goes from Rome to Bern daily."),
+    ],
+    "sentences": [
+        pair(PROSE, RETOLD, covered=Covered(0.4499, "a", 1.0, "b")),
+        pair(PROSE, RETOLD, covered=Covered(float("nan"), "a", 1.0, "b")),
+    ],
+    "new_sentences": [
+        pair(PROSE, RETOLD, covered=Covered(1.0, "a", 0.4499, "b")),
+        pair(PROSE, RETOLD, covered=Covered(1.0, "a", -1.0, "b")),
+    ],
     "series": [
+        pair("Pack a towel, a hat, a book and a bottle of water.", "Pack a hat, a towel and a book."),
+        pair("It has oak, ash, elm, lime, and fir.", "It has oak, ash, fir, and lime."),
         pair("It has oak, ash, elm, lime, and fir.", "It has oak and ash."),
+        pair("It has oak, ash, elm, lime, and fir.", "Its trees are oak, ash and elm."),
         pair("Get the flat heel, kitten heel, block heel, or wedge heel.", "Get the flat heel."),
     ],
     "labels": [
@@ -216,6 +271,7 @@ FAIL = {
         pair("It costs 8 kilowatt-hours.", "It costs 8 kilowatts."),
     ],
     "new_names": [
+        pair("It was cold then.", "It was cold in May."),
         pair("The play was written long ago.", "The play was written by Oscar Wilde."),
         pair("It is made by cells.", "It is made by cells as ATP."),
     ],
@@ -232,11 +288,14 @@ FAIL = {
         pair("The form is invalid, so send the form.", "The form is valid, so send the form."),
     ],
     "opposites": [
+        pair("If it is cold, it switches the heater on.", "If it is cold, it switches the heater off."),
+        pair("Turn the tap off, then fill the can.", "Turn the tap on, then fill the can."),
         pair("The boiling point decreases as you climb.", "As you climb, the boiling point increases."),
         pair("Penguins live in the southern hemisphere.", "Penguins live in the northern hemisphere."),
         pair("Wash the rice before you cook the meat.", "Wash the rice after you cook the meat."),
     ],
     "roles": [
+        pair("The mill was built in 1764. It was sold in 1820.", "The mill was built in 1820."),
         pair("The final was won by Ann. The cup went to Bea.", "The final was won by Bea. The cup went to Ann."),
         pair("We saw that Ann beat Bea in the final.", "We saw that Bea beat Ann in the final."),
     ],
@@ -258,6 +317,24 @@ FAIL = {
         pair(PROSE, "It boils \ud800 here."),
     ],
     "leak": [
+        *[
+            pair(PROSE, f"{said}{RETOLD}")
+            for said in (
+                "The answer is:\n",
+                "Here's a rewritten version:\n",
+                "Here’s an alternative version of it: ",
+                "The answer to your question is this. ",
+                "As in the text you provided, ",
+                "From the answer you gave me: ",
+                "Sure! ",
+                "Certainly, here it is. ",
+                "Of course, here it is. ",
+                "I'd be happy to help. ",
+            )
+        ],
+        pair(PROSE, f"{RETOLD} This answer keeps all facts."),
+        pair(PROSE, f"{RETOLD} I have added nothing."),
+        pair(PROSE, "Explain why water boils in a pot.", instruction="Explain why water boils in a pot."),
         pair(PROSE, f"{RETOLD} I am ready to help."),
         pair(PROSE, f"Let us write a more accurate answer. {RETOLD}"),
         pair(PROSE, f"Here is a rewritten version: {RETOLD}"),
@@ -299,6 +376,7 @@ FAIL = {
         pair("It was 5 degrees outside.", "It was -5 degrees outside."),
     ],
     "names": [
+        pair("He wore a T-shirt then.", "Then he wore a shirt."),
         pair("It lies in Austria now.", "It is an Australian town now."),
         pair("Albert Einstein moved to Bern.", "Alfred Einstein moved to Bern."),
         pair("It was founded by NASA then.", "It was founded by ESA then."),
@@ -336,6 +414,9 @@ FAIL = {
         pair("Then x = -7 holds.", "Then x = 7 holds.", category="maths"),
     ],
     "code": [
+        pair(PYTHON, PYTHON.replace("a + b", "a - b")),
+        pair("```\ndef f(a):\n    return a > 0\n```", "```\ndef f(a):\n    return a >= 0\n```"),
+        pair("```python\nx = 1\nprint('a')\n```", "```python\nx = 2\nprint('b')\n```"),
         pair(PYTHON, "Write a function that adds them."),
         pair(PYTHON, "```python\ndef add(x, y):\n    return y + x\n"),
         pair(PYTHON, "```python\ndef add(x, y)\n    return y + x\n```"),
@@ -387,18 +468,29 @@ FAIL = {
     ],
 }
 NOT_APPLICABLE = {
+    "sides": [pair(PROSE, RETOLD), pair("It is a gift to you.", "You get it.")],
+    "sentences": [pair(PROSE, RETOLD)],
+    "new_sentences": [pair(PROSE, RETOLD)],
     "series": [pair("It is cheap, fast, and safe.", "It is cheap."), pair("So, then, but, or, he.", "No.")],
     "labels": [pair("Note: it is cold.\nIt rains.", "It rains."), pair("It is: cold.\n11:30 it rains.", "It rains.")],
     "units": [pair("Take 3 of the 7 m.", "Take 3 m."), pair("Take 3 litres.", "Take 4 gallons.")],
     "new_names": [pair("We saw Ann.", "We saw her.")],
     "list": [pair("- red\n- blue", "Red and blue."), pair("Red and blue.", "- red\n- blue")],
-    "choice": [pair(PROSE, RETOLD), pair("Both are: fruit, vegetable.", "Fruit.", instruction="Fruit or vegetable?")],
+    "choice": [
+        pair("Hot.", "Cold.", instruction="How is it drunk?\n\nIt is drunk hot or cold."),
+        pair(PROSE, RETOLD),
+        pair("Both are: fruit, vegetable.", "Fruit.", instruction="Fruit or vegetable?"),
+    ],
     "negation": [
         pair(PROSE, RETOLD),
         pair("Why not? It boils.", "It boils."),
+        pair("We see the new moon in May.", "We see the new moon in May, but none of it at new moon."),
         pair("It not only heats the room but dries it.", "It heats the room and dries it."),
     ],
-    "opposites": [pair("Air and fire.", "Fire and air.")],
+    "opposites": [
+        pair("Air and fire.", "Fire and air."),
+        pair("The lamp stands on the shelf in May.", "In May the lamp stands off the shelf."),
+    ],
     "roles": [pair("We saw Ann there.", "There we saw Ann.")],
     "leak": [pair(PROSE, "...")],
     "length": [pair("!?", PROSE)],
@@ -489,6 +581,11 @@ def test_a_check_without_ground_says_so(slug: str, reference: str, rewrite: str,
          'the rewrite says "falls" where the reference says "rises"'),
         ("roles", "In the final, Ann beat Bea.", "In the final, Bea beat Ann.", 1.0, 0.0,
          "the rewrite has ann and bea change places"),
+        ("sides", "It turns ice into gas.", "It turns gas into ice.", 1.0, 0.0,
+         "the rewrite has 'ice' after \"into\" and 'gas' before it, unlike the reference"),
+        ("code", PYTHON, PYTHON.replace("a + b", "a - b"), None, None, "Add becomes Sub in otherwise equal code"),
+        ("series", "Oak, ash, elm, and lime.", "Oak, ash, and elm.", 0.75, 1.0,
+         "the rewrite lacks lime of 4 things in a row"),
         ("repetition", PROSE, "so it is\n" * 3, 3.0, 2.0, "the line 'so it is' stands 3 times"),
     ],
 )  # fmt: skip
@@ -497,6 +594,12 @@ def test_a_failure_says_what_was_found_and_what_was_allowed(
 ) -> None:
     found = verdicts_of(reference, rewrite)[slug]
     assert found == Verdict(slug, "failed", measured, limit, evidence)
+
+
+def test_a_lost_sentence_and_a_new_one_are_quoted() -> None:
+    found = verdicts_of(PROSE, RETOLD, covered=Covered(0.25, "It smells.", 0.125, "Ask a grocer."))
+    assert found["sentences"] == Verdict("sentences", "failed", 0.25, 0.45, "least is left of 'It smells.'")
+    assert found["new_sentences"] == Verdict("new_sentences", "failed", 0.125, 0.45, "farthest off is 'Ask a grocer.'")
 
 
 def test_a_broken_constraint_is_named_and_counted() -> None:
@@ -532,7 +635,7 @@ PIECES = [
     "```", "```python\n", "```json\n", "~~~", "\n", "\n1. ", "\n11. ", "- ", '"', "“", "”", "`", "{", "[", "}", "]", "(",
     "f(", "a_b", "getName()", "https://a.b/c", "x@y.zz", "www.", "Ada", "Ada Lovelace", "I'm sorry, I can't assist",
     "yes,", "No", "not", "the reference", "your turn", "another", "<|im_end|>", "1,000", "-5", "½", "٣", "你好", "\x00",
-    "\u2028", "İ", "ß", "'", "’", ".", ":", " ", "unsafe", "safe", "warm", "cold", "3 km", "half", "a or b", "seven", "- a\n",
+    "\u2028", "İ", "ß", "'", "’", ".", ":", " ", "unsafe", "safe", "warm", "cold", "3 km", "half", "into", "from 1 to", "than", "on.", "a or b", "seven", "- a\n",
 ]  # fmt: skip
 TEXTS = st.one_of(
     st.text(alphabet=st.characters(exclude_categories=())),  # lone surrogates as well
@@ -562,7 +665,7 @@ def test_a_text_is_faithful_to_itself(text: str, category: str) -> None:
     ["a", "a.", "a_", "A ", "1", "1,111", " ", "\n", "\n ", '"', "“", "`", "f(", "(", "a@", "a-", "!", "?!", "```\n",
      "```python\n", "def a", ":", "{", '{"a":', "I am sorry ", "as an ai ", "yes ", "not ", "<|", "www.", "*", "- ",
      "rub it. ", "not rub it. ", "warm ", "cold air. ", "Ann ", "Ann saw Bea. ", "3 ", "3 km ", "six ", "-",
-     "a, ", "a or ", "a: ", "a:\n"],
+     "a, ", "a or ", "a: ", "a:\n", "a into b ", "1764 ", "on. ", "a and ", "the answer ", "a, and "],
 )  # fmt: skip
 def test_a_long_monotonous_text_is_judged_in_linear_time(piece: str) -> None:
     text = piece * (40_000 // len(piece)) + "x"

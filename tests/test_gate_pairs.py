@@ -1,8 +1,9 @@
 """The fidelity gate on labelled pairs of reference and rewrite, written and labelled by hand before the gate was read.
 
-`gate_pairs.jsonl`: 30 faithful and 30 broken pairs, on which the gate was then improved. `gate_pairs_heldout.jsonl`: 12 and
-12 more, written when the gate was done and never tuned on; most of their broken ones aim at what no check looks at. `meaning`
-is the cosine of MiniLM between the two texts.
+`gate_pairs.jsonl`: 30 faithful and 30 broken pairs, on which the gate was then improved. `gate_pairs_hard.jsonl`: 12 and 12
+more, written against the gate's blind spots after that round; they gave precision 9/16 and recall 9/12, and the second round
+used them. So neither file tells how the gate does on unseen pairs. `meaning` is the cosine of MiniLM between the two texts,
+`kept` and `given` are those of `rewrite.passages`.
 """
 
 import json
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from rewrite.gate import GateConfig, judge
+from rewrite.passages import Covered, covered
 
 DATA = Path(__file__).parent / "data"
 
@@ -23,7 +25,7 @@ def read(file: Path) -> list[dict[str, Any]]:
 
 
 PAIRS = read(DATA / "gate_pairs.jsonl")
-HELD_OUT = read(DATA / "gate_pairs_heldout.jsonl")
+HARD = read(DATA / "gate_pairs_hard.jsonl")
 
 CONFUSION = {
     # check: broken pairs that it rejects, faithful pairs that it rejects
@@ -44,6 +46,8 @@ CONFUSION = {
     "negation": ("b09 b10", ""),
     "opposites": ("b12 b14", ""),
     "roles": ("b04", ""),
+    "sentences": ("b19 b24 b25 b26 b29 b30", ""),
+    "new_sentences": ("b07 b21 b24 b26 b30", ""),
     "maths": ("b27", ""),
     "code": ("b06", ""),
     "json": ("b23", ""),
@@ -55,19 +59,12 @@ CONFUSION = {
 """Which check rejects which pair."""
 ACCEPTED_THOUGH_BROKEN = ["b13"]
 """Two steps change their order, in nearly the same words."""
-HELD_OUT_ERRORS = {
-    "hf01": "new_names negation",  # "the Sun" for "sunlight"; "none of it at new moon" read as a denial of "new"
+HARD_ERRORS = {
     "hf03": "meaning",  # a list of four as one sentence, cosine 0.72
     "hf07": "meaning",  # a sentence as a list of abbreviations, cosine 0.79
-    "hb01": "",  # two years change places
     "hb02": "",  # "call a vet at once" becomes "no need to call a vet unless"
-    "hb03": "",  # "on" and "off" change places
-    "hb05": "",  # one of six things is lost
-    "hb06": "",  # ">" becomes "<"
-    "hb07": "",  # "the answer you gave me"
-    "hb10": "",  # inputs and outputs change places
 }
-"""What the gate gets wrong on the held-out pairs: by pair, the checks that reject it ("" for a broken pair accepted)."""
+"""What the gate gets wrong on the hard pairs: by pair, the checks that reject it ("" for a broken pair accepted)."""
 
 
 def failures(pair: Mapping[str, Any]) -> list[str]:
@@ -75,7 +72,7 @@ def failures(pair: Mapping[str, Any]) -> list[str]:
     verdicts = judge(
         pair["instruction"], pair["reference"], pair["rewrite"], category=pair["category"],
         finish_reason=pair["finish_reason"], meaning=pair["meaning"], config=GateConfig(),
-        constraints=pair.get("constraints", []),
+        constraints=pair.get("constraints", []), covered=Covered(pair["kept"], "", pair["given"], ""),
     )  # fmt: skip
     return [verdict.check for verdict in verdicts if verdict.status == "failed"]
 
@@ -114,13 +111,11 @@ def test_each_check_rejects_the_pairs_it_is_known_to_reject() -> None:
     assert [p["id"] for p in PAIRS if not p["faithful"] and not failed[p["id"]]] == ACCEPTED_THOUGH_BROKEN
 
 
-def test_on_held_out_pairs_the_gate_is_no_judge_of_meaning() -> None:
-    failed = {pair["id"]: failures(pair) for pair in HELD_OUT}
-    wrong = {
-        pair["id"]: " ".join(failed[pair["id"]]) for pair in HELD_OUT if bool(failed[pair["id"]]) == pair["faithful"]
-    }
-    assert wrong == HELD_OUT_ERRORS
-    assert precision_and_recall(HELD_OUT) == (9 / 16, 9 / 12)
+def test_on_the_hard_pairs_the_gate_errs_as_known() -> None:
+    failed = {pair["id"]: failures(pair) for pair in HARD}
+    wrong = {pair["id"]: " ".join(failed[pair["id"]]) for pair in HARD if bool(failed[pair["id"]]) == pair["faithful"]}
+    assert wrong == HARD_ERRORS
+    assert precision_and_recall(HARD) == (10 / 11, 10 / 12)
 
 
 @pytest.mark.models
@@ -133,3 +128,6 @@ def test_the_stored_cosines_are_those_of_the_embedded_model(file: Path) -> None:
     embedder = SentenceEmbedder(model_path("embedded:all-minilm-l6-v2", "models.embedder"), "x")
     rewrites, references = (embedder.embed([pair[name] for pair in pairs]) for name in ("rewrite", "reference"))
     assert (rewrites * references).sum(axis=1) == pytest.approx([pair["meaning"] for pair in pairs], abs=1e-3)
+    found = covered([(pair["reference"], pair["rewrite"]) for pair in pairs], embedder)
+    assert [one.kept for one in found] == pytest.approx([pair["kept"] for pair in pairs], abs=1e-3)
+    assert [one.given for one in found] == pytest.approx([pair["given"] for pair in pairs], abs=1e-3)

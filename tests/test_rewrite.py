@@ -395,3 +395,15 @@ def test_every_candidate_has_the_verdict_of_every_check_that_applies(tmp_path: P
         failed = [v["check"] for v in offer["verdicts"] if v["status"] == "failed"]
         assert failed[0] == offer["check"]
     assert failed == ["numbers", "meaning"]
+
+
+def test_sentences_are_compared_only_where_all_else_passes(tmp_path: Path) -> None:
+    lost = "Steam then rises from the pot into the room above."
+    reference, wrong = f"{REFERENCE} {lost}", f"{PLAIN} It takes 9 minutes."
+    base = Base({("plain", 1): PLAIN, ("guided", 1): wrong}, {reference: (-30.0, 10)})
+    (row,) = run(one_row(reference), base, tmp_path, foreign=[lost]).kept.to_dicts()
+    assert candidates_of(row) == [("plain", "rejected", "sentences"), ("guided", "rejected", "new_numbers")]
+    plain, guided = ({v["check"]: v for v in offer["verdicts"]} for offer in row["rewrites"])
+    assert (plain["sentences"]["measured"], plain["new_sentences"]["status"]) == (0.0, "passed")
+    assert "Steam then rises" in row["rewrites"][0]["evidence"]
+    assert not {"sentences", "new_sentences"} & set(guided)
