@@ -73,4 +73,5 @@ bench: setup ## Speed against peers and survival of kills, on an otherwise idle 
 	$(BIN)/python benchmarks/near_duplicates.py --million
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/embedding.py
+	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/kills.py

@@ -18,7 +18,21 @@ BEST = {
     **dict.fromkeys(
         ("numbers", "names", "quotes", "identifiers", "series", "labels", "meaning", "sentences", "new_sentences"), 1.0
     ),
-    **dict.fromkeys(("new_numbers", "new_names", "units", "links", "negation", "opposites", "roles", "sides"), 0.0),
+    **dict.fromkeys(
+        (
+            "new_numbers",
+            "new_names",
+            "units",
+            "links",
+            "negation",
+            "opposites",
+            "roles",
+            "sides",
+            "clauses",
+            "new_clauses",
+        ),
+        0.0,
+    ),
     **dict.fromkeys(("constraints", "repetition"), 0.0),
 }
 """What each check of the gate that measures something measures at best: shares at least a limit, counts at most one.

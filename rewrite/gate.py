@@ -3,14 +3,14 @@
 SDFT (Yang et al., "Self-Distillation Bridges Distribution Gap in Language Model Fine-Tuning", 2024, arXiv:2402.13669)
 keeps a rewrite unless it holds one of six phrases or, for some data sets, a task checker fails. Here it must pass every
 check: those below, of how the rewrite is told, those of `checks.py`, of what it keeps, those of `claims.py`, of what it says
-of it, and those of `passages.py`, sentence by sentence. Whatever fails one keeps its reference. We depart from SDFT in five
+of it, and those of `clauses.py` and `passages.py`, part by part. Whatever fails one keeps its reference. We depart from SDFT in five
 ways: phrases match whole words and not what the reference says itself; numbers, units, names, quotes, links, identifiers,
 lists, series and labels are held against the reference on every task, and the instruction's verifiable constraints against
 the rewrite; so are denials, opposites, roles and choices, in sentences about the same; an answer without a number never
 equals another without one; meaning is compared by embedding, of the whole and of each sentence.
 
 The gate reads surfaces: it cannot see that two steps changed their order, that a word became another which is neither its
-opposite nor a number or name, or that part of a sentence was lost or brought in. A faithful rewrite that calculates
+opposite nor a number or name, or that a few words were lost or brought in. A faithful rewrite that calculates
 otherwise or writes a number otherwise ("two hundred") is refused. Phrases, names, refusals, yes/no words, denials and
 opposites are English; in other languages those checks pass or do not apply. Nothing is executed.
 `tests/test_gate_pairs.py` holds precision and recall on labelled pairs.
@@ -27,7 +27,7 @@ from pydantic import Field
 from core.config import Fraction, Natural, Share, settings
 from core.constraints import failing
 from core.text import WORD, normal_form, numbers, repeat_rate, squash, words
-from rewrite import checks, claims
+from rewrite import checks, claims, clauses
 from rewrite.checks import Verdict, fences, not_applicable, plain, verdict
 from rewrite.passages import Covered
 
@@ -107,6 +107,8 @@ class GateConfig:
 
     Of all 47 faithful pairs, written by hand or by a model, none has less (`rewrite/passages.py`). 0 switches it off.
     """
+    max_clause_words: Natural = 4
+    """Content words that may go, or come, in one place with none in their stead (`rewrite/clauses.py`)."""
     max_repeat_rate: Fraction = 0.2
     """Largest share of the rewrite's word 4-grams that may have occurred in it before, in [0, 1]."""
     max_new_numbers: Natural = 0
@@ -159,6 +161,8 @@ def judge(
         claims.keeps_direction(reference, rewrite),
         claims.keeps_roles(reference, rewrite),
         claims.keeps_sides(reference, rewrite),
+        clauses.keeps_clauses(reference, rewrite, config.max_clause_words),
+        clauses.adds_no_clauses(instruction, reference, rewrite, config.max_clause_words),
         checks.keeps_final_number(reference, rewrite, category),
         checks.keeps_code(reference, rewrite, category),
         checks.keeps_json(reference, rewrite),

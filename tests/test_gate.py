@@ -13,7 +13,7 @@ from rewrite.passages import Covered
 
 SLUGS = [
     "finished", "leak", "length", "short_reference", "numbers", "new_numbers", "units", "names", "new_names", "quotes",
-    "links", "identifiers", "list", "series", "labels", "polarity", "choice", "negation", "opposites", "roles", "sides", "maths", "code",
+    "links", "identifiers", "list", "series", "labels", "polarity", "choice", "negation", "opposites", "roles", "sides", "clauses", "new_clauses", "maths", "code",
     "json", "constraints", "refusal", "meaning", "repetition", "sentences", "new_sentences",
 ]  # fmt: skip
 PROSE = "Water boils when its vapour reaches the pressure of the air above."
@@ -34,7 +34,20 @@ def pair(reference: str, rewrite: str, **given: Any) -> tuple[str, str, dict[str
     return reference, rewrite, given
 
 
+CLAUSE = "which old farmers in northern valleys still plough by hand"
 PASS = {
+    "clauses": [
+        pair(f"The fields, {CLAUSE}, lie low.", f"Low lie the fields {CLAUSE}."),
+        pair(
+            f"The fields, {CLAUSE}, lie low.", "The fields, that aged peasants up north keep tilling manually, lie low."
+        ),
+        pair("The wet green fields lie very low today.", "Fields lie low."),
+        pair(f"The fields, {CLAUSE}, lie low.", "The fields lie low.", config={"max_clause_words": 7}),
+    ],
+    "new_clauses": [
+        pair("The fields lie low.", f"The fields, {CLAUSE}, lie low.", instruction=f"What of fields {CLAUSE}?"),
+        pair("The fields lie low.", "The wet green fields lie very low today."),
+    ],
     "sides": [
         pair("Plants turn water and air into sugar.", "Plants turn air and water into sugar."),
         pair("Gold is heavier than this iron.", "This iron is lighter than gold."),
@@ -239,6 +252,15 @@ PASS = {
     ],
 }
 FAIL = {
+    "clauses": [
+        pair(f"The fields, {CLAUSE}, lie low.", "The fields lie low."),
+        pair(f"The fields lie low. {CLAUSE.capitalize()}?", "The fields lie low."),
+        pair("水在一百度沸腾，因为蒸汽压力等于大气压力。", "水在一百度沸腾。"),
+    ],
+    "new_clauses": [
+        pair("The fields lie low.", f"The fields, {CLAUSE}, lie low."),
+        pair("The fields lie low.", f"{CLAUSE.capitalize()}: the fields, which lie low."),
+    ],
     "sides": [
         pair("Plants turn water and air into sugar.", "Plants turn sugar into water and air."),
         pair("Gold is heavier than this iron.", "This iron is heavier than gold."),
@@ -468,6 +490,8 @@ FAIL = {
     ],
 }
 NOT_APPLICABLE = {
+    "clauses": [pair("...", PROSE), pair("water " * 6_000, PROSE)],
+    "new_clauses": [pair(PROSE, "..."), pair(PROSE, "water " * 6_000)],
     "sides": [pair(PROSE, RETOLD), pair("It is a gift to you.", "You get it.")],
     "sentences": [pair(PROSE, RETOLD)],
     "new_sentences": [pair(PROSE, RETOLD)],
@@ -583,6 +607,8 @@ def test_a_check_without_ground_says_so(slug: str, reference: str, rewrite: str,
          "the rewrite has ann and bea change places"),
         ("sides", "It turns ice into gas.", "It turns gas into ice.", 1.0, 0.0,
          "the rewrite has 'ice' after \"into\" and 'gas' before it, unlike the reference"),
+        ("clauses", f"The fields, {CLAUSE}, lie low.", "The fields lie low.", 7.0, 4.0,
+         "the rewrite has nothing for 'old farmers northern valleys still plough hand'"),
         ("code", PYTHON, PYTHON.replace("a + b", "a - b"), None, None, "Add becomes Sub in otherwise equal code"),
         ("series", "Oak, ash, elm, and lime.", "Oak, ash, and elm.", 0.75, 1.0,
          "the rewrite lacks lime of 4 things in a row"),

@@ -48,6 +48,8 @@ CONFUSION = {
     "roles": ("b04", ""),
     "sentences": ("b19 b24 b25 b26 b29 b30", ""),
     "new_sentences": ("b07 b21 b24 b26 b30", ""),
+    "clauses": ("b19 b25 b26 b29 b30", ""),
+    "new_clauses": ("b20 b21 b24", ""),
     "maths": ("b27", ""),
     "code": ("b06", ""),
     "json": ("b23", ""),
