@@ -28,6 +28,7 @@ BEST = {
             "opposites",
             "roles",
             "sides",
+            "groups",
             "clauses",
             "new_clauses",
         ),

@@ -195,10 +195,10 @@ def keeps_series(reference: str, rewrite: str) -> Verdict:
     All of them where what returns is a shorter series: then none became a synonym. The first may be no thing of the
     series ("Besides hedgehogs, bats, mice and frogs") and be lost alone.
     """
-    groups = [group for group in _series(fences(reference).prose) if len(group) >= SERIES_ITEMS]
+    groups = [group for group in series(fences(reference).prose) if len(group) >= SERIES_ITEMS]
     if not groups:
         return not_applicable("series", "the reference has no series of four")
-    said, rows = _roots(rewrite), [(len(row), _roots(" ".join(row))) for row in _series(fences(rewrite).prose)]
+    said, rows = _roots(rewrite), [(len(row), _roots(" ".join(row))) for row in series(fences(rewrite).prose)]
     judged = []
     for group in groups:
         lost = [item for item in group if not _roots(item) & said]
@@ -383,7 +383,7 @@ def _name_in(word: str) -> str:
     return _bare((word if any(len(part) == 1 for part in parts) else "-".join(parts)).casefold())
 
 
-def _series(prose: str) -> list[list[str]]:
+def series(prose: str) -> list[list[str]]:
     """Return the things between commas and the last "and" or "or", without the words that several of them share."""
     groups = []
     for match in islice(SERIES.finditer(prose), MOST_SERIES):

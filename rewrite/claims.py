@@ -7,13 +7,13 @@ comparison of every sentence with every other linear in the text.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 
 from core.form import FUNCTION_WORDS
 from core.text import WORD, words
-from rewrite.checks import Verdict, fences, names_of, not_applicable, plain, verdict
+from rewrite.checks import Verdict, fences, names_of, not_applicable, plain, series, verdict
 
 MOST_SENTENCES = 100
 """Sentences compared, of each text; an answer of 1,024 tokens has fewer as a rule."""
@@ -119,6 +119,8 @@ CHOICE = re.compile(
     r"(?<![\w'\"-])((?:['\"]?\w++['\"]?, (?:an? )?){0,8})['\"]?(\w++)['\"]?,? or (?:an? |the )?['\"]?(\w++)",
     re.IGNORECASE,
 )
+LISTED = 3
+"""So many things that the reference sorts are worth a comparison."""
 SENTENCE_GAP = re.compile(r"(?<=[.!?;])\s++|\n\s*+")
 TOKEN = re.compile(rf"{WORD.pattern}|[,:()–—]")
 SUFFIXES = ("ingly", "edly", "ing", "est", "ed", "er", "es", "ly", "s", "e")
@@ -216,6 +218,37 @@ def keeps_choice(instruction: str, reference: str, rewrite: str) -> Verdict:
             same = old in now or not now
             return verdict("choice", same, f"the rewrite says {new}, the reference {offered[old]}")
     return not_applicable("choice", "the reference does not choose one of several words of the instruction")
+
+
+def keeps_groups(instruction: str, reference: str, rewrite: str) -> Verdict:
+    """`groups`: things that the instruction lists ("cats, sheep, whales") return, those of one sentence or line in one again.
+
+    By the last word of each. Groups are compared only where both texts have two of them: all may go into one sentence.
+    """
+    for listed in series(plain(instruction.lstrip().split("\n\n")[0])):
+        heads = dict.fromkeys(stem_of(words(item)[-1]) for item in listed if words(item))
+        old, new = (_places(text, heads) for text in (reference, rewrite))
+        told = [head for head in heads if len(old[head]) == 1]
+        if len(told) < LISTED:
+            continue
+        lost = [head for head in told if not new[head]]
+        both = [head for head in told if len(new[head]) == 1]
+        moved: list[str] = []
+        if min(len(set().union(*(places[head] for head in both))) for places in (old, new)) >= 2:
+            moved = [a for a in both if any((old[a] == old[b]) != (new[a] == new[b]) for b in both)]
+        gone, apart = (", ".join(stems[:5]) or "none" for stems in (lost, moved))
+        evidence = f"of the things to be sorted the rewrite loses {gone}, and {apart} changed groups"
+        return verdict("groups", not lost and not moved, evidence, len(lost) + len(moved), 0)
+    return not_applicable("groups", "the reference does not sort things that the instruction lists")
+
+
+def _places(text: str, heads: Collection[str]) -> dict[str, set[int]]:
+    """Return the numbers of the sentences or lines in which each word stands, by its stem."""
+    found: dict[str, set[int]] = {head: set() for head in heads}
+    for number, piece in enumerate(SENTENCE_GAP.split(fences(text).prose)):
+        for stem in found.keys() & _stems(piece):
+            found[stem].add(number)
+    return found
 
 
 def sentences(text: str) -> list[Sentence]:

@@ -53,6 +53,7 @@ LEAKS = re.compile(
     r"|(?:original|previous|revised|edited|corrected|above) answer|answer above|(?:answer|text) (?:that )?you (?:gave|provided)"
     r"|re(?:written|phrased) (?:version|answer)|more (?:accurate|concise|detailed|engaging) (?:answer|response|version)"
     r"|in this (?:response|rewrite)|i(?:'ve| have) (?:rewritten|rephrased|reworded|added|kept)|i(?:'ll| will) (?:rewrite|rephrase)"
+    r"|the answer is(?=:)"
     r"|ready to (?:help|assist)|i(?:'m|'d| am| will| would)(?: be)? (?:happy|glad|here) to (?:help|assist)"
     r"|write (?:that|this|the) answer again|in your own words|keep every fact|write only the answer)\b",
     re.IGNORECASE,
@@ -157,6 +158,7 @@ def judge(
         checks.keeps_labels(reference, rewrite),
         checks.keeps_polarity(reference, rewrite),
         claims.keeps_choice(instruction, reference, rewrite),
+        claims.keeps_groups(instruction, reference, rewrite),
         claims.keeps_denials(reference, rewrite),
         claims.keeps_direction(reference, rewrite),
         claims.keeps_roles(reference, rewrite),

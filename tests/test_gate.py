@@ -13,7 +13,7 @@ from rewrite.passages import Covered
 
 SLUGS = [
     "finished", "leak", "length", "short_reference", "numbers", "new_numbers", "units", "names", "new_names", "quotes",
-    "links", "identifiers", "list", "series", "labels", "polarity", "choice", "negation", "opposites", "roles", "sides", "clauses", "new_clauses", "maths", "code",
+    "links", "identifiers", "list", "series", "labels", "polarity", "choice", "groups", "negation", "opposites", "roles", "sides", "clauses", "new_clauses", "maths", "code",
     "json", "constraints", "refusal", "meaning", "repetition", "sentences", "new_sentences",
 ]  # fmt: skip
 PROSE = "Water boils when its vapour reaches the pressure of the air above."
@@ -35,7 +35,21 @@ def pair(reference: str, rewrite: str, **given: Any) -> tuple[str, str, dict[str
 
 
 CLAUSE = "which old farmers in northern valleys still plough by hand"
+SORT = "Which are pets: cats, sheep, dogs, whales?"
 PASS = {
+    "groups": [
+        pair(
+            "Cats and dogs are pets. Sheep and whales are not.",
+            "Pets: dogs, cats.\nOthers: whales, a sheep.",
+            instruction=SORT,
+        ),
+        pair(
+            "Cats and dogs are pets. Sheep and whales are not.",
+            "A cat and a dog, but no sheep or whale.",
+            instruction=SORT,
+        ),
+        pair("Cats, dogs and sheep are.", "A cat is. Dogs are. Sheep are.", instruction=SORT),
+    ],
     "clauses": [
         pair(f"The fields, {CLAUSE}, lie low.", f"Low lie the fields {CLAUSE}."),
         pair(
@@ -252,6 +266,15 @@ PASS = {
     ],
 }
 FAIL = {
+    "groups": [
+        pair(
+            "Cats and dogs are pets. Sheep and whales are not.",
+            "Cats and sheep are. Dogs and whales are not.",
+            instruction=SORT,
+        ),
+        pair("Cats and dogs are pets. Sheep and whales are not.", "Cats and dogs are pets.", instruction=SORT),
+        pair("- cat: pet\n- dog: pet\n- whale: none", "- cat, dog: pet\n- whale: none", instruction=SORT),
+    ],
     "clauses": [
         pair(f"The fields, {CLAUSE}, lie low.", "The fields lie low."),
         pair(f"The fields lie low. {CLAUSE.capitalize()}?", "The fields lie low."),
@@ -490,6 +513,11 @@ FAIL = {
     ],
 }
 NOT_APPLICABLE = {
+    "groups": [
+        pair(PROSE, RETOLD, instruction=SORT),
+        pair("Cats. Dogs.", "Dogs.", instruction=SORT),
+        pair(PROSE, RETOLD),
+    ],
     "clauses": [pair("...", PROSE), pair("water " * 6_000, PROSE)],
     "new_clauses": [pair(PROSE, "..."), pair(PROSE, "water " * 6_000)],
     "sides": [pair(PROSE, RETOLD), pair("It is a gift to you.", "You get it.")],
