@@ -113,6 +113,12 @@ def show_ranker(found: Mapping[str, Any] | None, console: Console) -> None:
         low, high = every["gain_low"], every["gain_high"]
         said = f"{every['gain']:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}"
         console.print(literal(f"ranker over the better of the two rules, all pairs: {said}"))
+    if found is not None and "used" in found:
+        console.print(
+            literal(
+                f"used in selection: {'yes' if found['used'] else 'no, for nothing shows that it knows more than a length'}"
+            )
+        )
 
 
 def _why_untrained(found: Mapping[str, Any]) -> str:

@@ -272,7 +272,8 @@ def _style(table: pl.DataFrame, context: Context) -> Outcome:
         ranker, figures = train_ranker(table, embedder, seed=config.run.seed, min_rows=config.style.ranker_min_rows)
     context.notes["ranker"], context.files[RANKER_FILE] = figures, ranker.as_bytes() if ranker else None
     scores = ranker.scores(full_instruction(table), table["response"].to_list(), embedder) if ranker else None
-    return rank_by_style(table, context.wanted, config.style, fill=config.categories.fill, ranker_scores=scores)
+    style = config.style if figures.get("used") else replace(config.style, ranker_weight=0.0)
+    return rank_by_style(table, context.wanted, style, fill=config.categories.fill, ranker_scores=scores)
 
 
 STAGES = (

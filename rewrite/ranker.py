@@ -111,6 +111,15 @@ class Ranker:
         return bytes(save(dict(self.weights), {METADATA: about}))
 
 
+def beats_length(figures: Mapping[str, Any]) -> bool:
+    """Tell, of the figures of `train_ranker`, whether it is better held out than the better of two rules on length.
+
+    Its gain's whole interval has to lie above 0; otherwise nothing shows that it has learnt more than a length.
+    """
+    low = figures.get("accuracy", {}).get("all", {}).get("gain_low")
+    return low is not None and low > 0
+
+
 def load_ranker(path: Path) -> Ranker:
     """Read a ranker from `ranker.safetensors`.
 
@@ -147,7 +156,8 @@ def train_ranker(
     have a pair; `unused` (see `Answers`); `trained`; and, if it is, `embedder` and `accuracy`: for `all` pairs and by kind
     of pair, the `rows` and `pairs` and the share ranked right, ties one half, by the `ranker` in `FOLDS`-fold
     cross-validation with its 95 % interval (`low`, `high`, over rows), by `shorter` and by `longer` answers first (in
-    characters), and by how much the ranker beats the better of these (`gain`, `gain_low`, `gain_high`).
+    characters), and by how much the ranker beats the better of these (`gain`, `gain_low`, `gain_high`); `used`, whether
+    it may count in selection (`beats_length`).
 
     The same table, vectors and seed give the same bits on one machine, whatever the number of threads.
     """
@@ -161,6 +171,7 @@ def train_ranker(
         "embedder": embedder.identity,
         "accuracy": _accuracies(answers, _held_out(answers, inputs, seed), seed),
     }
+    figures["used"] = beats_length(figures)
     weights = _fit(answers, inputs, answers.rows, seed)
     return Ranker(embedder.identity, weights, figures), figures
 

@@ -31,7 +31,7 @@ class StyleConfig:
     consistency_weight: NonNegative = 1.0
     """Weight of style distance against quality when the reserve is given up; 0 leaves it out."""
     ranker_weight: NonNegative = 0.1
-    """Weight of the ranker's score, in robust standard deviations within the category; 0 trains no ranker. More than 0.1 widens again the spread of form that the style distance narrows."""
+    """Weight of the ranker's score, in robust standard deviations within the category; 0 trains no ranker, and one that is not clearly better held out than a rule on length is not used. More than 0.1 widens again the spread of form that the style distance narrows."""
     ranker_min_rows: Count = 40
     """Rows with comparable answers, below which no ranker is trained."""
 

@@ -102,6 +102,10 @@ def test_a_run_leaves_the_ranker_that_its_rows_were_scored_by(undisturbed):
     assert made.figures["rows"] >= 3
     scores = made.scores(full_instruction(rows), rows["response"].to_list(), FakeEmbedder())
     assert rows["ranker_score"].to_list() == pytest.approx(scores, abs=1e-6)
+    # On answers drawn at random it learns nothing, and so does not count.
+    assert not made.figures["used"]
+    without = rows["quality"] - rows["style_distance"]
+    assert rows["style_score"].to_list() == pytest.approx(without.to_list(), abs=1e-5)
 
 
 @pytest.mark.parametrize(("style", "why"), [({"ranker_weight": 0.0}, "off"), ({"ranker_weight": 1.0}, "too_few_rows")])

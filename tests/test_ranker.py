@@ -14,7 +14,7 @@ from core.errors import DataError
 from core.form import FORM_COLUMNS
 from core.table import full_instruction, table_of
 from rewrite import ranker
-from rewrite.ranker import Answers, Ranker, load_ranker, train_ranker, usable
+from rewrite.ranker import Answers, Ranker, beats_length, load_ranker, train_ranker, usable
 from rewrite.rewrite import REWRITE
 from tests.fakes import ADJECTIVES, NOUNS, PLACES, FakeEmbedder
 
@@ -363,3 +363,17 @@ def test_a_file_that_is_no_ranker_is_refused_in_one_line(tmp_path, made):
                 load_ranker(path)
     with pytest.raises(DataError, match="cannot be read as safetensors"):
         load_ranker(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("figures", "better"),
+    [
+        ({"accuracy": {"all": {"gain": 0.1, "gain_low": 0.01, "gain_high": 0.2}}}, True),
+        ({"accuracy": {"all": {"gain": 0.1, "gain_low": 0.0, "gain_high": 0.2}}}, False),
+        ({"accuracy": {"all": {"gain": 0.1, "gain_low": -0.1, "gain_high": 0.2}}}, False),
+        ({"accuracy": {"all": {"rows": 0, "pairs": 0}}}, False),
+        ({"trained": False, "why": "off"}, False),
+    ],
+)
+def test_a_ranker_counts_only_where_it_clearly_beats_length(figures: dict[str, Any], better: bool) -> None:
+    assert beats_length(figures) == better
