@@ -18,23 +18,8 @@ BEST = {
     **dict.fromkeys(
         ("numbers", "names", "quotes", "identifiers", "series", "labels", "meaning", "sentences", "new_sentences"), 1.0
     ),
-    **dict.fromkeys(
-        (
-            "new_numbers",
-            "new_names",
-            "units",
-            "links",
-            "negation",
-            "opposites",
-            "roles",
-            "sides",
-            "groups",
-            "clauses",
-            "new_clauses",
-        ),
-        0.0,
-    ),
-    **dict.fromkeys(("constraints", "repetition"), 0.0),
+    **dict.fromkeys(("new_numbers", "new_names", "units", "links", "constraints", "repetition"), 0.0),
+    **dict.fromkeys(("negation", "opposites", "roles", "sides", "groups", "clauses", "new_clauses"), 0.0),
 }
 """What each check of the gate that measures something measures at best: shares at least a limit, counts at most one.
 `length` is at its best at the reference's own, and has two limits; `list` and `short_reference` leave no room."""

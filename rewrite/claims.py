@@ -9,6 +9,7 @@ comparison of every sentence with every other linear in the text.
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice, pairwise
 
 from core.form import FUNCTION_WORDS
@@ -251,11 +252,13 @@ def _places(text: str, heads: Collection[str]) -> dict[str, set[int]]:
     return found
 
 
-def sentences(text: str) -> list[Sentence]:
-    """Return the sentences of a text outside code blocks, questions left out."""
+@lru_cache(maxsize=16)
+def sentences(text: str) -> tuple[Sentence, ...]:
+    """Return the sentences of a text outside code blocks, questions left out; four checks ask for those of both texts."""
     prose = fences(text).prose.replace("’", "'")
     pieces = (piece.strip() for piece in SENTENCE_GAP.split(prose))
-    return [_read(piece) for piece in islice((p for p in pieces if p and not p.endswith("?")), MOST_SENTENCES)]
+    told = (piece for piece in pieces if piece and not piece.endswith("?"))
+    return tuple(_read(piece) for piece in islice(told, MOST_SENTENCES))
 
 
 def _read(piece: str) -> Sentence:

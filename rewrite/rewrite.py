@@ -170,11 +170,12 @@ def _judge(table: pl.DataFrame, candidates: list[_Candidate], embedder: Embedder
         )  # fmt: skip
 
     # Sentence by sentence only where all else passes: that takes the embeddings of every stretch of both texts.
-    good = [candidate for candidate in candidates if first_failure(verdicts_of(candidate, None)) is None]
-    found = covered([(references[candidate.row], candidate.text) for candidate in good], embedder)
-    by_sentence = {id(candidate): one for candidate, one in zip(good, found, strict=True)}
-    for candidate in candidates:
-        verdicts = verdicts_of(candidate, by_sentence.get(id(candidate)))
+    judged = [verdicts_of(candidate, None) for candidate in candidates]
+    good = [at for at, verdicts in enumerate(judged) if first_failure(verdicts) is None]
+    found = covered([(references[candidates[at].row], candidates[at].text) for at in good], embedder)
+    for at, one in zip(good, found, strict=True):
+        judged[at] = verdicts_of(candidates[at], one)
+    for candidate, verdicts in zip(candidates, judged, strict=True):
         candidate.verdicts = [
             {"check": v.check, "status": v.status, "measured": v.measured, "limit": v.limit}
             for v in verdicts if v.status != "not_applicable"
