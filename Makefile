@@ -17,11 +17,11 @@ DATASET = $(OPTIONS) $(if $(CONFIG),--config '$(CONFIG)') $(if $(SIZE),--size '$
           $(if $(MODEL),--model '$(MODEL)') $(if $(BASE),--base '$(BASE)') $(foreach s,$(SET),--set '$(s)')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan dataset audit whatif explain train config check test bench
+.PHONY: help setup plan dataset audit whatif explain train evaluate prove merge config check test bench
 
 help: ## Show this help
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
-	@echo '  Variables: SIZE= SEEDS= MODEL= BASE= CONFIG= RUN= SET="table.key=value ..." FROM= EXAMPLES= PROGRESS=auto|live|lines|json|none BACKEND=cpu|vllm PIP_ARGS='
+	@echo '  Variables: SIZE= SEEDS= MODEL= BASE= CONFIG= RUN= SET="table.key=value ..." FROM= EXAMPLES= SHOW= PROGRESS=auto|live|lines|json|none BACKEND=cpu|vllm PIP_ARGS='
 
 setup: $(STAMP) ## Install everything into .venv; does nothing when up to date
 
@@ -52,8 +52,17 @@ whatif: setup ## Tell what other thresholds would keep: make whatif SET="near_du
 explain: setup ## Tell one row's whole life: make explain ID=g00042
 	$(BIN)/kiloset explain $(OPTIONS) '$(ID)'
 
-train: setup ## Fit a LoRA adapter to the set
-	$(BIN)/kiloset train $(OPTIONS) $(foreach s,$(SET),--set '$(s)')
+train: setup ## Fit a LoRA adapter to the set (make train SHOW=3 shows which tokens train)
+	$(BIN)/kiloset train $(OPTIONS) $(foreach s,$(SET),--set '$(s)') $(if $(SHOW),--show '$(SHOW)')
+
+evaluate: setup ## Judge the adapter beside the base model
+	$(BIN)/kiloset evaluate $(OPTIONS) $(foreach s,$(SET),--set '$(s)')
+
+prove: setup ## Hold the set against random rows, the longest, the un-rewritten and the seeds: status 0 only if it wins
+	$(BIN)/kiloset prove $(OPTIONS) $(foreach s,$(SET),--set '$(s)')
+
+merge: setup ## Write the model with the adapter in its weights
+	$(BIN)/kiloset merge $(OPTIONS)
 
 config: setup ## List every setting
 	$(BIN)/kiloset config $(if $(CONFIG),--config '$(CONFIG)')
@@ -74,4 +83,7 @@ bench: setup ## Speed against peers and survival of kills, on an otherwise idle 
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/embedding.py
 	$(BIN)/python benchmarks/scoring.py
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt --no-deps trl
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/training.py --curves
 	$(BIN)/python benchmarks/kills.py

@@ -116,6 +116,18 @@ class Scorer(Protocol):
         """
 
 
+class Judge(Scorer, Protocol):
+    """A scorer that also reads plain texts, and compares a tuned model with its base."""
+
+    def text_logprobs(self, texts: Sequence[str]) -> Iterable[tuple[int, float, int]]:
+        """Give `(number, sum of log-probabilities in nats, tokens)` of each text, its first token given."""
+
+    def divergence(
+        self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]
+    ) -> Iterable[tuple[int, float, int]]:
+        """Give `(number, summed KL of the tuned model from its base in nats, tokens)` of each response."""
+
+
 class Embedder(Protocol):
     """A model that turns texts into directions."""
 
@@ -167,13 +179,17 @@ class Silent:
 
 
 def chat_request(engine: Renderer, turn: str, purpose: str, **sampling: Any) -> Request:
-    """Return the request that answers one user turn under the very prompt the trainer renders.
+    """Return the request that answers one user turn under the very prompt the trainer renders."""
+    return messages_request(engine, [{"role": "user", "content": turn}], purpose, **sampling)
+
+
+def messages_request(engine: Renderer, messages: Sequence[Message], purpose: str, **sampling: Any) -> Request:
+    """Return the request that answers a chat under the very prompt the trainer renders.
 
     A model without a chat template gets its begin token, as in training, and is stopped where it begins another turn.
     """
-    prompt = engine.render([{"role": "user", "content": turn}])
     more: dict[str, Any] = {} if engine.templated else {"raw": True, "stop": PLAIN_STOP}
-    return Request(prompt=prompt, purpose=purpose, **sampling, **more)
+    return Request(prompt=engine.render(messages), purpose=purpose, **sampling, **more)
 
 
 PLAIN_STOP = ("\n### ",)

@@ -9,11 +9,11 @@ grows neither with the batch nor with the vocabulary times the prompts.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.loading import load_model, load_tokenizer
+from core.loading import load_adapter, load_model, load_tokenizer
 from core.logits import check_logits, logits_of, padded, states_at
 from core.models import Message, tokenize_example
 
@@ -33,15 +33,16 @@ POSITIONS = 128
 class TransformersScorer:
     """A `Scorer`: batches by length, logits at response positions only, digits that do not depend on the batch."""
 
-    def __init__(self, path: str, identity: str, max_tokens: int) -> None:
+    def __init__(self, path: str, identity: str, max_tokens: int, adapter: Path | None = None) -> None:
         """Name the model; it is loaded with the first response.
 
         Args:
             path: A local folder; safetensors only.
             identity: Name and revision, part of every score's key.
             max_tokens: Longest prompt and response together.
+            adapter: A folder with an adapter in PEFT's format, with which the model scores.
         """
-        self.identity, self._path, self._max_tokens = identity, path, max_tokens
+        self.identity, self._path, self._max_tokens, self._adapter = identity, path, max_tokens, adapter
         self._loaded: tuple[Any, Any] | None = None
 
     def logprobs(
@@ -53,7 +54,36 @@ class TransformersScorer:
         once. A row longer than `max_tokens` gets nan.
         """
         model, tokenizer = self._model()
-        examples = [tokenize_example(tokenizer, *pair) for pair in zip(prompts, responses, strict=True)]
+        yield from self._each(self._examples(tokenizer, prompts, responses), lambda *batch: score_batch(model, *batch))
+
+    def text_logprobs(self, texts: Sequence[str]) -> Iterator[tuple[int, float, int]]:
+        """Yield as `logprobs` does for plain texts, of which the first token is given; no end token is counted."""
+        model, tokenizer = self._model()
+        ids = [list(tokenizer.encode(text)) for text in texts]
+        yield from self._each([(one[:1], one[1:]) for one in ids], lambda *batch: score_batch(model, *batch))
+
+    def divergence(
+        self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]
+    ) -> Iterator[tuple[int, float, int]]:
+        r"""Yield :math:`(i, \sum_t KL(p_{base} \| p_{tuned})(\cdot \mid x, y_{<t}), T)` of response number i, in nats.
+
+        Over the whole vocabulary; the base is this model without its adapter.
+        """
+        model, tokenizer = self._model()
+        if self._adapter is None:
+            raise ValueError("a divergence is that of an adapter from its base")
+        yield from self._each(self._examples(tokenizer, prompts, responses), lambda *batch: _diverge(model, *batch))
+
+    def _examples(
+        self, tokenizer: Any, prompts: Sequence[Sequence[Message]], responses: Sequence[str]
+    ) -> list[tuple[list[int], list[int]]]:
+        return [tokenize_example(tokenizer, *pair) for pair in zip(prompts, responses, strict=True)]
+
+    def _each(
+        self, examples: Sequence[tuple[list[int], list[int]]], compute: Callable[..., list[float]]
+    ) -> Iterator[tuple[int, float, int]]:
+        """Yield `(number, sum, tokens)` of each example, computed in batches of one shape."""
+        model, _ = self._model()
         lengths = [len(prompt) + len(response) for prompt, response in examples]
         for at, length in enumerate(lengths):
             if length > self._max_tokens:
@@ -66,7 +96,7 @@ class TransformersScorer:
             rows = max(1, tokens // length)
             for start in range(0, len(alike), rows):
                 batch = alike[start : start + rows]
-                nats = score_batch(model, [examples[at] for at in batch], rows, length)
+                nats = compute([examples[at] for at in batch], rows, length)
                 for at, found in zip(batch, nats, strict=True):
                     yield at, found, len(examples[at][1])
 
@@ -75,6 +105,8 @@ class TransformersScorer:
             tokenizer, model = load_tokenizer(Path(self._path)), load_model(Path(self._path)).eval()
             probe = tokenize_example(tokenizer, [{"role": "user", "content": "Say yes."}], "Yes.")
             check_logits(model, *padded([probe], model.device))
+            if self._adapter is not None:
+                load_adapter(model, self._adapter)
             self._loaded = (model, tokenizer)
         return self._loaded
 
@@ -94,6 +126,24 @@ def score_batch(model: Any, examples: Sequence[tuple[list[int], list[int]]], row
         states = states_at(model, ids, None, is_response)  # (response tokens, dims)
         found = _logprobs(model, states, ids[is_response])
     # Summed in float64, exactly: the order in which a library adds up may change with the length.
+    return [math.fsum(part.tolist()) for part in torch.split(found, [len(response) for _, response in examples])]
+
+
+def _diverge(model: Any, examples: Sequence[tuple[list[int], list[int]]], rows: int, length: int) -> list[float]:
+    """Return the summed divergence of the model with its adapter from that without, in nats, of each response."""
+    import torch
+
+    with torch.inference_mode():
+        ids, _, is_response = padded(examples, model.device, rows=rows, length=length)
+        tuned = states_at(model, ids, None, is_response)
+        model.disable_adapters()
+        base = states_at(model, ids, None, is_response)
+        model.enable_adapters()
+        parts = []
+        for ours, theirs in zip(torch.split(tuned, POSITIONS), torch.split(base, POSITIONS), strict=True):
+            q, p = (logits_of(model, states).log_softmax(-1) for states in (ours, theirs))
+            parts.append((p.exp() * (p - q)).sum(-1))
+        found = torch.cat(parts)
     return [math.fsum(part.tolist()) for part in torch.split(found, [len(response) for _, response in examples])]
 
 

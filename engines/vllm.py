@@ -8,6 +8,7 @@ the child leads a process group and ends it when its standard input closes, whic
 """
 
 import contextlib
+import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -20,6 +21,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,6 +30,8 @@ from core.loading import load_tokenizer
 from core.models import Completion, Message, Request, render_prompt, seed_of
 from engines.settings import EngineConfig
 
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Ranks that vLLM makes room for."""
 KILL_SECONDS = 10.0
 """Longest wait for a killed process group to be gone."""
 
@@ -51,7 +55,7 @@ def cpu_environment(threads: int) -> dict[str, str]:
 class VllmEngine:
     """A `TextEngine` that starts its process with the first request."""
 
-    def __init__(self, path: str, identity: str, config: EngineConfig, log: Path) -> None:
+    def __init__(self, path: str, identity: str, config: EngineConfig, log: Path, max_lora_rank: int = 0) -> None:
         """Name the model; nothing is started yet.
 
         Args:
@@ -59,7 +63,9 @@ class VllmEngine:
             identity: Name and revision, part of every request's key.
             config: The `[engine]` table.
             log: Where the child's own messages go.
+            max_lora_rank: Largest rank of an adapter that `adapted` may be asked for; 0 for none.
         """
+        self._max_lora_rank = max_lora_rank
         self.identity, self._path, self._config, self._log = identity, path, config, log
         self._tokenizer: Any = None
         self._child: subprocess.Popen[str] | None = None
@@ -90,7 +96,11 @@ class VllmEngine:
         """It keeps to schemas."""
         return True
 
-    def submit(self, requests: Sequence[tuple[str, Request]]) -> None:
+    def adapted(self, adapter: Path, identity: str) -> "AdaptedEngine":
+        """Return the same engine with a PEFT adapter on its model; base and adapters share one process and its memory."""
+        return AdaptedEngine(self, adapter, identity)
+
+    def submit(self, requests: Sequence[tuple[str, Request]], adapter: Path | None = None) -> None:
         """Hand over `(key, request)` pairs; the first starts the process.
 
         Raises:
@@ -98,8 +108,9 @@ class VllmEngine:
         """
         child = self._started()
         assert child.stdin is not None
+        lora = "" if adapter is None else str(adapter.resolve())
         try:
-            child.stdin.write("".join(json.dumps({"key": k, **asdict(r)}) + "\n" for k, r in requests))
+            child.stdin.write("".join(json.dumps({"key": k, "lora": lora, **asdict(r)}) + "\n" for k, r in requests))
             child.stdin.flush()
         except BrokenPipeError:
             raise self._died() from None
@@ -131,7 +142,7 @@ class VllmEngine:
 
     def _started(self) -> "subprocess.Popen[str]":
         if self._child is None:
-            options = {"path": self._path, **asdict(self._config)}
+            options = {"path": self._path, "max_lora_rank": self._max_lora_rank, **asdict(self._config)}
             root = str(Path(__file__).resolve().parent.parent)
             paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -169,6 +180,28 @@ class VllmEngine:
         if status == -signal.SIGKILL:
             cause = "it was killed from outside, as a system does that is out of memory"
         return ModelError(f"the engine of {self.identity} died: {cause[-300:]} (log: {self._log})")
+
+
+class AdaptedEngine:
+    """A `TextEngine`: a `VllmEngine` with an adapter."""
+
+    transparent = structured = raw = True
+
+    def __init__(self, engine: VllmEngine, adapter: Path, identity: str) -> None:
+        """Name the adapter's folder, in PEFT's format; it is read with the first request."""
+        self.identity, self._engine, self._adapter = identity, engine, adapter
+        self.render = engine.render
+        self.receive = engine.receive
+        self.close = engine.close
+
+    @property
+    def templated(self) -> bool:
+        """Whether the model has a chat template."""
+        return self._engine.templated
+
+    def submit(self, requests: Sequence[tuple[str, Request]]) -> None:
+        """Hand over `(key, request)` pairs."""
+        self._engine.submit(requests, self._adapter)
 
 
 def _kill_group(child: "subprocess.Popen[str]") -> None:
@@ -245,6 +278,8 @@ def load(options: Mapping[str, Any]) -> tuple[Any, str]:
             "enforce_eager": True, "enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, length),
             "kv_cache_memory_bytes": int(float(options["kv_cache_gib"]) * 2**30),
         }  # fmt: skip
+    if rank := int(options.get("max_lora_rank", 0)):
+        placed |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": next(r for r in LORA_RANKS if r >= rank)}
     llm = LLM(
         model=options["path"], dtype=dtype, max_model_len=length, max_num_seqs=options["max_num_seqs"],
         seed=0, trust_remote_code=False, load_format="safetensors", disable_log_stats=True, **placed,
@@ -270,8 +305,20 @@ def _submit(engine: Any, tokenizer: Any, request: Mapping[str, Any], max_length:
         top_p=request["top_p"], stop=list(request["stop"]), seed=seed_of(request["key"]),
         structured_outputs=StructuredOutputsParams(json=request["schema"]) if request["schema"] else None,
     )  # fmt: skip
-    engine.add_request(request["key"], TokensPrompt(prompt_token_ids=ids), parameters)
+    engine.add_request(
+        request["key"], TokensPrompt(prompt_token_ids=ids), parameters, lora_request=_lora(request["lora"])
+    )
     return None
+
+
+@cache
+def _lora(path: str) -> Any:
+    """Return vLLM's name for an adapter's folder, None for ""."""
+    from vllm.lora.request import LoRARequest
+
+    # vLLM numbers adapters from 1; the same folder keeps its number.
+    number = 1 + int(hashlib.sha256(path.encode()).hexdigest()[:7], 16)
+    return LoRARequest(path, number, path) if path else None
 
 
 def _answer(output: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""The command line: `kiloset plan | dataset | audit | whatif | explain | train | config`.
+"""The command line: `kiloset plan | dataset | audit | whatif | explain | train | merge | evaluate | prove | config`.
 
-Exit status: 0 done, 2 bad input or nothing accepted, 3 fewer rows than asked, 130 and 143 interrupted.
+Exit status: 0 done, 1 not proved, 2 bad input or nothing accepted, 3 fewer rows than asked, 130 and 143 interrupted.
 """
 
 import os
@@ -34,7 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Turn a handful of seed examples into the instruction set a base model learns most from.\n\n"
     "Typical order: [bold]plan[/bold] tells what it will take, [bold]dataset[/bold] makes the set, [bold]audit[/bold] shows how it is distributed and what was "
-    "dropped, [bold]whatif[/bold] what other thresholds would keep, [bold]explain[/bold] tells one row's life, [bold]train[/bold] fits a LoRA adapter. Everything lies in "
+    "dropped, [bold]whatif[/bold] what other thresholds would keep, [bold]explain[/bold] tells one row's life, [bold]train[/bold] fits a LoRA adapter, [bold]evaluate[/bold] judges it beside the base model, [bold]prove[/bold] holds the set against random rows, [bold]merge[/bold] writes the adapter into the model's weights. Everything lies in "
     "runs/<name>/; running a command again continues where it stopped.",
 )
 
@@ -178,20 +178,115 @@ def explain(
 
 
 @app.command()
-def train(run: Run = None, runs: Runs = Path("runs"), set_: Overrides = None) -> None:
-    """Fit a LoRA adapter to the run's curated.jsonl, edits by hand included, on the run's base model."""
+def train(
+    run: Run = None, runs: Runs = Path("runs"), set_: Overrides = None, progress: Shown = "auto",
+    show: Annotated[int, typer.Option(min=0, metavar="ROWS", help="Train nothing; print so many rows token by token, those that train in green and underlined.")] = 0,
+) -> None:  # fmt: skip
+    """Fit a LoRA adapter to the run's curated.jsonl, edits by hand included, on the run's base model.
+
+    The loss counts on responses alone; the epoch with the lowest validation loss is kept. Interrupted, it goes on from its
+    last checkpoint to the same weights.
+    """
     from engines.embedded import model_path
     from kiloset.models import base_name
     from kiloset.settings import load_config
-    from kiloset.show import show_training
+    from kiloset.show import show_masks, show_training
     from train.lora import train as fit
+    from train.shown import masked_rows
 
     folder = _folder(run, runs)
     settings = load_config(folder.config, set_ or [])
-    with folder.lock(), watching("auto") as shown:
-        path = model_path(base_name(settings), "models.base", shown.say)
-        report = fit(folder, settings.train, Path(path), shown)
+    with watching(progress) as shown:
+        path = Path(model_path(base_name(settings), "models.base", shown.say))
+        if show:
+            show_masks(masked_rows(folder, settings.train, path, show), Console())
+            return
+        with folder.lock():
+            report = fit(folder, settings.train, path, shown)
     show_training(report, folder, Console())
+
+
+@app.command()
+def merge(
+    run: Run = None, runs: Runs = Path("runs"),
+    adapter: Annotated[Path | None, typer.Option(help="The adapter's folder; default: the run's own.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the model is written; default: merged in the run's folder.")] = None,
+) -> None:  # fmt: skip
+    """Write the base model with the run's adapter in its weights, for whatever loads no adapters."""
+    from core.errors import DataError
+    from engines.embedded import model_path
+    from kiloset.models import base_name
+    from kiloset.settings import load_config
+    from train.merge import merge_adapter
+
+    folder = _folder(run, runs)
+    settings = load_config(folder.config, [])
+    target = out or folder.path / "merged"
+    if out is not None and out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        raise DataError(f"{out}: there is something already; name a folder that is new or empty with --out")
+    with folder.lock(), watching("auto") as shown:
+        path = Path(model_path(base_name(settings), "models.base", shown.say))
+        merge_adapter(path, adapter or folder.adapter, target)
+    print(target)
+
+
+@app.command()
+def evaluate(
+    run: Run = None, runs: Runs = Path("runs"), set_: Overrides = None, progress: Shown = "auto",
+    adapter: Annotated[Path | None, typer.Option(help="The adapter's folder; default: the run's own.")] = None,
+) -> None:  # fmt: skip
+    """Judge the run's adapter beside its base model: constraints, drift, forgetting, rigidity, loss, tokens.
+
+    Works without a download. Every answer lies in the run's evaluation/; run again, only what has changed is asked.
+    """
+    from dataclasses import asdict as plain
+
+    from core.run import write_text
+    from evaluation.evaluate import suites
+    from evaluation.metrics import difference
+    from kiloset.judging import panel, taught_by, validation_rows
+    from kiloset.settings import load_config
+    from kiloset.show import show_judgement
+    from train.data import read_curated
+    from train.merge import check_adapter
+
+    folder = _folder(run, runs)
+    settings = load_config(folder.config, set_ or [])
+    tuned_by = adapter or folder.adapter
+    check_adapter(tuned_by)
+    taught = taught_by(read_curated(folder.curated)["train"])
+    asked = suites(settings.evaluation, taught, validation_rows(folder))
+    place = folder.path / "evaluation"
+    with folder.lock(), watching(progress) as shown, panel(folder, settings, asked, place, shown) as judges:
+        base = judges.base(place / "base")
+        tuned = judges.tuned("tuned", tuned_by, place / "tuned", base)
+    found = {
+        name: {"unit": one.unit, "better": one.better, "base": one.mean, "tuned": tuned.metrics[name].mean,
+               "difference": plain(difference(tuned.metrics[name], one))}
+        for name, one in base.metrics.items()
+    }  # fmt: skip
+    write_text(folder.path / "evaluation.json", dumps(found, indent=2) + "\n")
+    show_judgement(base.metrics, tuned.metrics, place, Console())
+
+
+@app.command()
+def prove(run: Run = None, runs: Runs = Path("runs"), set_: Overrides = None, progress: Shown = "auto") -> None:
+    """Hold the curated set against as many random rows, the longest, the same without rewriting, and the seeds.
+
+    Each is trained for as many steps, twice or more with other seeds, and judged alike. Exit status 0 only if the curated set beats
+    random rows on the target and no guard falls, else 1. Interrupted, it goes on where it stopped.
+    """
+    from kiloset.prove import prove_run
+    from kiloset.settings import load_config
+    from kiloset.show import show_proof
+
+    folder = _folder(run, runs)
+    settings = load_config(folder.config, set_ or [])
+    with folder.lock(), watching(progress) as shown:
+        found = prove_run(folder, settings, shown)
+    show_proof(found, folder.path / "prove", Console())
+    if not found.is_proved:
+        raise typer.Exit(1)
 
 
 @app.command("config")

@@ -12,6 +12,7 @@ from core.config import Count, Fraction, Natural, NonNegative, describe, parse, 
 from core.errors import ConfigError
 from core.run import sha256_of
 from engines.settings import EngineConfig
+from evaluation.settings import EvaluationConfig
 from filters.balance import BalanceConfig
 from filters.contamination import ContaminationConfig
 from filters.near_duplicates import NearDuplicatesConfig
@@ -21,10 +22,11 @@ from filters.semantic import SemanticConfig
 from generator.categories import CategoriesConfig
 from generator.seeds import PoolConfig, SeedsConfig
 from generator.settings import GenerateConfig
+from kiloset.proof import ProveConfig
 from rewrite.gate import GateConfig
 from rewrite.rewrite import RewriteConfig
 from rewrite.style import StyleConfig
-from train.lora import TrainConfig
+from train.settings import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -106,9 +108,11 @@ class RunConfig:
     gate: GateConfig = field(default_factory=GateConfig)
     style: StyleConfig = field(default_factory=StyleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    prove: ProveConfig = field(default_factory=ProveConfig)
 
 
-HOW_NOT_WHAT = ("engine", "train")
+HOW_NOT_WHAT = ("engine", "train", "evaluation", "prove")
 """Tables that change how a set is made or used, not what is in it; a run may be continued with others."""
 
 NOT_CONTENT = frozenset(

@@ -1,6 +1,7 @@
 """What the user sees at the end of a command, and of a plan."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -9,11 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from core.run import RunFolder
+from evaluation.metrics import Interval, Metric, difference
 from kiloset.live import duration, printable
 from kiloset.pipeline import Result
 from kiloset.plan import Plan, Range, Shortage, Spend
+from kiloset.proof import Proof, verdict
 from kiloset.whatif import Difference
 from train.lora import TrainReport
+from train.shown import Masked
 
 
 def show_result(result: Result, folder: RunFolder, console: Console) -> None:
@@ -194,8 +198,8 @@ def show_training(report: TrainReport, folder: RunFolder, console: Console) -> N
         ("rows trained on, held out", f"{report.train_rows}, {report.validation_rows}"),
         ("rows left out as too long", str(left_out)),
         ("trainable parameters", f"{report.trainable_parameters:,} ({report.trainable_share:.2%} of the base model's)"),
-        ("steps", str(report.steps)),
-        ("speed", f"{report.tokens_per_second:.0f} tokens/s, prompt and response"),
+        ("steps", _steps(report)),
+        ("speed", _speed(report)),
         ("peak memory", f"{report.peak_memory_gib:.2f} GiB"),
         ("validation loss before", _nats(report.validation_before)),
         ("validation loss after", _nats(report.validation_after)),
@@ -207,6 +211,33 @@ def show_training(report: TrainReport, folder: RunFolder, console: Console) -> N
         table.add_row(name, value)
     console.print(table)
     console.print(escape(str(folder.adapter)), soft_wrap=True, highlight=False)
+
+
+def _steps(report: TrainReport) -> str:
+    early = ", stopped early" if report.stopped_early else ""
+    resumed = f", gone on from {report.resumed_at}" if report.resumed_at else ""
+    return f"{report.steps}{early}{resumed}"
+
+
+def _speed(report: TrainReport) -> str:
+    share = "" if report.utilisation is None else f", {report.utilisation:.0%} of the GPU's peak"
+    padded = "" if report.packed else ", padded: this model cannot be packed"
+    return (
+        f"{report.tokens_per_second:.0f} tokens/s, prompt and response; {report.teraflops:.3g} TFLOP/s{share}{padded}"
+    )
+
+
+def show_masks(rows: Iterable[Masked], console: Console) -> None:
+    """Print rows token by token: those that train in green and underlined, so that they are seen without colour too."""
+    for row in rows:
+        trained = sum(span.trains for span in row.spans)
+        console.print(f"\n[bold]{escape(row.id)}[/bold]: {trained} of {len(row.spans)} tokens train")
+        text = Text()
+        for number, span in enumerate(row.spans):
+            shade = " on grey15" if number % 2 else ""
+            piece = printable(span.text) + ("\n" if span.text.endswith("\n") else "")
+            text.append(piece, f"green underline{shade}" if span.trains else f"dim{shade}")
+        console.print(text, soft_wrap=True)
 
 
 def show_settings(described: Sequence[tuple[str, str, Any, str]], values: Mapping[str, Any], console: Console) -> None:
@@ -226,3 +257,50 @@ def show_settings(described: Sequence[tuple[str, str, Any, str]], values: Mappin
 
 def _nats(value: float | None) -> str:
     return "no validation rows" if value is None else f"{value:.4f} nats per response token"
+
+
+def show_judgement(base: Mapping[str, Metric], tuned: Mapping[str, Metric], folder: Path, console: Console) -> None:
+    """Print the base model's figures beside the tuned one's, with the interval of the difference over items."""
+    table = Table(title="base and tuned, 95 % intervals over items", title_justify="left")
+    for head in ("figure", "unit", "items", "base", "tuned", "difference", ""):
+        table.add_column(head, justify="left" if head in ("figure", "unit", "") else "right")
+    for name, metric in base.items():
+        found = difference(tuned[name], metric)
+        said = verdict(found, metric.better)
+        cells = (f"{metric.mean:.3f}", f"{tuned[name].mean:.3f}", _interval(found))
+        table.add_row(escape(name), metric.unit, str(len(metric.counts)), *cells, said)
+    console.print(table)
+    console.print(escape(str(folder)), soft_wrap=True, highlight=False)
+
+
+def show_proof(proof: Proof, folder: Path, console: Console) -> None:
+    """Print each arm's figures and differences to random rows, the guards, and the verdict."""
+    arms = list(proof.figures)
+    table = Table(
+        title="arms: mean over seeds, and the difference to random rows with its 95 % interval", title_justify="left"
+    )
+    table.add_column("figure")
+    for head in ("base", *arms):
+        table.add_column(head, justify="right")
+    for row in zip(*proof.figures.values(), strict=True):
+        if ":" in row[0].metric:  # a single kind of constraint: in proof.json
+            continue
+        cells = [
+            f"{one.arm:.3f}"
+            if one.to_random is None
+            else f"{one.arm:.3f} {_interval(one.to_random)} {one.verdict}".rstrip()
+            for one in row
+        ]
+        table.add_row(escape(row[0].metric), f"{row[0].base:.3f}", *cells)
+    console.print(table)
+    for guard in proof.guards:
+        held = "holds" if guard.holds else "FALLS"
+        console.print(
+            f"  guard {escape(guard.name)}: {guard.change:+.3f} for the worse, {guard.limit:g} allowed: {held}"
+        )
+    console.print(f"curated against random rows on {escape(proof.target)}: [bold]{proof.verdict}[/bold]")
+    console.print(escape(str(folder)), soft_wrap=True, highlight=False)
+
+
+def _interval(found: Interval) -> str:
+    return f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})"

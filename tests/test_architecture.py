@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("generator", "filters", "rewrite", "train", "audit")
+ROOMS = ("generator", "filters", "rewrite", "train", "evaluation", "audit")
 MAY_IMPORT = {
     "core": {"core"},
     "engines": {"engines", "core"},

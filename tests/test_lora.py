@@ -27,9 +27,13 @@ from core.errors import ConfigError, DataError, EmptyError, ModelError
 from core.models import Silent
 from core.run import RunFolder
 from train.checkpoint import save_adapter
-from train.data import Example, read_curated, shuffled_batches, tokenize_rows
-from train.lora import TrainConfig, TrainReport, accumulate_gradients, add_adapter, fit, train
+from train.data import Example, micro_batches, planned, read_curated, tokenize_rows
+from train.fitting import accumulate_gradients, fit
+from train.fused import fuse_adapters
+from train.lora import TrainReport, add_adapter, train
 from train.loss import collate
+from train.packed import use_packing
+from train.settings import TrainConfig
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -43,8 +47,8 @@ COLORS = {
 }
 SIZES: dict[str, Any] = {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
-PLAIN = TrainConfig(rank=4, alpha=8, dropout=0.0, learning_rate=1e-2, epochs=2, batch_size=2, effective_batch=4)
-DROPPING = TrainConfig(rank=4, alpha=8, dropout=0.2, learning_rate=1e-2, epochs=2, batch_size=2, effective_batch=4)
+PLAIN = TrainConfig(rank=4, alpha=8, dropout=0.0, learning_rate=1e-2, epochs=2, batch_size=4, tokens_at_once=80)
+DROPPING = TrainConfig(rank=4, alpha=8, dropout=0.2, learning_rate=1e-2, epochs=2, batch_size=4, tokens_at_once=80)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -134,7 +138,12 @@ def test_the_mask_covers_the_response_and_its_end_token_and_nothing_else(model_p
     assert counted == [f"{answer}<|im_end|>" for answer in COLORS.values()]
 
 
-def test_gradients_over_uneven_micro_batches_are_those_of_full_logits_in_one(model_path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("tokens", [1, 60, 1000])
+def test_gradients_however_cut_are_those_of_full_logits_in_one_batch(
+    model_path: Path, tmp_path: Path, tokens: int, packed: bool
+) -> None:
+    """1 token at once is a batch an example, 60 two uneven batches, 1000 a single one; PEFT's own layers are the reference."""
     examples = examples_of(model_path, tmp_path)
     model = add_adapter(AutoModelForCausalLM.from_pretrained(model_path), PLAIN)
     adapter = [p for p in model.parameters() if p.requires_grad]
@@ -146,17 +155,46 @@ def test_gradients_over_uneven_micro_batches_are_those_of_full_logits_in_one(mod
     whole = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=labels).loss
     expected = torch.autograd.grad(whole, adapter)
 
-    loss = accumulate_gradients(model, [examples[:1], examples[1:]])
+    assert not packed or use_packing(model.get_base_model())
+    assert fuse_adapters(model) == 14
+    loss = accumulate_gradients(model, examples, tokens, packed=packed)
 
-    assert loss == pytest.approx(whole.item(), abs=1e-5)
+    assert loss.item() == pytest.approx(whole.item(), abs=1e-5)
     for parameter, gradient in zip(adapter, expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, atol=1e-5, rtol=1e-4)
+
+
+def test_an_adapter_of_step_0_is_the_base_model(model_path: Path, tmp_path: Path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(model_path)
+    ids = torch.tensor([examples_of(model_path, tmp_path)[0].prompt])
+    with torch.no_grad():
+        before = base(input_ids=ids).logits
+        model = add_adapter(base, PLAIN)
+        fuse_adapters(model)
+        assert torch.equal(model.eval()(input_ids=ids).logits, before)
+
+
+def test_what_the_mask_leaves_out_moves_no_weight(model_path: Path, tmp_path: Path) -> None:
+    """Of two trainings, one sees another continuation behind the response; and no gradient reaches a prompt's own logits."""
+    examples = examples_of(model_path, tmp_path)
+    model = add_adapter(AutoModelForCausalLM.from_pretrained(model_path), PLAIN)
+    batch = collate(examples, torch.device("cpu"))
+    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    logits.retain_grad()
+    labels = batch.input_ids.where(batch.is_response, torch.tensor(-100))
+    torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()).backward()
+    gradient = logits.grad
+    assert gradient is not None
+    moves = gradient.abs().sum(-1) > 0
+    assert torch.equal(moves[:, :-1], batch.is_response[:, 1:])
+    counted = sum(len(example.response) for example in examples)
+    assert int(moves.sum()) == counted
 
 
 def test_the_saved_adapter_gives_the_trained_models_logits(model_path: Path, tmp_path: Path) -> None:
     examples = examples_of(model_path, tmp_path)
     model = add_adapter(AutoModelForCausalLM.from_pretrained(model_path), PLAIN)
-    fit(model, examples, examples, PLAIN, log=lambda _: None, progress=Silent())
+    fit(model, examples, examples, PLAIN, packed=False, folder=tmp_path, fingerprint="f", progress=Silent())
     save_adapter(model, tmp_path / "adapter")
     loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_path), tmp_path / "adapter")
     ids = torch.tensor([examples[0].prompt])
@@ -169,7 +207,7 @@ def test_the_saved_adapter_gives_the_trained_models_logits(model_path: Path, tmp
 
 
 def test_training_lowers_the_validation_loss_of_what_it_sees(model_path: Path, tmp_path: Path) -> None:
-    config = TrainConfig(learning_rate=2e-2, epochs=20, batch_size=2, effective_batch=2)
+    config = TrainConfig(learning_rate=2e-2, epochs=20, patience=0, batch_size=2)
     report = trained(tmp_path, [*TRAIN, *VALIDATION], config, model_path)
     assert report.validation_before is not None
     assert report.validation_after is not None
@@ -178,7 +216,7 @@ def test_training_lowers_the_validation_loss_of_what_it_sees(model_path: Path, t
 
 def test_the_adapter_of_the_best_epoch_is_the_one_saved(model_path: Path, tmp_path: Path) -> None:
     misled = [row(f"v{i}", thing, "It is black.", "validation") for i, thing in enumerate(COLORS)]
-    config = TrainConfig(learning_rate=2e-2, epochs=20, batch_size=2, effective_batch=2)
+    config = TrainConfig(learning_rate=2e-2, epochs=20, patience=0, batch_size=2)
     report = trained(tmp_path, [*TRAIN, *misled], config, model_path)
 
     losses = [entry["validation_loss"] for entry in metrics(tmp_path) if "validation_loss" in entry]
@@ -248,9 +286,9 @@ def test_the_manifest_holds_the_settings_and_the_report(model_path: Path, tmp_pa
     report = train(run, PLAIN, model_path, Silent())
     told = run.manifest["train"]
     assert run.manifest["stages"] == ["seeds"]
-    assert told["config"] == asdict(PLAIN)
+    assert told["config"] == {**asdict(PLAIN), "targets": ["all-linear"]}
     assert {name: told[name] for name in asdict(report)} == asdict(report)
-    assert told["curated_sha256"] == hashlib.sha256(run.curated.read_bytes()).hexdigest()
+    assert told["rows_sha256"] == hashlib.sha256(run.curated.read_bytes()).hexdigest()
     adapted = [(32, 32), (32, 16), (32, 16), (32, 32), (32, 48), (32, 48), (48, 32)]  # q k v o gate up down
     assert report.trainable_parameters == 2 * sum(4 * (wide + high) for wide, high in adapted)
     base = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(model_path).parameters())
@@ -258,7 +296,7 @@ def test_the_manifest_holds_the_settings_and_the_report(model_path: Path, tmp_pa
 
 
 def test_steps_stop_at_max_steps_and_the_rate_follows_the_cosine(model_path: Path, tmp_path: Path) -> None:
-    config = TrainConfig(**{**asdict(PLAIN), "effective_batch": 2, "max_steps": 3, "warmup": 0.0})
+    config = TrainConfig(**{**asdict(PLAIN), "batch_size": 2, "max_steps": 3, "warmup": 0.0})
     report = trained(tmp_path, [*TRAIN, *VALIDATION], config, model_path)
     entries = metrics(tmp_path)
     assert report.steps == 3
@@ -352,19 +390,31 @@ def test_what_editors_leave_behind_is_read(tmp_path: Path) -> None:
     assert rows["train"][1]["messages"] == strange["messages"]
 
 
-def test_batches_hold_every_example_once_and_little_padding() -> None:
+def test_every_example_is_seen_once_an_epoch_in_another_order() -> None:
+    examples = [Example([i], [0] * (1 + i % 7)) for i in range(50)]
+    steps = planned(examples, 8, 2, torch.Generator().manual_seed(0))
+    assert [epoch for epoch, _ in steps] == [1] * 7 + [2] * 7
+    assert [len(rows) for _, rows in steps] == [8, 8, 8, 8, 8, 8, 2] * 2
+    orders = [[e.prompt[0] for number, rows in steps if number == epoch for e in rows] for epoch in (1, 2)]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(50))
+    assert orders[0] != orders[1] != list(range(50))
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_batches_hold_no_more_tokens_than_they_may_unless_one_example_does(padded: bool) -> None:
     rng = random.Random(0)
-    examples = [Example([i], [0] * rng.randint(1, 100)) for i in range(199)]  # one bucket
-    batches = shuffled_batches(examples, 4, torch.Generator().manual_seed(0))
-
-    def padding(cut: Sequence[Sequence[Example]]) -> int:
-        return sum(max(e.tokens for e in batch) * len(batch) - sum(e.tokens for e in batch) for batch in cut)
-
+    examples = [Example([i], [0] * rng.randint(1, 100)) for i in range(199)]
+    batches = micro_batches(examples, 90, padded=padded)
     assert sorted(e.prompt[0] for batch in batches for e in batch) == list(range(199))
-    assert sorted(map(len, batches)) == [3, *[4] * 49]
-    assert padding(batches) < 0.1 * padding([examples[i : i + 4] for i in range(0, 199, 4)])
-    longest = [max(e.tokens for e in batch) for batch in batches]
-    assert longest != sorted(longest)
+    sizes = [(max if padded else min)(e.tokens for e in batch) for batch in batches]
+    counted = [
+        size * len(batch) if padded else sum(e.tokens for e in batch)
+        for size, batch in zip(sizes, batches, strict=True)
+    ]
+    assert all(tokens <= 90 or len(batch) == 1 for tokens, batch in zip(counted, batches, strict=True))
+    assert len(batches[0]) == 1
+    assert batches[0][0].tokens == max(e.tokens for e in examples)
+    assert len(batches) < 199 * 0.75
 
 
 @settings
@@ -377,8 +427,7 @@ class Tables:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"effective_batch": 12}, r"^\[train\] effective_batch must be a multiple of batch_size, which is 8, got 12$"),
-        ({"batch_size": 5}, r"^\[train\] effective_batch must be a multiple of batch_size, which is 5, got 16$"),
+        ({"quantize": "2bit"}, r"^\[train\] quantize must be 'none', '8bit' or '4bit', got '2bit'$"),
         ({"max_steps": 0}, r"^\[train\] max_steps must be greater than or equal to 1, got 0$"),
         ({"dropout": 1.4}, r"^\[train\] dropout must be less than or equal to 1, got 1.4$"),
     ],
@@ -389,6 +438,6 @@ def test_impossible_settings_are_refused_in_one_line(table: dict[str, Any], mess
 
 
 def test_the_settings_load_without_the_heavy_libraries() -> None:
-    code = "import sys, train.lora; print({'torch', 'peft', 'transformers', 'datasets'} & set(sys.modules))"
+    code = "import sys, train.lora, train.settings; print({'torch', 'peft', 'transformers', 'datasets'} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "set()\n"

@@ -7,13 +7,14 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from core.models import Request
+from core.models import Request, chat_request
 from core.run import RunFolder
 from engines.embedded import MODELS, model_path
 from engines.embedder import SentenceEmbedder
@@ -136,8 +137,8 @@ def test_the_audit_of_a_real_run_adds_up(run):
 def adapter(run):
     here, _ = run
     # A learning rate high enough that a few steps show.
-    fast = ("--set", "train.max_steps=4", "--set", "train.learning_rate=0.005", "--set", "train.effective_batch=2")
-    ran = _kiloset("train", "--runs", here.parent, "--set", "train.batch_size=2", *fast)
+    fast = ("--set", "train.max_steps=4", "--set", "train.learning_rate=0.005", "--set", "train.batch_size=2")
+    ran = _kiloset("train", "--runs", here.parent, *fast)
     assert ran.returncode == 0, ran.stderr[-3000:]
     assert "trainable parameters" in ran.stdout
     return here / "adapter"
@@ -164,6 +165,58 @@ def test_the_adapter_loads_in_peft_and_in_vllm_and_both_say_the_same(adapter, la
     assert seen["plain"] == pytest.approx(plain, abs=0.02)
     assert seen["tuned"] == pytest.approx(tuned, abs=0.02)
     assert max(abs(a - b) for a, b in zip(plain, tuned, strict=True)) > 0.1
+
+
+def test_the_merged_model_writes_in_vllm_what_the_adapter_on_its_base_writes(adapter, language_model, tmp_path):
+    merged = tmp_path / "merged"
+    ran = _kiloset("merge", "--runs", adapter.parent.parent, "--out", merged)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert "there is something already" in _kiloset("merge", "--runs", adapter.parent.parent, "--out", merged).stderr
+    config = EngineConfig(dtype="float32", max_num_seqs=8, kv_cache_gib=0.5)
+    prompts = ["Name a colour.", "What is 2 + 2?", "Tell me about the sea."]
+    shared = VllmEngine(str(language_model), "base", config, tmp_path / "log.txt", max_lora_rank=16)
+    alone = VllmEngine(str(merged), "merged", config, tmp_path / "log.txt")
+    try:
+        written = {}
+        for engine in (shared, shared.adapted(adapter, "adapted"), alone):
+            requests = [
+                chat_request(engine, prompt, "response", max_tokens=12, temperature=0.0, top_p=1.0)
+                for prompt in prompts
+            ]
+            engine.submit([(f"{engine.identity}{number}", request) for number, request in enumerate(requests)])
+            answers = dict(engine.receive() for _ in requests)
+            written[engine.identity] = [answers[f"{engine.identity}{n}"].text for n in range(len(prompts))]
+    finally:
+        shared.close()
+        alone.close()
+    assert written["adapted"] == written["merged"]
+    assert written["base"] != written["merged"]
+
+
+def test_an_adapter_is_judged_beside_its_base_and_nothing_is_asked_twice(adapter):
+    runs = adapter.parent.parent
+    few = ("--set", "evaluation.prompts=4", "--set", "evaluation.max_tokens=8")
+    ran = _kiloset("evaluate", "--runs", runs, *few)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    found = json.loads((adapter.parent / "evaluation.json").read_text())
+    assert found["KL to base"]["base"] == 0
+    assert found["KL to base"]["difference"]["low"] > 0
+    assert found["NLL of prose"]["base"] > 1
+    assert {
+        "following strict prompt",
+        "accuracy facts",
+        "refusals",
+        "tokens per answer",
+        "validation loss",
+    } <= found.keys()
+    answers = (adapter.parent / "evaluation" / "tuned" / "answers.jsonl").read_text().splitlines()
+    with closing(sqlite3.connect(adapter.parent / "evaluation" / "calls.sqlite")) as store:
+        sent = store.execute("SELECT COUNT(*) FROM sends").fetchone()[0]
+        assert sent <= 2 * len(answers)
+        again = _kiloset("evaluate", "--runs", runs, *few)
+        assert again.returncode == 0
+        assert store.execute("SELECT COUNT(*) FROM sends").fetchone()[0] == sent
+    assert "answers" not in again.stderr
 
 
 ASK_VLLM = """

@@ -120,3 +120,74 @@ def test_ifd_is_the_loss_over_the_loss_with_an_empty_user_turn(folder: Path, tmp
     assert found["ifd"].to_list() == pytest.approx([a / b for a, b in zip(given, without, strict=True)], abs=1e-4)
     assert scorer.mean_logprobs([NO_INSTRUCTION], [RESPONSES[1]], "") == pytest.approx([-without[1]], abs=1e-5)
     store.close()
+
+
+def adapter_of(folder: Path, made: Path) -> Path:
+    """Save an adapter that changes the model a good deal."""
+    from peft import LoraConfig, get_peft_model
+
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        base = AutoModelForCausalLM.from_pretrained(folder)
+        model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data.normal_(0, 0.3)
+        model.save_pretrained(made)
+    return made
+
+
+def test_the_divergence_of_an_adapter_is_that_of_full_logits_over_the_whole_vocabulary(
+    folder: Path, tmp_path: Path
+) -> None:
+    adapter = adapter_of(folder, tmp_path)
+    scorer = TransformersScorer(str(folder), "m", 512, adapter)
+    found = {at: (nats, tokens) for at, nats, tokens in scorer.divergence(PROMPTS, RESPONSES)}
+    base, tuned = (AutoModelForCausalLM.from_pretrained(folder) for _ in range(2))
+    tuned.load_adapter(str(adapter))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for at, (messages, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
+        prompt, answer = tokenize_example(tokenizer, messages, response)
+        ids = torch.tensor([prompt + answer])
+        with torch.no_grad():
+            p, q = (
+                model.eval()(input_ids=ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1) for model in (base, tuned)
+            )
+        expected = torch.nn.functional.kl_div(q, p, log_target=True, reduction="sum").item()
+        assert found[at][1] == len(answer)
+        assert found[at][0] == pytest.approx(expected, rel=1e-4)
+        assert found[at][0] > 0.01
+    # The adapter is on again afterwards.
+    again = {at: nats for at, nats, _ in scorer.divergence(PROMPTS, RESPONSES)}
+    assert again == {at: nats for at, (nats, _) in found.items()}
+
+
+def test_an_adapter_scores_as_transformers_does_with_it(folder: Path, tmp_path: Path) -> None:
+    adapter = adapter_of(folder, tmp_path)
+    tuned = {
+        at: nats for at, nats, _ in TransformersScorer(str(folder), "m", 512, adapter).logprobs(PROMPTS, RESPONSES)
+    }
+    plain = {at: nats for at, nats, _ in TransformersScorer(str(folder), "m", 512).logprobs(PROMPTS, RESPONSES)}
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.load_adapter(str(adapter))
+    prompt, answer = tokenize_example(AutoTokenizer.from_pretrained(folder), PROMPTS[1], RESPONSES[1])
+    ids = torch.tensor([prompt + answer])
+    labels = torch.tensor([[-100] * len(prompt) + answer])
+    with torch.no_grad():
+        loss = model.eval()(input_ids=ids, labels=labels).loss.item()
+    assert tuned[1] == pytest.approx(-loss * len(answer), rel=1e-4)
+    assert abs(tuned[1] - plain[1]) > 0.1
+    with pytest.raises(ValueError, match="a divergence is that of an adapter from its base"):
+        list(TransformersScorer(str(folder), "m", 512).divergence(PROMPTS, RESPONSES))
+
+
+def test_a_plain_text_is_scored_from_its_second_token_on_and_without_an_end(folder: Path) -> None:
+    texts = ["It rains in the mountains.", "Yes.", "a b " * 20]
+    found = {at: (nats, tokens) for at, nats, tokens in TransformersScorer(str(folder), "m", 512).text_logprobs(texts)}
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    for at, text in enumerate(texts):
+        ids = torch.tensor([tokenizer(text).input_ids])
+        with torch.no_grad():
+            loss = model(input_ids=ids, labels=ids).loss.item()  # transformers shifts by one
+        assert found[at][1] == ids.shape[1] - 1
+        assert found[at][0] == pytest.approx(-loss * (ids.shape[1] - 1), rel=1e-4)

@@ -1,4 +1,4 @@
-"""Read a run's curated rows, which a person may have edited, and cut them as token ids into batches of like length."""
+"""Read a run's curated rows, which a person may have edited, and cut them as token ids into steps and batches."""
 
 import json
 import re
@@ -18,9 +18,6 @@ T = TypeVar("T")
 
 SPLITS = ("train", "validation")
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-BUCKET = 50
-"""Micro-batches sorted by length together: long enough to save padding, short enough to stay shuffled. Same as the
-`mega_batch_mult` of transformers' LengthGroupedSampler."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +81,39 @@ def tokenize_rows(tokenizer: Any, rows: "Dataset", max_length: int) -> tuple[lis
     return kept, len(examples) - len(kept)
 
 
-def shuffled_batches(
-    examples: Sequence[Example], batch_size: int, generator: "torch.Generator"
-) -> list[Sequence[Example]]:
-    """Return every example once, in batches of similar length whose order is random."""
+def planned(
+    examples: Sequence[Example], rows_per_step: int, epochs: int, generator: "torch.Generator"
+) -> list[tuple[int, list[Example]]]:
+    """Return `(epoch, examples)` of each step: every example once an epoch, in random order, so many rows a step."""
     import torch
 
-    shuffled = [examples[i] for i in torch.randperm(len(examples), generator=generator)]
-    sorted_in_buckets: list[Example] = []
-    for bucket in cut(shuffled, BUCKET * batch_size):
-        sorted_in_buckets += sorted(bucket, key=lambda example: example.tokens)
-    batches = cut(sorted_in_buckets, batch_size)
-    return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
+    steps = []
+    for epoch in range(1, epochs + 1):
+        order = [examples[i] for i in torch.randperm(len(examples), generator=generator)]
+        steps += [(epoch, list(rows)) for rows in cut(order, rows_per_step)]
+    return steps
+
+
+def micro_batches(examples: Sequence[Example], tokens: int, *, padded: bool) -> list[list[Example]]:
+    """Cut a step's examples into batches of at most so many tokens, or of one example where it is longer than that.
+
+    Sorted by length, the longest first: padding is least, and memory is at its peak at once.
+
+    Args:
+        examples: The rows of a step, or of a validation.
+        tokens: Tokens computed at once.
+        padded: Whether padding counts, up to the longest of a batch.
+    """
+    batches: list[list[Example]] = []
+    taken = 0
+    for example in sorted(examples, key=lambda one: -one.tokens):
+        size = batches[-1][0].tokens if padded and batches else example.tokens
+        if not batches or taken + size > tokens:
+            batches.append([])
+            taken, size = 0, example.tokens
+        batches[-1].append(example)
+        taken += size
+    return batches
 
 
 def cut(sequence: Sequence[T], size: int) -> list[Sequence[T]]:

@@ -1,14 +1,24 @@
-"""The loss on a response and its end token, in nats, with logits computed for no other position."""
+"""The loss on a response and its end token, in nats, with logits computed for no other position.
+
+Logits, as wide as the vocabulary, are computed for a fixed number of positions at a time, and their gradient at once, so
+that they are read while they are in the cache and never held together: the output embedding is frozen, so nothing but
+the gradient of the hidden states is kept of them.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from core.logits import logits_at, padded
-from train.data import Example, cut
+from core.logits import logits_of, padded, states_at
+from train.data import Example, micro_batches
+from train.packed import packed_states
 
 if TYPE_CHECKING:
     import torch
+
+CHUNK = 256
+"""Positions whose logits are computed at once: 50 MB of float32 for a vocabulary of 49,152."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,32 +35,78 @@ def collate(examples: Sequence[Example], device: "torch.device") -> Batch:
     return Batch(*padded([(example.prompt, example.response) for example in examples], device))
 
 
-def response_logits(model: Any, batch: Batch) -> "torch.Tensor":
-    """Return the float32 logits that predict the response tokens, (response tokens of all rows, vocabulary).
+def response_states(model: Any, examples: Sequence[Example], *, packed: bool) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Return the hidden states that predict response tokens, (response tokens, dims), and those tokens' ids.
 
-    The model is a PEFT model.
+    Args:
+        model: A PEFT model.
+        examples: The examples of a batch.
+        packed: Whether the model computes packed rows (`train.packed.use_packing`).
     """
-    return logits_at(model.get_base_model(), batch.input_ids, batch.attention_mask, batch.is_response)
+    import torch
+
+    base = model.get_base_model()
+    if not packed:
+        batch = collate(examples, model.device)
+        states = states_at(base, batch.input_ids, batch.attention_mask, batch.is_response)
+        return states, batch.input_ids[batch.is_response]
+    ids = torch.tensor([[id for one in examples for id in (*one.prompt, *one.response)]], device=model.device)
+    is_response = torch.cat([torch.arange(one.tokens) >= len(one.prompt) for one in examples]).to(model.device)
+    states = packed_states(base, ids, [one.tokens for one in examples])
+    # The state at one position predicts the token at the next, which stands in the same example: no prompt is empty.
+    return states[is_response.nonzero()[:, 0] - 1], ids[0, is_response]
 
 
-def summed_loss(model: Any, batch: Batch) -> "torch.Tensor":
+def summed_loss(model: Any, examples: Sequence[Example], *, packed: bool) -> "torch.Tensor":
     """Return the negative log-likelihood of all response tokens of a batch, in nats."""
-    from torch.nn.functional import cross_entropy
+    states, targets = response_states(model, examples, packed=packed)
+    loss: torch.Tensor = _chunked_loss().apply(states, targets, model.get_base_model())
+    return loss
 
-    return cross_entropy(response_logits(model, batch), batch.input_ids[batch.is_response], reduction="sum")
 
-
-def mean_loss(model: Any, examples: Sequence[Example], batch_size: int) -> float | None:
+def mean_loss(model: Any, examples: Sequence[Example], tokens: int, *, packed: bool) -> float | None:
     """Return the mean loss without dropout, in nats per response token, or None where there are no examples.
 
-    The model is left in evaluation mode.
+    So many tokens are computed at once. The model is left in evaluation mode.
     """
     import torch
 
     if not examples:
         return None
     model.eval()
-    by_length = sorted(examples, key=lambda example: example.tokens)
     with torch.no_grad():
-        sums = [summed_loss(model, collate(batch, model.device)).item() for batch in cut(by_length, batch_size)]
+        batches = micro_batches(examples, tokens, padded=not packed)
+        sums = [summed_loss(model, batch, packed=packed).item() for batch in batches]
     return float(sum(sums) / sum(len(example.response) for example in examples))
+
+
+@cache
+def _chunked_loss() -> Any:
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    class ChunkedLoss(torch.autograd.Function):
+        """Summed cross entropy of hidden states, whose gradient is computed with it."""
+
+        @staticmethod
+        def forward(ctx: Any, states: "torch.Tensor", targets: "torch.Tensor", model: Any) -> "torch.Tensor":
+            gradient = torch.empty_like(states) if ctx.needs_input_grad[0] else None
+            total = torch.zeros((), dtype=torch.float64, device=states.device)
+            for start in range(0, len(states), CHUNK):
+                part = states[start : start + CHUNK].detach()
+                with torch.set_grad_enabled(gradient is not None):
+                    part.requires_grad_(gradient is not None)
+                    wanted = targets[start : start + CHUNK]
+                    loss = cross_entropy(logits_of(model, part), wanted, reduction="sum")
+                if gradient is not None:
+                    gradient[start : start + CHUNK] = torch.autograd.grad(loss, part)[0]
+                total += loss.detach()
+            ctx.save_for_backward(gradient)
+            return total.float()
+
+        @staticmethod
+        def backward(ctx: Any, outer: "torch.Tensor") -> Any:
+            (gradient,) = ctx.saved_tensors
+            return gradient * outer.to(gradient.dtype), None, None
+
+    return ChunkedLoss

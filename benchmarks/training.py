@@ -1,0 +1,353 @@
+"""How fast does LoRA training go, in how much memory, and does it learn the same? Against TRL's SFTTrainer.
+
+Three sides, each in a process of its own, in turn: ours; TRL at its defaults; TRL at the best of the settings it offers
+on a CPU (`SETTINGS`: each is tried for a few steps first, and the fastest of them takes part in the rounds).
+
+    python benchmarks/training.py [--data rows.jsonl] [--rows 64] [--steps N] [--rounds 3]
+    python benchmarks/training.py --curves
+
+Equal for all: the rows (the next quarter as many are held out), the adapter (rank, alpha, dropout, every linear layer),
+16 rows a step, the number of steps, AdamW, its rate, cosine and warm-up, no weight decay, clipping at 1.0, the loss on
+completions only and averaged over a step's tokens, and the precision: float32 on a CPU, so TRL's bf16=True, its default,
+is off there, and bfloat16 weights under a float32 adapter on CUDA, where TRL's bf16=True stays on. "TRL's defaults" is
+what SFTConfig says of everything else: 8 rows at once, gradient checkpointing, rows in random order.
+
+Tokens are those of prompts and responses, padding not counted, over the wall time of the steps after the first, with
+fetching batches and logging; loading, tokenizing, validation and the first step are not timed. TRL also trains the line
+break that the chat template puts after the end token, one token a row, and is counted it. Memory is the process's
+largest resident set (on CUDA, what was allocated) until training ended. The held-out loss is that of the saved adapter,
+loaded by PEFT, row by row with full logits, in nats per response token with its end token.
+
+transformers sorts by length among `rows / 64` steps' rows, 50 at most: with few rows its `group_by_length` groups little,
+so give many rows and few steps (--rows 1600 --steps 8) to see it at its best.
+
+--curves: without dropout, on our steps in our order and with the same start of the adapter, TRL (padded batches, and
+its padding-free ones) must give our losses, step by step; a difference of 1e-3 nats or more ends with exit status 1.
+
+The data are JSON lines with instruction, input and output; without, the bundled seeds.
+"""
+
+import argparse
+import json
+import math
+import os
+import random
+import resource
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from core.loading import load_model, load_tokenizer  # noqa: E402
+from core.models import Silent, tokenize_example  # noqa: E402
+from core.run import RunFolder  # noqa: E402
+from core.table import full_instruction  # noqa: E402
+from engines.embedded import model_path  # noqa: E402
+from generator.seeds import load_examples  # noqa: E402
+from train.data import Example, planned  # noqa: E402
+from train.fitting import CLIP  # noqa: E402
+from train.lora import train  # noqa: E402
+from train.settings import TrainConfig  # noqa: E402
+
+ROWS_A_STEP = 16
+TRIED_STEPS = 3
+CLOSE = 1e-3  # nats
+KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+"""What our trainer asks of glibc, for TRL's settings but its defaults: it is not TRL's to lose by."""
+GROUPED = {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"}
+FREE = {"gradient_checkpointing": False, "padding_free": True, "max_length": None}  # no row is longer than max_length
+SETTINGS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "no-checkpointing": {"gradient_checkpointing": False},
+    "grouped-8": GROUPED,
+    "grouped-4": {**GROUPED, "per_device_train_batch_size": 4},
+    "grouped-2": {**GROUPED, "per_device_train_batch_size": 2},
+    "one-by-one": {"gradient_checkpointing": False, "per_device_train_batch_size": 1},  # no padding either
+    # The mask of such a row is as large as its length squared, so more rows at once are not always faster.
+    "padding-free-8": FREE,
+    "padding-free-4": {**FREE, "per_device_train_batch_size": 4},
+    "padding-free-2": {**FREE, "per_device_train_batch_size": 2},
+}
+"""What SFTConfig is given beyond what is equal for all.
+
+Left out: packing puts a varying number of rows into a batch, so steps would not average over the same number of rows;
+selective checkpointing and activation offloading save memory, not time; Liger and hub kernels need a GPU; the loss is
+computed in chunks and for labelled positions alone by default; torch_compile compiles again for new lengths.
+"""
+
+
+def rows_of(data: Path, rows: int, longest: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Return `(prompt, response)` pairs of at most `longest` tokens: those to train on, and those held out.
+
+    Drawn from the whole file: one sorted by category, as the seeds are, would have other categories held out.
+    """
+    held_out = max(1, rows // 4)
+    table = load_examples(data, prefix="s", source="seed", license="unknown", where="data")
+    tokenizer = load_tokenizer(base())
+    pairs = list(zip(full_instruction(table), table["response"].to_list(), strict=True))
+    random.Random(0).shuffle(pairs)
+    fit = [pair for pair in pairs if tokenized(tokenizer, *pair).tokens <= longest]
+    if len(fit) < rows + held_out:
+        raise SystemExit(f"{data}: {len(fit)} rows of at most {longest} tokens, {rows + held_out} needed; lower --rows")
+    return fit[:rows], fit[rows : rows + held_out]
+
+
+def base() -> Path:
+    return Path(model_path("embedded:smollm2-135m-instruct", "models.base"))
+
+
+def tokenized(tokenizer: Any, prompt: str, response: str) -> Example:
+    return Example(*tokenize_example(tokenizer, [{"role": "user", "content": prompt}], response))
+
+
+def config_of(rows: int, steps: int, dropout: float) -> TrainConfig:
+    return TrainConfig(batch_size=ROWS_A_STEP, epochs=-(-steps * ROWS_A_STEP // rows), max_steps=steps, dropout=dropout)
+
+
+def steps_of(rows: list[tuple[str, str]], config: TrainConfig) -> list[list[Example]]:
+    """Return the rows of each of our steps."""
+    import torch
+
+    tokenizer = load_tokenizer(base())
+    examples = [tokenized(tokenizer, *pair) for pair in rows]
+    plan = planned(examples, config.batch_size, config.epochs, torch.Generator().manual_seed(config.seed))
+    return [examples for _, examples in plan[: config.max_steps]]
+
+
+class Clock(Silent):
+    """A progress that notes when each step ended."""
+
+    ends: list[float] = []  # noqa: RUF012 one clock a process
+
+    def advance(self, amount: int = 1, note: str = "") -> None:  # noqa: ARG002
+        """Note the time; the trainer also advances by the steps it need not take again, none here."""
+        if amount:
+            self.ends.append(time.perf_counter())
+
+
+def ours(folder: Path, rows: list[tuple[str, str]], config: TrainConfig) -> dict[str, Any]:
+    run, clock = RunFolder(folder), Clock()
+    turns = ([{"role": "user", "content": p}, {"role": "assistant", "content": r}] for p, r in rows)
+    lines = [json.dumps({"id": f"r{n}", "messages": m, "split": "train"}) for n, m in enumerate(turns)]
+    run.curated.write_text("\n".join(lines), encoding="utf-8")
+    train(run, config, base(), clock)
+    entries = map(json.loads, (run.adapter / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    tokens = sum(example.tokens for step in steps_of(rows, config)[1:] for example in step)
+    return {
+        "losses": [entry["loss"] for entry in entries if "loss" in entry],
+        "tokens": tokens,
+        "seconds": clock.ends[-1] - clock.ends[0],
+    }
+
+
+def trl(folder: Path, dataset: dict[str, list[Any]], config: TrainConfig, settings: dict[str, Any]) -> dict[str, Any]:
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    ends: list[float] = []
+
+    class Ends(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            ends.append(time.perf_counter())
+
+    steps, chosen = config.max_steps, {"per_device_train_batch_size": 8, **settings}
+    arguments = SFTConfig(
+        str(folder / "trl"),
+        **chosen,
+        gradient_accumulation_steps=ROWS_A_STEP // chosen["per_device_train_batch_size"],
+        max_steps=steps,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=int(config.warmup * steps),
+        weight_decay=config.weight_decay,
+        max_grad_norm=CLIP,
+        bf16=torch.cuda.is_available(),
+        seed=config.seed,
+        logging_steps=1,  # for the tokens of each step; TRL gathers its metrics in every step anyway
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+    )
+    adapter = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    trainer = SFTTrainer(
+        load_model(base()),
+        arguments,
+        train_dataset=Dataset.from_dict(dataset),
+        processing_class=load_tokenizer(base()),
+        peft_config=adapter,
+        callbacks=[Ends()],
+    )
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    tokens = logged[-1]["num_tokens"] - logged[0]["num_tokens"]
+    result = {"losses": [entry["loss"] for entry in logged], "tokens": tokens, "seconds": ends[-1] - ends[0]}
+    trainer.save_model(str(folder / "adapter"))
+    return result
+
+
+def turns_of(rows: list[tuple[str, str]]) -> dict[str, list[Any]]:
+    """Return rows as TRL's conversational prompts and completions."""
+    return {
+        "prompt": [[{"role": "user", "content": prompt}] for prompt, _ in rows],
+        "completion": [[{"role": "assistant", "content": response}] for _, response in rows],
+    }
+
+
+def held_out_loss(adapter: Path, rows: list[tuple[str, str]]) -> float:
+    """Return the loss of a saved adapter in nats per response token; nothing here is the trainer's own."""
+    import torch
+    from peft import PeftModel
+
+    tokenizer, model = load_tokenizer(base()), PeftModel.from_pretrained(load_model(base()), adapter).eval()
+    total, counted = 0.0, 0
+    for pair in rows:
+        example = tokenized(tokenizer, *pair)
+        ids = torch.tensor([[*example.prompt, *example.response]], device=model.device)
+        with torch.no_grad():
+            logits = model(input_ids=ids).logits[0, len(example.prompt) - 1 : -1].float()
+        total += torch.nn.functional.cross_entropy(logits, ids[0, len(example.prompt) :], reduction="sum").item()
+        counted += len(example.response)
+    return total / counted
+
+
+def peak_mib() -> float:
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def as_planned(steps: list[list[Example]]) -> dict[str, list[Any]]:
+    """Return the rows of all steps, in order, tokenized as TRL takes them."""
+    rows = [example for step in steps for example in step]
+    return {
+        "input_ids": [[*row.prompt, *row.response] for row in rows],
+        "labels": [[-100] * len(row.prompt) + list(row.response) for row in rows],
+    }
+
+
+def child(options: argparse.Namespace) -> dict[str, Any]:
+    config = config_of(options.rows, options.steps, 0.0 if options.curves else TrainConfig().dropout)
+    training, held_out = rows_of(options.data, options.rows, config.max_length)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if options.side == "ours":
+            result = ours(folder, training, config)
+        elif options.curves:
+            settings = {**SETTINGS[options.side], "train_sampling_strategy": "sequential"}
+            result = trl(folder, as_planned(steps_of(training, config)), config, settings)
+        else:
+            result = trl(folder, turns_of(training), config, SETTINGS[options.side])
+        result["peak"] = peak_mib()
+        result["held_out"] = held_out_loss(folder / "adapter", held_out)
+    return result
+
+
+class SideFailed(SystemExit):
+    """A side's process ended badly; the message says how."""
+
+
+def run(side: str, options: argparse.Namespace, steps: int) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--side", side, "--data", str(options.data), "--rows", str(options.rows)]
+    command += ["--steps", str(steps), *(["--curves"] if options.curves else [])]
+    malloc = {} if side == "defaults" else KEEP_FREED_MEMORY
+    ran = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **malloc})
+    if ran.returncode:
+        raise SideFailed(f"{side}: exit status {ran.returncode} (-9: out of memory?) {ran.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(ran.stdout.strip().splitlines()[-1])
+    found["rate"] = found["tokens"] / found["seconds"]
+    return found
+
+
+def told(found: dict[str, Any]) -> str:
+    return f"{found['rate']:.1f} tokens/s, {found['peak']:.0f} MiB, held-out loss {found['held_out']:.4f}"
+
+
+def compare_speed(options: argparse.Namespace) -> None:
+    tried = {}
+    for name in SETTINGS:
+        if name != "defaults":
+            try:
+                tried[name] = run(name, options, min(TRIED_STEPS, options.steps))
+            except SideFailed as error:  # one that needs too much memory does not end the others; it is told
+                print(f"trl {name}: FAILED, left out: {error}", flush=True)
+            else:
+                print(f"trl {name}: {told(tried[name])}", flush=True)
+    if not tried:
+        raise SystemExit("none of TRL's settings could be run, so there is nothing to compare with")
+    best = max(tried, key=lambda name: tried[name]["rate"])
+    print(f"best setting of TRL: {best}")
+    sides = {"ours": "ours", "trl": "defaults", "trl-best": best}
+    rounds: list[dict[str, dict[str, Any]]] = []
+    for number in range(options.rounds):
+        rounds.append({})
+        for name, side in sides.items():
+            rounds[-1][name] = run(side, options, options.steps)
+            print(f"round {number + 1}: {name}: {told(rounds[-1][name])}", flush=True)
+    for name in sides:
+        slug = name.replace("-", "_")
+        print(f"figure {slug}_tokens_per_second {statistics.median(r[name]['rate'] for r in rounds):.1f} tokens/s")
+        print(f"figure {slug}_peak_memory {max(r[name]['peak'] for r in rounds):.0f} MiB")
+        print(f"figure {slug}_held_out_loss {statistics.median(r[name]['held_out'] for r in rounds):.4f} nats/token")
+    for name in ("trl", "trl-best"):
+        print(f"ratio {name} {statistics.median(r['ours']['rate'] / r[name]['rate'] for r in rounds):.2f}")
+
+
+def compare_curves(options: argparse.Namespace) -> None:
+    if options.rows % ROWS_A_STEP:
+        raise SystemExit(f"--curves needs whole steps: make --rows a multiple of {ROWS_A_STEP}")
+    mine, differences = run("ours", options, options.steps), []
+    for name in ("defaults", "padding-free-8"):
+        theirs = run(name, options, options.steps)
+        for number, (a, b) in enumerate(zip(mine["losses"], theirs["losses"], strict=True), start=1):
+            print(f"step {number}: ours {a:.6f}, trl {name} {b:.6f}, difference {a - b:+.1e}")
+            differences.append(abs(a - b))
+        print(f"held-out loss: ours {mine['held_out']:.6f}, trl {name} {theirs['held_out']:.6f}", flush=True)
+    furthest = math.nan if any(map(math.isnan, differences)) else max(differences)  # max() may pass over a NaN
+    print(f"figure curves {furthest:.2e} nats")
+    if not furthest < CLOSE:
+        raise SystemExit(1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=ROOT / "seeds" / "seeds.jsonl")
+    parser.add_argument("--rows", type=int, default=64, help="rows to train on")
+    parser.add_argument("--steps", type=int, help="steps of 16 rows; one pass over the rows when left out")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--curves", action="store_true", help="compare the losses of equal steps instead")
+    parser.add_argument("--side", choices=("ours", *SETTINGS), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.steps = options.steps or max(2, options.rows // ROWS_A_STEP)
+    if options.steps < 2:
+        parser.error("--steps must be at least 2, since the first step is not timed")
+    if options.side:
+        print(json.dumps(child(options)))
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # else the child, with its gigabytes, goes on
+    if find_spec("trl") is None:
+        raise SystemExit("TRL is missing; install it with `pip install --no-deps trl==1.16.0`")
+    (compare_curves if options.curves else compare_speed)(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Write a model whose weights hold its adapter, for whatever loads no adapters."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from core.errors import DataError, ModelError
+from core.loading import load_tokenizer
+from core.text import squash
+from train.checkpoint import replaced
+
+
+def merge_adapter(model_path: Path, adapter: Path, folder: Path) -> None:
+    """Save the model with its adapter added to the weights, and the tokenizer, in `folder`.
+
+    In the base model's own type; W + s B A is computed in float32. An older folder is replaced once the new one is whole.
+
+    Raises:
+        DataError: There is no adapter in PEFT's format.
+        ModelError: It is not one of this model, or a model cannot be loaded.
+    """
+    import torch
+    from peft import PeftModel
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    check_adapter(adapter)
+    tokenizer = load_tokenizer(model_path)
+    try:
+        base = AutoModelForCausalLM.from_pretrained(
+            str(model_path), use_safetensors=True, trust_remote_code=False, dtype="auto"
+        )
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ModelError(f"{model_path}: cannot load the model: {squash(str(error))}") from None
+    stored: torch.dtype = base.dtype
+    try:
+        # PEFT reads safetensors where there are some; `check_adapter` has seen to that.
+        tuned: Any = PeftModel.from_pretrained(base.float(), str(adapter))
+    except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        raise ModelError(f"{adapter}: not an adapter of {model_path}: {squash(str(error))}") from None
+    merged = tuned.merge_and_unload().to(stored)
+    with replaced(folder) as partial:
+        merged.save_pretrained(partial, safe_serialization=True)
+        tokenizer.save_pretrained(partial)
+
+
+def check_adapter(adapter: Path) -> dict[str, Any]:
+    """Return an adapter's configuration.
+
+    Raises:
+        DataError: The folder holds no adapter in PEFT's format whose weights are safetensors.
+    """
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (adapter / name).is_file():
+            raise DataError(f"{adapter}: no {name} in it; fit an adapter with `make train`")
+    try:
+        found: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{adapter / 'adapter_config.json'}: not JSON: {error}") from None
+    return found
