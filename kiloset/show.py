@@ -14,7 +14,7 @@ from evaluation.metrics import Interval, Metric, difference
 from kiloset.live import duration, printable
 from kiloset.pipeline import Result
 from kiloset.plan import Plan, Range, Shortage, Spend
-from kiloset.proof import Proof, verdict
+from kiloset.proof import Compared, Proof, verdict
 from kiloset.whatif import Difference
 from train.lora import TrainReport
 from train.shown import Masked
@@ -274,32 +274,31 @@ def show_judgement(base: Mapping[str, Metric], tuned: Mapping[str, Metric], fold
 
 
 def show_proof(proof: Proof, folder: Path, console: Console) -> None:
-    """Print each arm's figures and differences to random rows, the guards, and the verdict."""
-    arms = list(proof.figures)
-    table = Table(
-        title="arms: mean over seeds, and the difference to random rows with its 95 % interval", title_justify="left"
-    )
-    table.add_column("figure")
-    for head in ("base", *arms):
-        table.add_column(head, justify="right")
-    for row in zip(*proof.figures.values(), strict=True):
-        if ":" in row[0].metric:  # a single kind of constraint: in proof.json
-            continue
-        cells = [
-            f"{one.arm:.3f}"
-            if one.to_random is None
-            else f"{one.arm:.3f} {_interval(one.to_random)} {one.verdict}".rstrip()
-            for one in row
-        ]
-        table.add_row(escape(row[0].metric), f"{row[0].base:.3f}", *cells)
+    """Print the curated set's figures, every arm's on the target, the guards and the verdict; proof.json has the rest."""
+    table = Table(title="curated against random rows: mean over seeds, 95 % interval", title_justify="left")
+    for head in ("figure", "base", "random", "curated", "curated - random", ""):
+        table.add_column(head, justify="left" if head in ("figure", "") else "right")
+    for curated, random in zip(proof.figures["curated"], proof.figures["random"], strict=True):
+        if ":" not in curated.metric:  # a single kind of constraint
+            table.add_row(escape(curated.metric), f"{curated.base:.3f}", f"{random.arm:.3f}", *_against_random(curated))
+    console.print(table)
+    table = Table(title=f"every arm: {escape(proof.target)}", title_justify="left")
+    for head in ("arm", "mean", "arm - random", "", "arm - base"):
+        table.add_column(head, justify="left" if head in ("arm", "") else "right")
+    for name, compared in proof.figures.items():
+        target = next(one for one in compared if one.metric == proof.target)
+        table.add_row(name, *_against_random(target), _interval(target.to_base))
     console.print(table)
     for guard in proof.guards:
         held = "holds" if guard.holds else "FALLS"
-        console.print(
-            f"  guard {escape(guard.name)}: {guard.change:+.3f} for the worse, {guard.limit:g} allowed: {held}"
-        )
+        console.print(f"guard {escape(guard.name)}: {guard.change:+.3f} for the worse, {guard.limit:g} allowed: {held}")
     console.print(f"curated against random rows on {escape(proof.target)}: [bold]{proof.verdict}[/bold]")
     console.print(escape(str(folder)), soft_wrap=True, highlight=False)
+
+
+def _against_random(compared: Compared) -> tuple[str, str, str]:
+    shown = "" if compared.to_random is None else _interval(compared.to_random)
+    return f"{compared.arm:.3f}", shown, compared.verdict
 
 
 def _interval(found: Interval) -> str:

@@ -1,5 +1,6 @@
 """What figures are made to say: three words, guards, and the arms they are about."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 import pytest
+from rich.console import Console
 
 from core.config import parse, settings
 from core.errors import ConfigError, DataError
@@ -17,6 +19,7 @@ from evaluation.evaluate import Suites
 from evaluation.metrics import Metric
 from kiloset.arms import ARMS, arms_of
 from kiloset.proof import Guard, ProveConfig, guards, prove
+from kiloset.show import show_proof
 
 Better = Literal["higher", "lower", "neither"]
 TARGET = "following strict prompt"
@@ -217,3 +220,17 @@ def test_a_run_whose_generation_is_not_finished_is_refused(tmp_path: Path) -> No
     run.stage_file(2, "generate").unlink()
     with pytest.raises(DataError, match="stage generate is not finished; run `make dataset` first"):
         arms_of(run, ["curated"], 0)
+
+
+def test_what_is_shown_says_the_verdict_each_guard_and_every_arm() -> None:
+    arms = {"curated": [model(0.6, prose=3.4)] * 2, "random": [model(0.2)] * 2, "longest": [model(0.1)] * 2}
+    found = prove(CONFIG, BASE, arms)
+    console = Console(file=io.StringIO(), width=120)
+    show_proof(found, Path("runs/x/prove"), console)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "curated against random rows on following strict prompt: better" in shown
+    assert "guard NLL of prose: +0.400 for the worse, 0.1 allowed: FALLS" in shown
+    assert "guard forgetting: +0.000 for the worse, 0.05 allowed: holds" in shown
+    lines = [line for line in shown.splitlines() if "longest" in line]
+    assert "-0.100" in lines[0]
+    assert "worse" in lines[0]
