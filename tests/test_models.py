@@ -183,9 +183,11 @@ def test_the_merged_model_writes_in_vllm_what_the_adapter_on_its_base_writes(ada
                 chat_request(engine, prompt, "response", max_tokens=12, temperature=0.0, top_p=1.0)
                 for prompt in prompts
             ]
-            engine.submit([(f"{engine.identity}{number}", request) for number, request in enumerate(requests)])
+            # The engine seeds its sampling from the request's id: a hexadecimal digest, as the store makes them.
+            ids = [f"{len(written):08x}{number:08x}" for number in range(len(prompts))]
+            engine.submit(list(zip(ids, requests, strict=True)))
             answers = dict(engine.receive() for _ in requests)
-            written[engine.identity] = [answers[f"{engine.identity}{n}"].text for n in range(len(prompts))]
+            written[engine.identity] = [answers[asked].text for asked in ids]
     finally:
         shared.close()
         alone.close()
