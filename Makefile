@@ -17,11 +17,11 @@ DATASET = $(OPTIONS) $(if $(CONFIG),--config '$(CONFIG)') $(if $(SIZE),--size '$
           $(if $(MODEL),--model '$(MODEL)') $(if $(BASE),--base '$(BASE)') $(foreach s,$(SET),--set '$(s)')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan dataset audit whatif explain train evaluate prove merge config check test bench
+.PHONY: help setup plan dataset audit whatif explain export train evaluate prove merge config check test bench
 
 help: ## Show this help
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
-	@echo '  Variables: SIZE= SEEDS= MODEL= BASE= CONFIG= RUN= SET="table.key=value ..." FROM= EXAMPLES= SHOW= PROGRESS=auto|live|lines|json|none BACKEND=cpu|vllm PIP_ARGS='
+	@echo '  Variables: SIZE= SEEDS= MODEL= BASE= CONFIG= RUN= SET="table.key=value ..." FROM= EXAMPLES= SHOW= FORMAT= PROGRESS=auto|live|lines|json|none BACKEND=cpu|vllm PIP_ARGS='
 
 setup: $(STAMP) ## Install everything into .venv; does nothing when up to date
 
@@ -43,7 +43,7 @@ plan: setup ## Tell what the set will take: requests, tokens, time, money
 dataset: setup ## Make the curated set (continues where it stopped)
 	$(BIN)/kiloset dataset $(DATASET) $(if $(FROM),--from '$(FROM)') $(if $(PROGRESS),--progress '$(PROGRESS)')
 
-audit: setup ## Show how the set is distributed and what was dropped
+audit: setup ## Show how the set is distributed and what was dropped; writes report.html
 	$(BIN)/kiloset audit $(OPTIONS) $(if $(EXAMPLES),--examples '$(EXAMPLES)')
 
 whatif: setup ## Tell what other thresholds would keep: make whatif SET="near_duplicates.threshold=0.8"
@@ -51,6 +51,9 @@ whatif: setup ## Tell what other thresholds would keep: make whatif SET="near_du
 
 explain: setup ## Tell one row's whole life: make explain ID=g00042
 	$(BIN)/kiloset explain $(OPTIONS) '$(ID)'
+
+export: setup ## Hand the set to other tools: make export FORMAT=messages|alpaca|sharegpt|parquet|hf
+	$(BIN)/kiloset export $(OPTIONS) $(if $(FORMAT),--format '$(FORMAT)')
 
 train: setup ## Fit a LoRA adapter to the set (make train SHOW=3 shows which tokens train)
 	$(BIN)/kiloset train $(OPTIONS) $(foreach s,$(SET),--set '$(s)') $(if $(SHOW),--show '$(SHOW)')

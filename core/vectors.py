@@ -23,6 +23,17 @@ class Vectors(Protocol):
         """Add some."""
 
 
+class StoredVectors:
+    """Vectors that are there, to which none is added."""
+
+    def __init__(self, store: Vectors) -> None:
+        """Name the store."""
+        self.vectors = store.vectors
+
+    def add_vectors(self, vectors: Sequence[tuple[str, bytes]]) -> None:
+        """Do nothing."""
+
+
 class RecordedEmbedder:
     """An embedder whose vectors are stored.
 

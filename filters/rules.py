@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
@@ -19,6 +19,7 @@ from core.table import Outcome, no_rows
 from core.text import normal_form
 from filters.languages import SURE, foreign, languages_known, languages_told_apart
 from filters.measures import WHITE, holds, may_begin_alike, repeat_rate, top_word_share, where
+from filters.personal import check_regions, personal
 
 MEDIA = r"images?|pictures?|photos?|photographs?|videos?|audio|recordings?|files?|graphs?|maps?|diagrams?|charts?|attachments?|screenshots?"
 TEXTS = r"texts?|passages?|sentences?|paragraphs?|lists?|articles?|story|stories|data|code|snippets?|functions?|e-?mails?|messages?|words?|poems?|songs?|links?|tables?|reviews?|statements?|conversations?|numbers|items|facts|notes?"
@@ -102,6 +103,10 @@ class RulesConfig:
     """ISO 639-1 codes of the languages that instructions and responses may be in; none means those of the seeds."""
     max_repeat_rate: Fraction = 0.25
     """Largest fraction of a text's 4-grams of words that may have occurred before in it."""
+    personal_data: Literal["flag", "drop", "off"] = "flag"
+    """What becomes of rows with e-mail addresses, phone and card numbers, IBAN, public IP addresses, keys or tokens: "flag" keeps and lists them, values redacted, in personal.parquet; "drop" drops them too (seeds excepted); "off" does not look."""
+    phone_regions: Names = ("US",)
+    """ISO 3166 codes of the regions whose phone numbers are found without "+" and country code; international ones always are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,11 +182,12 @@ def row_rules(config: RulesConfig) -> dict[str, _Rule]:
             where(constrained, ["response", "constraints"], _broken_constraints), 0,
             "broken constraints of the instruction",
         ),
+        **({"personal_data": _personal_data(config)} if config.personal_data == "drop" else {}),
     }  # fmt: skip
 
 
 def check_rule_names(config: RulesConfig) -> None:
-    """Refuse a name in `off` that is no rule, and a code in `languages` that is none of a language that can be told.
+    """Refuse a name in `off` that is no rule, and codes in `languages` and `phone_regions` that are not known.
 
     Raises:
         ConfigError: With those there are.
@@ -190,6 +196,7 @@ def check_rule_names(config: RulesConfig) -> None:
     for name in config.off:
         if name not in known:
             raise ConfigError(f"[rules] off: no rule {name!r}; known: {', '.join(known)}")
+    check_regions(config.phone_regions)
     for code in config.languages:
         if code not in languages_told_apart():
             raise ConfigError(f"[rules] languages: no language {code!r}; known: {', '.join(languages_told_apart())}")
@@ -284,6 +291,18 @@ def _in_another_language(column: str, allowed: Sequence[str]) -> _Rule:
     share = found.struct.field("share").fill_null(0.0)
     says = pl.format(f"probability of the language {{}}; allowed: {', '.join(allowed)}", found.struct.field("language"))
     return _Rule(share, share > SURE, SURE, says)
+
+
+def _personal_data(config: RulesConfig) -> _Rule:
+    """Count the pieces of personal data; the evidence shows of each its kind and place, not the value."""
+    pieces = personal(config.phone_regions)
+    number = pieces.list.len().fill_null(0).cast(pl.Float64)
+    shown = pl.concat_str(
+        pl.element().struct.field("kind"), pl.lit(" "), pl.element().struct.field("redacted"), pl.lit(" in "),
+        pl.element().struct.field("column"),
+    )  # fmt: skip
+    says = pl.format("pieces of personal data: {}", pieces.list.eval(shown).list.join(", "))
+    return _Rule(number, number > 0, 0, says)
 
 
 def _needs_media(row: dict[str, str]) -> float:

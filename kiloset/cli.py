@@ -1,4 +1,4 @@
-"""The command line: `kiloset plan | dataset | audit | whatif | explain | train | merge | evaluate | prove | config`.
+"""The command line: `kiloset plan | dataset | audit | whatif | explain | export | train | merge | evaluate | prove | config`.
 
 Exit status: 0 done, 1 not proved, 2 bad input or nothing accepted, 3 fewer rows than asked, 130 and 143 interrupted.
 """
@@ -13,7 +13,7 @@ from dataclasses import asdict, fields
 from json import dumps
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -34,7 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Turn a handful of seed examples into the instruction set a base model learns most from.\n\n"
     "Typical order: [bold]plan[/bold] tells what it will take, [bold]dataset[/bold] makes the set, [bold]audit[/bold] shows how it is distributed and what was "
-    "dropped, [bold]whatif[/bold] what other thresholds would keep, [bold]explain[/bold] tells one row's life, [bold]train[/bold] fits a LoRA adapter, [bold]evaluate[/bold] judges it beside the base model, [bold]prove[/bold] holds the set against random rows, [bold]merge[/bold] writes the adapter into the model's weights. Everything lies in "
+    "dropped, [bold]whatif[/bold] what other thresholds would keep, [bold]explain[/bold] tells one row's life, [bold]export[/bold] hands the set to other tools, [bold]train[/bold] fits a LoRA adapter, [bold]evaluate[/bold] judges it beside the base model, [bold]prove[/bold] holds the set against random rows, [bold]merge[/bold] writes the adapter into the model's weights. Everything lies in "
     "runs/<name>/; running a command again continues where it stopped.",
 )
 
@@ -48,6 +48,7 @@ RunName = Annotated[str | None, typer.Option("--run", help="Name of the run; def
 Shown = Annotated[Mode, typer.Option("--progress", help="How to tell how far it is, on stderr: live (a table), lines (one every 30 s), json (one object a line), none; auto is live on a terminal, else lines.")]  # fmt: skip
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
 Run = Annotated[str | None, typer.Option("--run", help="A run's name; default: the one worked on last.")]
+Layout = Literal["messages", "alpaca", "sharegpt", "parquet", "hf"]
 
 
 @app.command()
@@ -129,12 +130,26 @@ def dataset(
 def audit(
     run: Run = None, runs: Runs = Path("runs"),
     examples: Annotated[int, typer.Option(min=0, help="Rewrites to show beside their references, the nearest to each limit first.")] = 3,
+    page: Annotated[Path | None, typer.Option(help="Where the page is written; default: report.html in the run's folder.")] = None,
+    no_page: Annotated[bool, typer.Option("--no-page", help="Print the figures only.")] = False,
 ) -> None:  # fmt: skip
-    """Show how the set is distributed and what became of every candidate, from the run folder alone."""
-    from audit.report import audit as examine
-    from audit.report import show
+    """Show how the set is distributed and what became of every candidate, and write it all to a page, report.html.
 
-    show(examine(_folder(run, runs), examples), Console())
+    Both come from the run folder alone. The page has the rows behind the figures, a map of the set and the rewrites with
+    their differences marked; it opens offline in any browser.
+    """
+    from kiloset.models import embedder_of
+    from kiloset.reporting import examine, show_figures, write_report
+
+    folder = _folder(run, runs)
+    found = examine(folder, examples)
+    show_figures(found, examples, Console())
+    if no_page:
+        return
+    out = page or folder.path / "report.html"
+    with watching("auto") as shown:
+        size = write_report(folder, found, out, lambda config, rows: embedder_of(config, rows, shown.say, shown), shown)
+        shown.say(f"{out}: {size / 1e6:.1f} MB, opens in any browser")
 
 
 @app.command()
@@ -175,6 +190,27 @@ def explain(
     from audit.explain import show_life
 
     show_life(follow(_folder(run, runs), row), Console(), full=full)
+
+
+@app.command()
+def export(
+    run: Run = None, runs: Runs = Path("runs"),
+    layout: Annotated[Layout, typer.Option("--format", help="messages, alpaca and sharegpt are .jsonl files; hf is a folder for datasets.load_from_disk.")] = "messages",
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="A folder that is new or empty; default: export-FORMAT in the run's folder.")] = None,
+    validation: Annotated[float, typer.Option(metavar="SHARE", help="Share of the rows held out, in [0, 1).")] = 0.1,
+) -> None:  # fmt: skip
+    """Hand the run's curated.jsonl, edits by hand included, to other tools, split into train and validation.
+
+    Near-duplicates, and rows and their ancestors in the set, go to one side together. The split in curated.jsonl, which
+    knows no such groups, does not count.
+    """
+    from kiloset.export import export as write
+    from kiloset.export import summary
+
+    folder = _folder(run, runs)
+    done = write(folder, layout, out or folder.path / f"export-{layout}", validation)
+    for line in summary(done, validation):
+        print(line)
 
 
 @app.command()

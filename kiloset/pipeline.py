@@ -25,6 +25,7 @@ from filters.balance import balance
 from filters.contamination import BENCHMARKS, Prompts, drop_contaminated
 from filters.groups import duplicate_groups
 from filters.near_duplicates import drop_near_duplicates
+from filters.personal import found_personal
 from filters.quality import with_measured, with_quality
 from filters.rules import check_rule_names, drop_by_rules, screen_instructions, with_languages
 from filters.semantic import check_semantic, drop_semantic_duplicates
@@ -202,6 +203,10 @@ def _generated(table: pl.DataFrame, context: Context, *, first: Asks | None = No
 
 
 def _rules(table: pl.DataFrame, context: Context) -> Outcome:
+    if context.config.rules.personal_data != "off":
+        found = found_personal(table, context.config.rules.phone_regions)
+        context.tables["personal"] = found
+        context.notes["personal"] = dict(found["kind"].value_counts().sort("kind").iter_rows())
     return drop_by_rules(table, context.config.rules)
 
 

@@ -18,7 +18,7 @@ from core.models import Embedder, Progress, Scorer, TextEngine
 from core.recorded import RecordedEngine, RecordedScorer
 from core.run import RunFolder
 from core.table import VERDICT, check_outcome, table_of
-from core.vectors import RecordedEmbedder
+from core.vectors import RecordedEmbedder, StoredVectors
 from filters.contamination import Prompts
 from filters.quality import ASKED_FOR
 from filters.rules import instruction_rules, screen_instructions, with_languages
@@ -71,7 +71,7 @@ def what_if(
     before, born = _stored(folder, stages[0].name), _stored(folder, "generate")
     with closing(CallStore.read_only(folder.calls)) as store:
         loaded = load_embedder(then, born.height)
-        embedder = RecordedEmbedder(loaded, _Vectors(store), progress) if loaded.is_costly else loaded
+        embedder = RecordedEmbedder(loaded, StoredVectors(store), progress) if loaded.is_costly else loaded
         old, new = (
             _fates(stages, before, _context(config, folder, store, embedder, progress)) for config in (then, now)
         )
@@ -214,16 +214,6 @@ def _unasked(ledger: pl.DataFrame, born: pl.DataFrame, then: RunConfig, now: Run
     fell = screen_instructions(screened.drop(list(VERDICT)), old).dropped["id"]
     left = screened.filter(pl.col("id").is_in(fell.implode())).drop(list(VERDICT))
     return screen_instructions(left, new).kept.height
-
-
-class _Vectors:
-    """The stored vectors, to which none is added."""
-
-    def __init__(self, store: CallStore) -> None:
-        self.vectors = store.vectors
-
-    def add_vectors(self, vectors: Sequence[tuple[str, bytes]]) -> None:
-        """Do nothing."""
 
 
 class _Absent:

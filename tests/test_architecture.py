@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "kiloset": {"kiloset", "core", "engines", *ROOMS},
 }
 OWNERS = {
+    "altair": ("audit/charts.py",),
     "vllm": ("engines/vllm.py",),
     "faiss": ("filters/nearest.py",),
     "model2vec": ("engines/static.py",),
@@ -24,7 +25,7 @@ OWNERS = {
     "peft": ("train/",),
     "sentence_transformers": ("engines/embedder.py",),
 }
-HEAVY = {"torch", "transformers", "datasets", "datasketch", "scipy", *OWNERS}
+HEAVY = {"torch", "transformers", "datasets", "datasketch", "scipy", "sklearn", *OWNERS}
 
 
 def _sources():

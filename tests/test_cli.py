@@ -108,6 +108,11 @@ def test_audit_and_explain_read_the_run_folder_alone(kiloset, finished, tmp_path
         in kiloset("audit", "--examples", 1, "--runs", tmp_path / "runs").stdout
     )
     assert kiloset("audit", "--examples", -1, "--runs", tmp_path / "runs").returncode == 2
+    assert "report.html: " in audit.stderr
+    assert "Audit of mine" in (finished / "report.html").read_text(encoding="utf-8")
+    elsewhere = tmp_path / "elsewhere.html"
+    assert kiloset("audit", "--no-page", "--page", elsewhere, "--runs", tmp_path / "runs").returncode == 0
+    assert not elsewhere.exists()
     first = json.loads((finished / "curated.jsonl").read_text().splitlines()[0])
     life = kiloset("explain", first["id"], "--runs", tmp_path / "runs", "--run", "mine")
     assert life.returncode == 0, life.stderr
@@ -180,7 +185,9 @@ def test_commands_on_no_run_say_how_to_make_one(kiloset, tmp_path, command):
 def test_help_names_every_command(kiloset):
     ran = kiloset("--help")
     assert ran.returncode == 0
-    assert all(command in ran.stdout for command in ("plan", "dataset", "audit", "explain", "train", "config"))
+    assert all(
+        command in ran.stdout for command in ("plan", "dataset", "audit", "explain", "export", "train", "config")
+    )
 
 
 def test_a_run_with_seeds_of_other_categories_cannot_go_on_from_one(kiloset, seeds, finished):

@@ -1,0 +1,67 @@
+"""What `kiloset audit` gives: the figures of a run on the terminal, and its page, whose map wants the run's vectors."""
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from audit.page import write_page
+from audit.report import Audit, audit, show
+from core.calls import CallStore
+from core.models import Embedder, Progress
+from core.run import RunFolder
+from core.vectors import RecordedEmbedder, StoredVectors
+from kiloset.settings import RunConfig, load_config
+
+ON_PAGE = 50
+"""Rewrites shown on the page, unless more are asked for."""
+
+
+def examine(folder: RunFolder, examples: int) -> Audit:
+    """Measure a run, with as many examples of rewrites as its page shows.
+
+    Raises:
+        DataError: The folder is no run or not finished, or a line of curated.jsonl cannot be read.
+    """
+    return audit(folder, max(examples, ON_PAGE))
+
+
+def show_figures(found: Audit, examples: int, console: Console) -> None:
+    """Print an audit, with at most so many examples of rewrites."""
+    if found.examples is not None:
+        found = replace(found, examples=replace(found.examples, shown=found.examples.shown[:examples]))
+    show(found, console)
+
+
+def write_report(
+    folder: RunFolder,
+    found: Audit,
+    out: Path,
+    load_embedder: Callable[[RunConfig, int], Embedder],
+    progress: Progress,
+) -> int:
+    """Write the page of an audit and return its size in bytes.
+
+    Vectors are those that the run has stored; only where rows were edited, or the run stored none, is a model loaded. A
+    folder without its config.toml gives a page without a map.
+
+    Args:
+        folder: The run's folder; only `out` is written.
+        found: Its audit.
+        out: The page.
+        load_embedder: As for `what_if`.
+        progress: Told of long work.
+
+    Raises:
+        ConfigError: config.toml is not one.
+        DataError: A file of the run cannot be read, or the page cannot be written.
+    """
+    if not (folder.config.exists() and folder.calls.exists()):
+        return write_page(folder, found, None, out)
+    born = sum(stage.created for stage in found.funnel if stage.stage == "seeds")
+    loaded = load_embedder(load_config(folder.config, []), born)
+    with closing(CallStore.read_only(folder.calls)) as store:
+        embedder = RecordedEmbedder(loaded, StoredVectors(store), progress) if loaded.is_costly else loaded
+        return write_page(folder, found, embedder.embed, out)

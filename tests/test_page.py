@@ -1,0 +1,214 @@
+"""The report page: what it says, what it lets through, and that a real browser draws it without a word of complaint."""
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import polars as pl
+import pytest
+
+from audit.page import CHARACTERS, marked, policy, project, render, shown, write_page
+from audit.report import audit
+from core.errors import DataError
+from core.run import RunFolder
+from tests.test_audit import run, whole  # noqa: F401
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+ATTACKS = [
+    "<script>document.title = 'owned'</script>",
+    "</textarea></script><img src=x onerror=\"document.title='owned'\">",
+    "[a](javascript:alert(1)) {{ 7 * 7 }} ${7 * 7} <!-- <script>",
+    "abc \u202egnp.exe\u2028\u2029 \x1b[2J\x00 end",
+    "x" * 100_000,
+]
+
+
+class Tags(HTMLParser):
+    """Collects the tags and the text of a page, scripts and styles apart."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.text, self.scripts, self.inside = [], "", [], None
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.inside = tag if tag in ("script", "style") else None
+
+    def handle_endtag(self, tag):
+        self.inside = None
+
+    def handle_data(self, data):
+        if self.inside == "script":
+            self.scripts.append((self.tags[-1][1], data))
+        elif self.inside is None:
+            self.text += data
+
+
+def vectors_of(texts):
+    rng = np.random.default_rng(len(texts))
+    found = rng.normal(size=(len(texts), 16)).astype(np.float32)
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def hostile(run):  # noqa: F811
+    """A run whose texts, ids, reasons and file contents attack the page, with rows enough for a map."""
+    lines = run.curated.read_text().splitlines()
+    for number, text in enumerate(ATTACKS * 3):
+        row = json.loads(lines[0])
+        row |= {"id": f"h{number}" + ("<b>" if number == 0 else ""), "category": ATTACKS[number % 3]}
+        row["messages"] = [{"role": "user", "content": f"{text} {number}"}, {"role": "assistant", "content": text}]
+        lines.append(json.dumps(row))
+    run.curated.write_text("".join(f"{line}\n" for line in lines))
+    run.config.write_text("# </pre><script>alert(1)</script>\n")
+    gone = run.dropped()
+    reasons = pl.Series([ATTACKS[0]] * gone.height)
+    kinds = {"reason": reasons, "evidence": pl.Series([ATTACKS[1]] * gone.height)}
+    manifest = run.manifest
+    gone.with_columns(**kinds).write_parquet(run.dropped_file)
+    for stage in manifest["stages"].values():
+        stage["dropped"] = {ATTACKS[0]: sum(stage["dropped"].values())} if stage["dropped"] else {}
+    run.update_manifest(manifest)
+    return run
+
+
+def test_the_page_shows_every_section_and_the_rows_behind_each_reason(run):  # noqa: F811
+    page = Tags(render(run, audit(run), vectors_of))
+    headings = [tag for tag in page.tags if tag[0] == "section"]
+    assert [attrs["id"] for _, attrs in headings] == [
+        "categories", "funnel", "lengths", "strategies", "map", "rewriting", "pairs", "cost", "rows", "config"
+    ]  # fmt: skip
+    for said in (
+        "instruction_too_short",
+        "near_duplicate",
+        "jaccard 0.97",
+        "lost to g00001",
+        "Read this aloud and smile",
+    ):
+        assert said in page.text
+    names = {attrs["data-chart"] for tag, attrs in page.tags if "data-chart" in attrs}
+    assert names == {"categories", "lengths", "strategies", "surprisal", "style", "tokens", "seconds"}
+
+
+def test_the_charts_hold_the_figures_of_the_audit(run):  # noqa: F811
+    found = audit(run)
+    specs = {
+        attrs["id"]: json.loads(text)
+        for attrs, text in Tags(render(run, found, vectors_of)).scripts
+        if attrs.get("type") == "application/json"
+    }
+    bars = specs["chart-categories"]["data"]["values"]
+    assert {(bar["category"], bar["of"]): bar["rows"] for bar in bars} == {
+        ("list", "target"): 1, ("write", "target"): 1,
+        ("list", "result"): found.distribution.got["list"], ("write", "result"): found.distribution.got["write"],
+    }  # fmt: skip
+    fates = {bar["fate"]: bar["rows"] for bar in specs["chart-strategies"]["data"]["values"]}
+    assert fates == {"kept": 1, "dropped": 2}
+
+
+def test_nothing_that_a_model_wrote_becomes_markup(hostile):
+    page = Tags(render(hostile, audit(hostile), vectors_of))
+    assert [attrs.get("type") for tag, attrs in page.tags if tag == "script"].count(None) == 2
+    assert not [tag for tag, _ in page.tags if tag in ("img", "textarea", "iframe")]
+    assert not [attrs for _, attrs in page.tags if any(name.startswith("on") for name in attrs)]
+    assert all(attrs["href"].startswith(("#", "data:,")) for _, attrs in page.tags if "href" in attrs)
+    assert ATTACKS[0] in page.text
+    assert ATTACKS[2] in page.text
+    assert not re.search("[\u202e\x00\x1b]", page.text)
+    assert "⟨U+202E⟩" in page.text
+    assert "(100,002 characters)" in page.text
+
+
+def test_the_policy_allows_the_two_scripts_of_the_page_and_no_other(hostile):
+    page = Tags(render(hostile, audit(hostile), vectors_of))
+    allowed = next(attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv"))
+    ran = [text for attrs, text in page.scripts if "type" not in attrs]
+    hashes = {base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in ran}
+    assert set(re.findall(r"sha256-([^']+)'", allowed)) == hashes
+    assert "unsafe-eval" not in allowed
+    assert "script-src 'unsafe-inline'" not in allowed
+    assert policy("a") != policy("b")
+
+
+def test_the_same_run_gives_the_same_page(hostile, tmp_path):
+    found = audit(hostile)
+    sizes = [write_page(hostile, found, vectors_of, tmp_path / name) for name in ("a.html", "b.html")]
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+    assert sizes[0] == (tmp_path / "a.html").stat().st_size < 5e6
+
+
+def test_a_page_that_cannot_be_written_is_one_line(run, tmp_path):  # noqa: F811
+    with pytest.raises(DataError, match=r"cannot be written .*--page"):
+        write_page(run, audit(run), None, tmp_path / "absent" / "report.html")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("", ""), ("a b c", "a x c"), ("one two", "one two three"), ("  a\n\n b", "a b"), ("色は", "色を"), ("x", "")],
+)
+def test_marked_parts_join_to_the_two_texts_and_share_what_is_not_marked(before, after):
+    old, new = marked(before, after)
+    assert "".join(text for _, text in old) == before
+    assert "".join(text for _, text in new) == after
+    assert "".join(text for kind, text in old if kind == "same") == "".join(t for kind, t in new if kind == "same")
+
+
+def test_only_the_changed_word_is_marked():
+    old, new = marked("The sea is blue.", "The sea is green.")
+    assert [text for kind, text in old if kind == "del"] == ["blue"]
+    assert [text for kind, text in new if kind == "ins"] == ["green"]
+
+
+def test_a_text_is_cut_where_it_says():
+    assert shown("a" * CHARACTERS) == "a" * CHARACTERS
+    assert shown("a" * (CHARACTERS + 1)) == "a" * CHARACTERS + "… (1,201 characters)"
+    assert shown("a\tb\nc") == "a\tb\nc"
+
+
+def test_rows_that_are_near_lie_near_on_the_map():
+    rng = np.random.default_rng(0)
+    centres = np.repeat(np.eye(4, 32), 15, axis=0)
+    vectors = (centres + rng.normal(scale=0.02, size=centres.shape)).astype(np.float32)
+    drawn = project(vectors)
+    assert drawn.shape == (60, 2)
+    apart = np.linalg.norm(drawn[:, None] - drawn[None], axis=2) + np.eye(60) * 1e9
+    assert (apart.argmin(axis=1) // 15 == np.arange(60) // 15).all()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome on the PATH")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_draws_every_chart_asks_for_nothing_and_reports_no_error(hostile, tmp_path, scheme):
+    from playwright.sync_api import sync_playwright
+
+    write_page(hostile, audit(hostile), vectors_of, tmp_path / "report.html")
+    told, asked = [], []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(color_scheme=scheme, viewport={"width": 400, "height": 800})
+        page.on("console", lambda message: told.append(message.text))
+        page.on("pageerror", lambda error: told.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto((tmp_path / "report.html").as_uri())
+        charts = page.locator("[data-chart]").count()
+        page.wait_for_function(f"document.querySelectorAll('[data-drawn]').length === {charts}", timeout=30_000)
+        assert page.title() == "Audit of demo"
+        assert page.locator("[data-chart] svg, [data-chart] canvas").count() == charts
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+        page.select_option("#map-field", index=1)
+        page.locator("#funnel summary").first.focus()
+        page.keyboard.press("Enter")
+        assert page.locator("#funnel details[open]").count() == 1
+        browser.close()
+    assert told == []
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+
+
+def test_a_run_without_its_configuration_gives_a_page_without_a_map(run):  # noqa: F811
+    run.config.unlink(missing_ok=True)
+    assert isinstance(run, RunFolder)
+    assert "No map" in Tags(render(run, audit(run), None)).text
