@@ -109,7 +109,7 @@ def test_audit_and_explain_read_the_run_folder_alone(kiloset, finished, tmp_path
     )
     assert kiloset("audit", "--examples", -1, "--runs", tmp_path / "runs").returncode == 2
     assert "report.html: " in audit.stderr
-    assert "Audit of mine" in (finished / "report.html").read_text(encoding="utf-8")
+    assert "<h1>Audit of " in (finished / "report.html").read_text(encoding="utf-8")
     elsewhere = tmp_path / "elsewhere.html"
     assert kiloset("audit", "--no-page", "--page", elsewhere, "--runs", tmp_path / "runs").returncode == 0
     assert not elsewhere.exists()
