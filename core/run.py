@@ -58,6 +58,20 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def check_free(target: Path) -> None:
+    """Check that a folder which a user named to be written is not there yet, or empty.
+
+    Raises:
+        DataError: There is something at `target`, or it cannot be read.
+    """
+    try:
+        taken = target.is_symlink() or (target.exists() and any(target.iterdir() if target.is_dir() else [target]))
+    except OSError as error:
+        raise DataError(f"{target}: cannot be read ({error.strerror})") from None
+    if taken:
+        raise DataError(f"{target}: there is something already; name a folder that is new or empty with --out")
+
+
 class RunFolder:
     """One run's folder."""
 

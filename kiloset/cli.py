@@ -249,7 +249,7 @@ def merge(
     out: Annotated[Path | None, typer.Option(help="Where the model is written; default: merged in the run's folder.")] = None,
 ) -> None:  # fmt: skip
     """Write the base model with the run's adapter in its weights, for whatever loads no adapters."""
-    from core.errors import DataError
+    from core.run import check_free
     from engines.embedded import model_path
     from kiloset.models import base_name
     from kiloset.settings import load_config
@@ -258,8 +258,8 @@ def merge(
     folder = _folder(run, runs)
     settings = load_config(folder.config, [])
     target = out or folder.path / "merged"
-    if out is not None and out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        raise DataError(f"{out}: there is something already; name a folder that is new or empty with --out")
+    if out is not None:
+        check_free(out)
     with folder.lock(), watching("auto") as shown:
         path = Path(model_path(base_name(settings), "models.base", shown.say))
         merge_adapter(path, adapter or folder.adapter, target)

@@ -16,7 +16,7 @@ import polars as pl
 from audit.reading import read_curated, read_settings, read_stages
 from core.errors import ConfigError, DataError, EmptyError
 from core.models import PLAIN_TURNS
-from core.run import RunFolder
+from core.run import RunFolder, check_free
 from core.table import user_turn
 from filters.near_duplicates import NearDuplicatesConfig
 from generator.categories import apportion
@@ -65,7 +65,7 @@ def export(folder: RunFolder, layout: str, target: Path, validation: float) -> E
     """
     if not 0 <= validation < 1:
         raise ConfigError(f"--validation must be in [0, 1), got {validation}")
-    _check_free(target)
+    check_free(target)
     stages, ledger = read_stages(folder)
     rows = read_rows(folder, stages[-1][1], single=layout == "alpaca")
     groups = tied(rows, ancestors(pl.concat([stages[-1][1], ledger], how="diagonal_relaxed")), _threshold(folder))
@@ -348,15 +348,6 @@ LAYOUTS: dict[str, Callable[[Path, Mapping[str, pl.DataFrame]], None]] = {
     "hf": _write_dataset,
 }
 """What writes the sides that have rows into an empty folder."""
-
-
-def _check_free(target: Path) -> None:
-    try:
-        taken = target.is_symlink() or (target.exists() and any(target.iterdir() if target.is_dir() else [target]))
-    except OSError as error:
-        raise DataError(f"{target}: cannot be read ({error.strerror})") from None
-    if taken:
-        raise DataError(f"{target}: there is something already; name a folder that is new or empty with --out")
 
 
 def _write_whole(target: Path, write: Callable[[Path], None]) -> None:
