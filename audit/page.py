@@ -23,7 +23,6 @@ from rich.console import Console
 
 from audit import charts
 from audit.examples import Example
-from audit.reading import read_curated, read_stages
 from audit.report import Audit, show
 from audit.terminal import REORDERING
 from core.errors import DataError
@@ -86,20 +85,17 @@ def render(run: RunFolder, found: Audit, embed: Embed | None) -> str:
 
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
     environment.filters |= {"shown": shown, "shown_whole": lambda text: shown(text, None)}
-    stages, ledger = read_stages(run)
-    curated = read_curated(run)
-    rows = curated.join(stages[-1][1].drop("category"), on="id", how="left", maintain_order="left", suffix=" of stage")
-    drawn, encodings = _map(rows, embed)
-    specs = _charts(found, rows) | ({"map": drawn} if drawn else {})
+    drawn, encodings = _map(found.table, embed)
+    specs = _charts(found) | ({"map": drawn} if drawn else {})
     script, bundle = _source("report.js"), charts.bundle().replace("</script", "<\\/script")
     template = environment.get_template("report.html.j2")
     return template.render(
         found=found, sections=SECTIONS, born=sum(stage.created for stage in found.funnel), policy=policy(bundle, script),
         style=_safe(_source("report.css")), script=_safe(script), bundle=_safe(bundle),
         charts={name: _safe(_json(spec)) for name, spec in specs.items()},
-        map_fields=list(encodings), map_encodings=_safe(_json(encodings)), map_said=_said_of_map(rows.height),
-        funnel=_funnel(found, ledger), rewrites=_rewrites(found.examples.shown if found.examples else ()),
-        borderline=_head(run.borderline, PAIRS), groups=_groups(run.duplicates), sample=_sample(curated),
+        map_fields=list(encodings), map_encodings=_safe(_json(encodings)), map_said=_said_of_map(found.rows),
+        funnel=_funnel(found), rewrites=_rewrites(found.examples.shown if found.examples else ()),
+        borderline=_head(run.borderline, PAIRS), groups=_groups(run.duplicates), sample=_sample(found.table),
         config=run.config.read_text(encoding="utf-8") if run.config.exists() else "", text=_as_text(found),
     )  # fmt: skip
 
@@ -162,7 +158,8 @@ def _harmless(c: str) -> bool:
     return c in "\n\t" or not (REORDERING.match(c) or unicodedata.category(c) in ("Cc", "Cs", "Co"))
 
 
-def _charts(found: Audit, rows: pl.DataFrame) -> dict[str, charts.Spec]:
+def _charts(found: Audit) -> dict[str, charts.Spec]:
+    rows = found.table
     specs: dict[str, charts.Spec] = {}
     if found.rows:
         specs["categories"] = charts.categories(found.distribution.target, found.distribution.got)
@@ -243,12 +240,12 @@ def _said_of_map(rows: int) -> str:
     return f"{MAPPED:,} of the {rows:,} rows, drawn at random." if rows > MAPPED else f"All {rows:,} rows."
 
 
-def _funnel(found: Audit, ledger: pl.DataFrame) -> list[dict[str, Any]]:
+def _funnel(found: Audit) -> list[dict[str, Any]]:
     widest = max((said.kept + sum(said.dropped.values()) for said in found.funnel), default=0) or 1
     stages = []
     for said in found.funnel:
         gone = sum(said.dropped.values())
-        left = ledger.filter(pl.col("stage") == said.stage)
+        left = found.ledger.filter(pl.col("stage") == said.stage)
         reasons = [
             {
                 "name": reason, "rows": rows, "width": round(100 * rows / gone, 1),
@@ -270,9 +267,9 @@ def _drawn(rows: pl.DataFrame, most: int, seed: str) -> list[dict[str, Any]]:
     return [{**row, "user": user_turn(row["instruction"], row["input"])} for row in rows[chosen].to_dicts()]
 
 
-def _sample(curated: pl.DataFrame) -> list[dict[str, Any]]:
-    chosen = sorted(random.Random("sample").sample(range(curated.height), min(SAMPLE, curated.height)))
-    return [{**row, "evidence": row["split"], "twin": None} for row in curated[chosen].to_dicts()]
+def _sample(table: pl.DataFrame) -> list[dict[str, Any]]:
+    chosen = sorted(random.Random("sample").sample(range(table.height), min(SAMPLE, table.height)))
+    return [{**row, "evidence": row["split"], "twin": None} for row in table[chosen].to_dicts()]
 
 
 def _rewrites(examples: Sequence[Example]) -> list[dict[str, Any]]:

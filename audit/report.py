@@ -36,6 +36,10 @@ class Audit:
     name: str
     rows: int
     """Lines of curated.jsonl."""
+    table: pl.DataFrame
+    """These lines (`audit.reading.read_curated`), in order, with the last stage's columns where it has the row."""
+    ledger: pl.DataFrame
+    """Every dropped row, with its verdict."""
     distribution: Distribution
     funnel: list[StageCount]
     problems: list[str]
@@ -99,6 +103,8 @@ def audit(run: RunFolder, most_examples: int = EXAMPLES) -> Audit:
     return Audit(
         name=str(manifest.get("name", run.path.name)),
         rows=curated.height,
+        table=rows,
+        ledger=ledger,
         distribution=distribution(curated, manifest),
         funnel=funnel,
         problems=problems,
