@@ -22,8 +22,6 @@ from filters.measures import where
 COLUMNS = ("instruction", "input", "response")
 FOUND: dict[str, Any] = {"id": pl.String, "column": pl.String, "kind": pl.String, "redacted": pl.String}
 PIECE = pl.Struct({name: kind for name, kind in FOUND.items() if name != "id"})
-PART = 50_000
-"""Rows looked through at once, which bounds the memory."""
 
 EMAIL = re.compile(
     r"(?<![\w.%+@/-])(\w[\w.%+'-]{0,63})@((?:[\w-]{1,63}\.)+([^\W\d_]{2,24}))(?![\w@]|-\w|\.\w)"
@@ -60,16 +58,17 @@ ISSUERS = {
 
 IBAN = re.compile(r"(?<![A-Za-z0-9])([A-Z]{2})\d{2}(?= ?[A-Z0-9])")
 IBAN_LENGTHS = {
-    country[:2]: int(country[2:])
-    for country in re.findall(
-        r"\S+",
-        "AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BI27 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DJ27 DK18 DO28 EE20 EG29 ES24 FI18 "
-        "FK18 FO18 FR27 GB22 GE22 GI23 GL18 GR27 GT28 HN28 HR21 HU28 IE22 IL23 IQ23 IS26 IT27 JO30 KW30 KZ20 LB28 LC32 LI21 LT20 "
-        "LU20 LV21 LY25 MC27 MD24 ME22 MK19 MN20 MR27 MT31 MU30 NI28 NL18 NO15 OM23 PK24 PL28 PS29 PT25 QA29 RO24 RS22 RU33 SA24 "
-        "SC31 SD18 SE24 SI19 SK24 SM27 SO23 ST25 SV28 TL23 TN24 TR26 UA29 VA22 VG24 XK20 YE30",
-    )
-}
-"""Characters of an IBAN by country, from the registry of ISO 13616."""
+    "AD": 24, "AE": 23, "AL": 28, "AT": 20, "AZ": 28, "BA": 20, "BE": 16, "BG": 22, "BH": 22, "BI": 27, "BR": 29,
+    "BY": 28, "CH": 21, "CR": 22, "CY": 28, "CZ": 24, "DE": 22, "DJ": 27, "DK": 18, "DO": 28, "EE": 20, "EG": 29,
+    "ES": 24, "FI": 18, "FK": 18, "FO": 18, "FR": 27, "GB": 22, "GE": 22, "GI": 23, "GL": 18, "GR": 27, "GT": 28,
+    "HN": 28, "HR": 21, "HU": 28, "IE": 22, "IL": 23, "IQ": 23, "IS": 26, "IT": 27, "JO": 30, "KW": 30, "KZ": 20,
+    "LB": 28, "LC": 32, "LI": 21, "LT": 20, "LU": 20, "LV": 21, "LY": 25, "MC": 27, "MD": 24, "ME": 22, "MK": 19,
+    "MN": 20, "MR": 27, "MT": 31, "MU": 30, "NI": 28, "NL": 18, "NO": 15, "OM": 23, "PK": 24, "PL": 28, "PS": 29,
+    "PT": 25, "QA": 29, "RO": 24, "RS": 22, "RU": 33, "SA": 24, "SC": 31, "SD": 18, "SE": 24, "SI": 19, "SK": 24,
+    "SM": 27, "SO": 23, "ST": 25, "SV": 28, "TL": 23, "TN": 24, "TR": 26, "UA": 29, "VA": 22, "VG": 24, "XK": 20,
+    "YE": 30,
+}  # fmt: skip
+"""Characters of an IBAN by country (ISO 13616), written from knowledge and not yet held against its registry."""
 
 IPV4 = re.compile(r"(?<![A-Za-z_\d.])(?<![A-Za-z]/)\d{1,3}(?:\.\d{1,3}){3}(?![A-Za-z_\d]|\.\d)")
 IPV6 = re.compile(r"(?<![A-Za-z_\d:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{1,34}(?![A-Za-z_\d:])")
@@ -125,8 +124,7 @@ def found_personal(table: pl.DataFrame, regions: Sequence[str]) -> pl.DataFrame:
 
     Seeds are looked through like all others. The value itself is nowhere in what is returned.
     """
-    parts = [table[start : start + PART] for start in range(0, max(table.height, 1), PART)]
-    found = pl.concat([part.select("id", personal(regions).alias("piece")) for part in parts])
+    found = table.select("id", personal(regions).alias("piece"))
     pieces = found.filter(pl.col("piece").list.len() > 0).explode("piece")
     return pieces.select("id", pl.col("piece").struct.unnest()).cast(pl.Schema(FOUND))
 
