@@ -84,6 +84,8 @@ class RunFolder:
         self.dropped_file = path / "dropped.parquet"
         self.duplicates = path / "duplicates.parquet"
         self.borderline = path / "borderline.parquet"
+        self.personal = path / "personal.parquet"
+        self.review = path / "review.jsonl"
         self.curated = path / "curated.jsonl"
         self.adapter = path / "adapter"
         self.engine_log = path / "engine.log"

@@ -1,0 +1,95 @@
+"""Decisions of a review: what stands, what a kill leaves, who may write."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from core.errors import DataError
+from core.review import Decision, ReviewFile, born_as, held, read_decisions
+
+
+def _accept(id, response="Yes."):
+    return Decision(id, "accept", born_as("Is it?", ""), "2026-11-26", "", "Is it?", "", response, "qa")
+
+
+def _one(id, verdict):
+    return Decision(id, verdict, born_as("Is it?", ""), "2026-11-26")
+
+
+def test_the_last_decision_counts_and_each_undo_takes_one_back(tmp_path):
+    path = tmp_path / "review.jsonl"
+    with held(path) as file:
+        assert file.append(_accept("a"), 0)
+        assert file.append(_one("a", "reject"), 1)
+        assert file.append(_accept("b"), 0)
+        assert read_decisions(path)["a"].verdict == "reject"
+        assert file.append(_one("a", "undo"), 2)
+        assert file.decision("a") == _accept("a")
+        assert file.append(_one("a", "undo"), 3)
+        assert file.append(_one("a", "undo"), 4)  # nothing left to take back
+        assert file.decision("a") is None
+        assert file.decisions == {"b": _accept("b")}
+    assert ReviewFile(path).decisions == read_decisions(path) == {"b": _accept("b")}
+    assert len(path.read_text().splitlines()) == 6
+
+
+def test_a_window_that_has_not_seen_the_last_decision_does_not_overwrite_it(tmp_path):
+    path = tmp_path / "review.jsonl"
+    with held(path) as file:
+        assert file.append(_accept("a", "first"), 0)
+        before = path.read_bytes()
+        assert not file.append(_accept("a", "second"), 0)
+        assert path.read_bytes() == before
+        assert file.decision("a").response == "first"
+
+
+@pytest.mark.parametrize("cut", [1, 10, 60])
+def test_an_unfinished_line_does_not_count_and_is_cut_off_before_the_next(tmp_path, cut):
+    path = tmp_path / "review.jsonl"
+    with held(path) as file:
+        file.append(_accept("a"), 0)
+        file.append(_accept("b"), 0)
+    path.write_bytes(path.read_bytes()[:-cut])
+    assert list(read_decisions(path)) == ["a"]
+    with held(path) as file:
+        assert file.append(_accept("c"), 0)
+    assert list(read_decisions(path)) == ["a", "c"]
+
+
+def test_only_one_process_holds_the_decisions(tmp_path):
+    path = tmp_path / "review.jsonl"
+    code = f"from pathlib import Path; from core.review import held\nwith held(Path({str(path)!r})): print('held')"
+    with held(path):
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert "another review of this run is open" in ran.stderr
+    assert "held" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{", "not JSON"),
+        ("[]", "must be an object"),
+        ('{"id": "a", "verdict": "accept", "born": 3}', "must be an object of texts"),
+        ('{"id": "a", "verdict": "keep", "born": "x"}', '"verdict" must be one of accept, reject, undo'),
+        ('{"verdict": "reject", "born": "x"}', '"id" is missing'),
+        ('{"id": "a", "verdict": "reject", "born": "x", "mood": "x"}', "'mood' is not known"),
+        ('{"id": "a", "verdict": "accept", "born": "x", "instruction": "Do"}', 'needs its "response"'),
+    ],
+)
+def test_a_line_that_is_no_decision_is_named(tmp_path, line, says):
+    path = tmp_path / "review.jsonl"
+    good = json.dumps({"id": "b", "verdict": "reject", "born": "x"})
+    path.write_text(f"{good}\n{line}\n")
+    with pytest.raises(DataError, match=f"review.jsonl:2: .*{says}"):
+        read_decisions(path)
+
+
+def test_a_decision_that_cannot_be_written_does_not_count(tmp_path):
+    with held(tmp_path / "review.jsonl") as file:
+        file.path = tmp_path / "gone" / "review.jsonl"
+        with pytest.raises(DataError, match="cannot be written"):
+            file.append(_accept("a"), 0)
+        assert file.decision("a") is None
