@@ -7,11 +7,13 @@ edits and another category included; rows rejected are replaced.
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+import polars as pl
 
 from core.errors import DataError
 from core.run import sha256_of
@@ -131,6 +133,33 @@ def standing(lines: Iterable[Decision]) -> dict[str, Decision]:
         elif stack:
             stack.pop()
     return {id: stack[-1] for id, stack in stacks.items() if stack}
+
+
+def stays(table: pl.DataFrame) -> pl.Series:
+    """Tell which rows a reviewer accepted: selection may not leave them out."""
+    return _is(table, "accepted", "edited")
+
+
+def is_edited(table: pl.DataFrame) -> pl.Series:
+    """Tell which rows a reviewer gave other texts."""
+    return _is(table, "edited")
+
+
+def is_rejected(table: pl.DataFrame) -> pl.Series:
+    """Tell which rows a reviewer rejected: selection may not take them."""
+    return _is(table, "rejected")
+
+
+def beyond(table: pl.DataFrame, wanted: Mapping[str, int]) -> int:
+    """Return how many rows the reviewer accepted beyond what is wanted of their categories: the set is larger by these."""
+    counts = table.filter(stays(table)).group_by("category").len()
+    return sum(max(0, rows - wanted.get(category, 0)) for category, rows in counts.iter_rows())
+
+
+def _is(table: pl.DataFrame, *verdicts: str) -> pl.Series:
+    if "review" not in table.columns:
+        return pl.repeat(False, table.height, dtype=pl.Boolean, eager=True)
+    return table["review"].is_in(verdicts).fill_null(value=False)
 
 
 def _read(path: Path) -> list[Decision]:

@@ -20,6 +20,7 @@ from pydantic import Field
 
 from core.config import Fraction, Natural, Share, settings
 from core.models import Embedder
+from core.review import beyond, is_rejected, stays
 from core.table import VERDICT, Outcome, full_instruction
 from filters.diversity import diversity
 from filters.nearest import cluster
@@ -57,6 +58,10 @@ def balance(
 
     Both are null with another selector than `balanced`. The order of the rows does not matter, only their ids.
 
+    Rows that a reviewer accepted (column `review`) are taken first, whatever else is said here, and count for their category;
+    rows that he rejected are not taken, but hold their place in the clusters, and keep out what is too similar, as they did
+    when they were taken: so that others come in their stead and the rest stays.
+
     Args:
         table: Candidates with the columns `quality` and, for the selector `longest`, `response_words`.
         embedder: For instruction and input.
@@ -77,7 +82,12 @@ def balance(
     candidates = table[known["place"]]
     vectors = embedder.embed(full_instruction(candidates))  # (candidates, dims), rows of length 1
     labels = _labels(candidates["category"], vectors, wanted, config, seed)
-    known = known.with_columns(cluster=labels).with_row_index("row")  # of `vectors`; `place` is that of `table`
+    known = known.with_columns(
+        cluster=labels,
+        stays=stays(candidates),
+        rejected=is_rejected(candidates),
+        beyond=pl.lit(beyond(candidates, wanted)),
+    ).with_row_index("row")  # of `vectors`; `place` is that of `table`
     if config.selector == "balanced":
         ranked = known.with_columns(quality=candidates["quality"].cast(pl.Float64)).sort(-pl.col("quality"), "id")
         said = _verdicts(ranked, _pick(ranked, vectors, wanted, config, fill=fill), config.max_cosine)
@@ -87,7 +97,7 @@ def balance(
     if figures is not None:
         taken = said.filter(pl.col("reason").is_null())["row"].sort().to_numpy().astype(np.int64)
         figures |= diversity(vectors, taken, seed, labels)
-    return _outcome(table, pl.concat([apart, said], how="diagonal"))
+    return _outcome(table, pl.concat([apart, _with_rejected(said, table)], how="diagonal"))
 
 
 def cluster_count(wanted: int, candidates: int) -> int:
@@ -125,14 +135,29 @@ def tempered_quotas(sizes: Mapping[int, int], total: int, temper: float) -> dict
 class _Picker:
     """The rows taken so far, and of each row that was held against them the nearest."""
 
-    def __init__(self, vectors: NDArray[np.float32], most: int, max_cosine: float) -> None:
+    def __init__(self, vectors: NDArray[np.float32], most: int, max_cosine: float, rejected: NDArray[np.int64]) -> None:
         self.vectors, self.max_cosine = vectors, max_cosine
         self.is_taken = np.zeros(len(vectors), np.bool_)
+        self._rejected = np.zeros(len(vectors), np.bool_)
+        self._rejected[rejected] = True
         self.nearest = np.full(len(vectors), np.nan)  # (rows,) cosine with the nearest taken before; NaN: not compared
         self.twin = np.zeros(len(vectors), np.int64)  # (rows,) that nearest row, where `nearest` is a number
-        self.taken = 0
-        self._rows = np.empty(most, np.int64)  # (most,) those taken, in order; their vectors lie together
+        self.taken = self._holds = 0
+        most += len(rejected)
+        self._rows = np.empty(most, np.int64)  # (most,) those taken or rejected, in order; their vectors lie together
         self._held = np.empty((most, vectors.shape[1]), np.float32)
+
+    def pin(self, rows: NDArray[np.int64]) -> None:
+        """Take these rows, however similar."""
+        for row in rows:
+            self._hold(row)
+
+    def _hold(self, row: int) -> None:
+        self._rows[self._holds], self._held[self._holds] = row, self.vectors[row]
+        self._holds += 1
+        if not self._rejected[row]:
+            self.is_taken[row] = True
+            self.taken += 1
 
     def take(self, rows: NDArray[np.int64], count: int) -> None:
         """Take the first `count` rows that are not too similar to one taken."""
@@ -146,19 +171,18 @@ class _Picker:
         vectors = self.vectors[rows]
         among = vectors @ vectors.T
         cosines, twins = np.full(len(rows), -np.inf, np.float32), np.zeros(len(rows), np.int64)
-        if self.taken:
-            held = vectors @ self._held[: self.taken].T
+        if self._holds:
+            held = vectors @ self._held[: self._holds].T
             at = held.argmax(axis=1)
             cosines, twins = held[np.arange(len(rows)), at], self._rows[at]
         for at, row in enumerate(rows):
-            if self.taken:
+            if self._holds:
                 # In double precision, so that the block a row is judged in does not show in the last digit.
                 cosine = float(vectors[at].astype(np.float64) @ self.vectors[twins[at]].astype(np.float64))
                 self.nearest[row], self.twin[row] = round(cosine, 4), twins[at]
                 if self.nearest[row] >= self.max_cosine:
                     continue
-            self.is_taken[row], self._rows[self.taken], self._held[self.taken] = True, row, vectors[at]
-            self.taken += 1
+            self._hold(row)
             if self.taken == full:
                 return
             closer = among[at] > cosines
@@ -168,19 +192,34 @@ class _Picker:
 def _pick(
     ranked: pl.DataFrame, vectors: NDArray[np.float32], wanted: Mapping[str, int], config: BalanceConfig, *, fill: bool
 ) -> _Picker:
-    """Take each category's rows cluster by cluster, then its best left; to fill, the best left of all."""
-    pick = _Picker(vectors, min(ranked.height, sum(map(config.rows, wanted.values()))), config.max_cosine)
+    """Take what stays, then each category's rows cluster by cluster, then its best left; to fill, the best left of all."""
+    pinned = ranked.filter("stays")
+    most = min(ranked.height, sum(map(config.rows, wanted.values())) + pinned.height)
+    pick = _Picker(vectors, most, config.max_cosine, ranked.filter("rejected")["row"].to_numpy().astype(np.int64))
+    pick.pin(pinned["row"].to_numpy().astype(np.int64))
     for category in sorted(wanted):
-        rows = ranked.filter(pl.col("category") == category).select("cluster", "row")
-        clusters = {label: part["row"].to_numpy() for (label,), part in rows.group_by("cluster", maintain_order=True)}
-        sizes = {label: len(clusters[label]) for label in sorted(clusters)}
-        full = pick.taken + config.rows(wanted[category])
+        rows = ranked.filter(pl.col("category") == category).select("cluster", "row", "stays")
+        clusters = {label: part for (label,), part in rows.group_by("cluster", maintain_order=True)}
+        sizes = {label: clusters[label].height for label in sorted(clusters)}
+        full = pick.taken + config.rows(wanted[category]) - int(rows["stays"].sum())
         for label, quota in tempered_quotas(sizes, config.rows(wanted[category]), config.temper).items():
-            pick.take(clusters[label], quota)
+            left = min(quota - int(clusters[label]["stays"].sum()), full - pick.taken)
+            pick.take(clusters[label]["row"].to_numpy(), left)
         pick.take(rows["row"].to_numpy(), full - pick.taken)
     if fill:
-        pick.take(ranked["row"].to_numpy(), sum(wanted.values()) - pick.taken)
+        pick.take(ranked["row"].to_numpy(), sum(wanted.values()) + ranked["beyond"][0] - pick.taken)
     return pick
+
+
+def _with_rejected(said: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
+    """Give the rows that a reviewer rejected that reason."""
+    if "review_reason" not in table.columns:
+        return said
+    known = table.select("review_reason").with_row_index("place").filter(is_rejected(table))
+    why = pl.format("rejected in review: {}", pl.col("review_reason").replace("", "no reason given"))
+    rejected = known.select("place", reason=pl.lit("rejected_in_review"), evidence=why)
+    others = said.join(rejected, on="place", how="anti")
+    return pl.concat([others, rejected.join(said.select("place"), on="place", how="semi")], how="diagonal")
 
 
 def _verdicts(ranked: pl.DataFrame, pick: _Picker, max_cosine: float) -> pl.DataFrame:
@@ -217,12 +256,14 @@ def _ranks(candidates: pl.DataFrame, selector: str, seed: int) -> pl.Series:
 
 def _baseline(ranked: pl.DataFrame, wanted: Mapping[str, int], selector: str, *, fill: bool) -> pl.DataFrame:
     """Say of all rows but the first ones of each category, by their rank, why they were not taken."""
-    quota = pl.col("category").replace_strict(dict(wanted), return_dtype=pl.Int64)
-    said = ranked.with_columns(number=pl.int_range(1, pl.len() + 1).over("category"))
-    said = said.with_columns(taken=pl.col("number") <= quota)
-    if fill:
-        short = sum(wanted.values()) - int(said["taken"].sum())
-        said = said.with_columns(pl.col("taken") | ((~pl.col("taken")).cum_sum() <= short))
+    quota = pl.col("category").replace_strict(dict(wanted), default=0, return_dtype=pl.Int64)
+    order = ranked.sort(pl.col("rejected"), ~pl.col("stays"), maintain_order=True)
+    said = order.with_columns(number=pl.int_range(1, pl.len() + 1).over("category"))
+    said = said.with_columns(taken=pl.col("stays") | ((pl.col("number") <= quota) & ~pl.col("rejected")))
+    if fill and said.height:
+        short = sum(wanted.values()) + said["beyond"][0] - int(said["taken"].sum())
+        free = ~pl.col("taken") & ~pl.col("rejected")
+        said = said.with_columns(pl.col("taken") | (free & (free.cum_sum() <= short)))
     said = said.with_columns(share=pl.col("taken").sum().over("category"))
     evidence = f"number {{}} of {{}} by selector {selector}, of which {{}} were taken"
     left = said.filter(~pl.col("taken")).select(
@@ -240,15 +281,15 @@ def _labels(
     first = 0
     for category in sorted(categories.unique()):
         rows = (categories == category).arg_true().to_numpy().astype(np.int64)
-        count = config.clusters or cluster_count(wanted[category], len(rows))
+        count = config.clusters or cluster_count(wanted.get(category, 0), len(rows))
         labels[rows] = first + cluster(vectors, rows, min(len(rows), count), seed)
         first = int(labels[rows].max()) + 1
     return labels
 
 
 def _apart(table: pl.DataFrame, wanted: Mapping[str, int], *, seeds_in_set: bool) -> pl.DataFrame:
-    """Say of the rows that are no candidates why."""
-    known = table.select("source", "category").with_row_index("place")
+    """Say of the rows that are no candidates why; what a reviewer accepted is one."""
+    known = table.select("source", "category").with_row_index("place").filter(~stays(table))
     seeds = known.filter((pl.col("source") == "seed") & (not seeds_in_set))
     others = known.join(seeds, on="place", how="anti").filter(~pl.col("category").is_in(list(wanted)))
     why = "seeds are not selected ([seeds] in_set = false)"

@@ -65,5 +65,6 @@ def _line(row: dict[str, Any], held_out: bool) -> dict[str, Any]:
         "edits": row["edits"],
         "response_source": row["response_source"],
         "response_reason": row["response_reason"],
+        "review": row["review"],
         "split": "validation" if held_out else "train",
     }

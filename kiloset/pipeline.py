@@ -17,6 +17,7 @@ from core.calls import CallStore
 from core.errors import ConfigError, EmptyError
 from core.models import Embedder, Progress
 from core.recorded import RecordedEngine, RecordedScorer
+from core.review import Decision, beyond, read_decisions, stays
 from core.run import RunFolder, code_sha256, file_sha256, machine_facts, sha256_of, write_atomically, write_text
 from core.table import Outcome, check_outcome, full_instruction, no_rows, table_of, with_verdicts
 from core.vectors import RecordedEmbedder
@@ -40,6 +41,7 @@ from generator.usage import Usage, UsageCounts, count_usage, read_usage, recorde
 from kiloset.curated import curated_text, is_edited, write_curated
 from kiloset.models import Models
 from kiloset.plan import Evidence, measured
+from kiloset.reviews import Reviewed, call_back, reviewed, settle, with_decisions
 from kiloset.settings import ROOT, RunConfig, check_same, to_toml
 from rewrite.ranker import RANKER_FILE, train_ranker
 from rewrite.rewrite import rewrite
@@ -86,6 +88,8 @@ class Context:
     prompts: Prompts
     """Those of benchmarks, ready to be looked for."""
     wanted: Mapping[str, int]
+    decisions: Mapping[str, Decision] = field(default_factory=dict)
+    """What a reviewer decided, by row."""
     lacking: "Lacking | None" = None
     """What the set lacked after all stages, for the generation that goes back for it."""
     measured: pl.DataFrame | None = None
@@ -149,6 +153,8 @@ class Result:
     """Rows dropped, by stage and reason."""
     edited: bool
     """The user changed curated.jsonl by hand; it was left alone."""
+    review: Reviewed | None = None
+    """What became of the decisions of a review, if there are any."""
     ended: str = "done"
     """Why generation ended: `done`, or what was in its way (`generator.loop.Generated`)."""
     shortfalls: tuple[Shortfall, ...] = ()
@@ -156,7 +162,8 @@ class Result:
     @property
     def shortfall(self) -> dict[str, int]:
         """Rows missing, by category; empty if the set has its size."""
-        if sum(self.got.values()) >= sum(self.wanted.values()):
+        beyond = self.review.beyond if self.review else 0
+        if sum(self.got.values()) - beyond >= sum(self.wanted.values()):
             return {}
         return {name: n - self.got.get(name, 0) for name, n in self.wanted.items() if n > self.got.get(name, 0)}
 
@@ -240,6 +247,7 @@ def _with_quality(table: pl.DataFrame, context: Context) -> pl.DataFrame:
         )  # fmt: skip
     wanted = [name for name, rows in context.wanted.items() if rows]
     may_be_taken = pl.col("category").is_in(wanted) & ((pl.col("source") != "seed") | config.seeds.in_set)
+    may_be_taken |= stays(table)
     # The sampling of reference answers: those sampled beside one are found again.
     sampling = {
         "max_tokens": generate.max_response_tokens, "temperature": generate.response_temperature, "top_p": generate.top_p,
@@ -254,7 +262,7 @@ def _balance(table: pl.DataFrame, context: Context) -> Outcome:
     config = context.config
     # Rows that later stages dropped in an earlier pass are not selected again.
     lost = {id: {"reason": reason, "evidence": evidence} for id, (reason, evidence) in context.store.lost().items()}
-    left = with_verdicts(table, lost)
+    left = with_verdicts(with_decisions(table, context.decisions), lost)
     figures: dict[str, Any] = {}
     chosen = balance(
         _with_quality(left.kept, context), context.embedder, context.wanted, config.balance,
@@ -281,6 +289,11 @@ def _style(table: pl.DataFrame, context: Context) -> Outcome:
     return rank_by_style(table, context.wanted, style, fill=config.categories.fill, ranker_scores=scores)
 
 
+def _review(table: pl.DataFrame, context: Context) -> Outcome:
+    settled = settle(table, context.decisions, context.scorer)
+    return Outcome(kept=settled, dropped=no_rows(settled))
+
+
 STAGES = (
     Stage("seeds", _seeds, ("seeds", "pool"), ("generator",), ("embedder",), creates=True),
     Stage(
@@ -298,7 +311,11 @@ STAGES = (
     Stage("balance", _balance, ("quality", "balance"), ("filters",), ("embedder", "scorer", "generator", "judge")),
     Stage("rewrite", _rewrite, ("rewrite", "gate"), ("rewrite",), ("rewriter", "scorer", "embedder")),
     Stage("style", _style, ("style",), ("rewrite",), ("embedder",)),
+    Stage("review", _review, (), ("kiloset",), ("scorer",)),
 )
+
+OVERRULED = ("generate", "rules", "near_duplicates", "contamination", "semantic")
+"""Stages before selection, whose verdict a reviewer may overrule."""
 
 
 NAMED = 3
@@ -374,6 +391,7 @@ def run_pipeline(config: RunConfig, inputs: Inputs, folder: RunFolder, models: M
     Raises:
         EmptyError: No row was accepted.
         ConfigError: The folder belongs to another config.
+        DataError: A line of review.jsonl is no decision.
     """
     begin(config, folder)
     with folder.lock():
@@ -384,7 +402,8 @@ def run_pipeline(config: RunConfig, inputs: Inputs, folder: RunFolder, models: M
 def _run(config: RunConfig, inputs: Inputs, folder: RunFolder, models: Models, progress: Progress) -> Result:
     store = CallStore(folder.calls)
     try:
-        context = _context(config, inputs, models, store, progress)
+        decisions = read_decisions(folder.review)
+        context = replace(_context(config, inputs, models, store, progress), decisions=decisions)
         _tell_of_seeds(context, folder, progress)
         table, context = _pass(context, folder, store)
         # What later stages take away is known only now: go back for the categories that fell short, until none does or
@@ -401,7 +420,7 @@ def _run(config: RunConfig, inputs: Inputs, folder: RunFolder, models: Models, p
                 break
     finally:
         store.close()
-    return _finish(config, folder, table, context.wanted)
+    return _finish(config, folder, table, context)
 
 
 def _tell_of_seeds(context: Context, folder: RunFolder, progress: Progress) -> None:
@@ -455,7 +474,7 @@ def _pass(context: Context, folder: RunFolder, store: CallStore) -> tuple[pl.Dat
 
 def _lacking(table: pl.DataFrame, wanted: Mapping[str, int]) -> dict[str, int]:
     """Return the rows that each category is short of; none where the set has its size."""
-    if table.height >= sum(wanted.values()):
+    if table.height - beyond(table, wanted) >= sum(wanted.values()):
         return {}
     got = Counter(table["category"].to_list())
     return {name: n - got[name] for name, n in wanted.items() if n > got[name]}
@@ -536,7 +555,7 @@ def _run_stage(
     writers = [getattr(context, name) for name in ("generator", "judge") if name in stage.models]
     can = [(writer.raw, writer.structured) for writer in writers]
     given = [stage.name, tables, identities, can, length, dict(context.wanted), code, before]
-    fingerprint = sha256_of([*given, _noted(stage, store)])
+    fingerprint = sha256_of([*given, _noted(stage, context, store)])
     done = folder.finished(number, stage.name, fingerprint)
     goes_back = stage.name == "generate" and context.lacking is not None
     # The manifest is written after the files: what it says of an earlier pass does not count.
@@ -544,9 +563,8 @@ def _run_stage(
     if done is not None and said.get("fingerprint") == fingerprint and not goes_back:
         return done, fingerprint
     started = time.monotonic()
-    outcome = stage.act(table, context)
-    check_outcome(stage.name, table, outcome, creates=stage.creates)
-    fingerprint = sha256_of([*given, _noted(stage, store)])  # with the waves it has added
+    outcome = judged(stage, table, context)
+    fingerprint = sha256_of([*given, _noted(stage, context, store)])  # with the waves it has added
     _leave(context, folder)
     folder.write_stage(number, stage.name, fingerprint, outcome.kept, outcome.dropped)
     reasons = dict(outcome.dropped.group_by("reason").len().sort("len", "reason", descending=[True, False]).iter_rows())
@@ -559,6 +577,19 @@ def _run_stage(
     }  # fmt: skip
     folder.update_manifest({"stages": stages, "calls": store.account(), **context.notes})
     return outcome.kept, fingerprint
+
+
+def judged(stage: Stage, table: pl.DataFrame, context: Context) -> Outcome:
+    """Return what a stage does with a table, where a reviewer did not overrule it.
+
+    Raises:
+        StageError: A row was lost, invented, doubled, renamed or dropped without a reason.
+    """
+    outcome = stage.act(table, context)
+    if stage.name in OVERRULED:
+        outcome = call_back(outcome, context.decisions, stage.name)
+    check_outcome(stage.name, table, outcome, creates=stage.creates)
+    return outcome
 
 
 def _leave(context: Context, folder: RunFolder) -> None:
@@ -574,9 +605,13 @@ def _leave(context: Context, folder: RunFolder) -> None:
     context.files.clear()
 
 
-def _noted(stage: Stage, store: CallStore) -> Any:
-    """Return what the store holds, besides completions, that decides what a stage does."""
-    return {"generate": store.waves, "balance": store.lost}.get(stage.name, list)()
+def _noted(stage: Stage, context: Context, store: CallStore) -> Any:
+    """Return what decides what a stage does besides its table, settings, models and code: waves, lost rows, decisions."""
+    noted = {"generate": store.waves, "balance": store.lost}.get(stage.name, list)()
+    said = context.decisions.values()
+    if stage.name in OVERRULED:
+        return noted, sorted((each.id, each.born) for each in said if each.verdict == "accept")
+    return noted, [] if stage.creates else [{**asdict(each), "time": ""} for each in said]
 
 
 def _usage(context: Context, seeds: pl.DataFrame) -> UsageCounts | None:
@@ -615,8 +650,8 @@ def _wanted(config: RunConfig, seeds: pl.DataFrame, usage: Mapping[str, int] | N
     return wanted_rows(config.categories, known, counts, config.run.size)
 
 
-def _finish(config: RunConfig, folder: RunFolder, table: pl.DataFrame, wanted: Mapping[str, int]) -> Result:
-    ledger = folder.dropped()
+def _finish(config: RunConfig, folder: RunFolder, table: pl.DataFrame, context: Context) -> Result:
+    ledger, wanted = folder.dropped(), context.wanted
     dropped: dict[str, dict[str, int]] = {}
     for stage, reason, count in ledger.group_by("stage", "reason", maintain_order=True).len().iter_rows():
         dropped.setdefault(stage, {})[reason] = count
@@ -633,9 +668,11 @@ def _finish(config: RunConfig, folder: RunFolder, table: pl.DataFrame, wanted: M
         write_curated(folder, text)
     got = {str(name): int(n) for name, n in table.group_by("category").len().sort("category").iter_rows()}
     ended = str(folder.manifest.get("generate", {}).get("ended", "done")) if config.generate.enabled else "off"
-    result = Result(table.height, dict(wanted), got, dropped, edited, ended)
+    review = reviewed(context.decisions, table, ledger, beyond(table, wanted))
+    result = Result(table.height, dict(wanted), got, dropped, edited, review, ended)
     result = replace(result, shortfalls=tuple(_shortfalls(result.shortfall, result, table, ledger, folder)))
-    folder.update_manifest({"got": got, "shortfall": result.shortfall})
+    said = asdict(review) if review else None
+    folder.update_manifest({"got": got, "shortfall": result.shortfall, "review": said})
     return result
 
 

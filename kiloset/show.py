@@ -15,6 +15,7 @@ from kiloset.live import duration, printable
 from kiloset.pipeline import Result
 from kiloset.plan import Plan, Range, Shortage, Spend
 from kiloset.proof import Compared, Proof, verdict
+from kiloset.reviews import Reviewed
 from kiloset.whatif import Difference
 from train.lora import TrainReport
 from train.shown import Masked
@@ -36,6 +37,8 @@ def show_result(result: Result, folder: RunFolder, console: Console) -> None:
         console.print(f"  dropped in {stage}: {sum(reasons.values())} ({said})", soft_wrap=True, highlight=False)
     if result.shortfall:
         _show_shortfall(result, console)
+    if result.review is not None:
+        _show_review(result.review, console)
     if result.edited:
         console.print(
             escape(f"{folder.curated} was edited by hand and is left as it is; delete it to have it written anew"),
@@ -43,6 +46,21 @@ def show_result(result: Result, folder: RunFolder, console: Console) -> None:
         )
     for path in (folder.curated, folder.dropped_file, folder.manifest_file):
         console.print(escape(str(path)), soft_wrap=True, highlight=False)
+
+
+def _show_review(found: Reviewed, console: Console) -> None:
+    said = f"{found.accepted} accepted ({found.edited} edited, {found.relabelled} relabelled, {found.called_back} called back)"
+    lines = [f"  review: {said}, {found.rejected} rejected and replaced where others were to be had"]
+    if found.beyond:
+        lines.append(
+            f"  review: {found.beyond} accepted rows are beyond their category's target; the set is larger by them"
+        )
+    if found.unreadable:
+        lines.append(f"  review: accepted, but longer than the base model reads: {', '.join(found.unreadable)}")
+    if found.gone:
+        lines.append(f"  review: decided about, but no longer there or not the same: {', '.join(found.gone)}")
+    for line in lines:
+        console.print(escape(line), soft_wrap=True, highlight=False)
 
 
 ENDED = {
@@ -80,7 +98,7 @@ def show_difference(found: Difference, name: str, rows: int, console: Console) -
     console.print(escape(f"{name}, judged again with {said}"), soft_wrap=True, highlight=False)
     if found.moved:
         console.print(
-            "another version of the code made this run: `then` is what this one makes of it under its own settings",
+            "another version of the code made this run, or a review came after it: `then` is what this one makes of it under its own settings",
             style="dim",
         )
     table = Table()

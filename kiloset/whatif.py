@@ -16,14 +16,15 @@ from core.calls import CallStore
 from core.errors import ConfigError, DataError
 from core.models import Embedder, Progress, Scorer, TextEngine
 from core.recorded import RecordedEngine, RecordedScorer
+from core.review import read_decisions
 from core.run import RunFolder
-from core.table import VERDICT, check_outcome, table_of
+from core.table import VERDICT, table_of
 from core.vectors import RecordedEmbedder, StoredVectors
 from filters.contamination import Prompts
 from filters.quality import ASKED_FOR
 from filters.rules import instruction_rules, screen_instructions, with_languages
 from generator.templates import Templates
-from kiloset.pipeline import STAGES, Context, Inputs, Stage, read_benchmarks
+from kiloset.pipeline import STAGES, Context, Inputs, Stage, judged, read_benchmarks
 from kiloset.settings import RunConfig, load_config
 
 FIRST, LAST = "rules", "balance"
@@ -157,7 +158,8 @@ def _context(config: RunConfig, folder: RunFolder, store: CallStore, embedder: E
         config, Inputs(nothing, nothing, nothing, Templates(), None, benchmarks), models,
         RecordedEngine(models.generator, store, progress), RecordedEngine(models.rewriter, store, progress),
         RecordedEngine(models.judge, store, progress), RecordedScorer(models.scorer, store, progress), embedder, store,
-        Prompts(benchmarks, config.contamination), folder.manifest["target"], measured=_measured(folder),
+        Prompts(benchmarks, config.contamination), folder.manifest["target"], read_decisions(folder.review),
+        measured=_measured(folder),
     )  # fmt: skip
 
 
@@ -165,8 +167,7 @@ def _fates(stages: Sequence[Stage], table: pl.DataFrame, context: Context) -> pl
     """Return what becomes of each row: the columns of a verdict, null for those that are kept."""
     gone = []
     for stage in stages:
-        outcome = stage.act(table, context)
-        check_outcome(stage.name, table, outcome, creates=False)
+        outcome = judged(stage, table, context)
         gone.append(
             outcome.dropped.select("id", "category", "instruction", pl.lit(stage.name).alias("stage"), *_VERDICT)
         )

@@ -27,6 +27,7 @@ from core.config import Count, Fraction, Natural, NonNegative, Share, settings
 from core.form import opening
 from core.models import Embedder, Message, Request, chat_request
 from core.recorded import RecordedEngine, RecordedScorer
+from core.review import is_edited
 from core.table import Outcome, full_instruction, with_verdicts
 from core.text import words
 from rewrite.gate import GateConfig, Verdict, first_failure, judge
@@ -108,7 +109,8 @@ def rewrite(
     Adds `response_source` (reference, plain, guided) and `response_reason`, why that one: `off` (rewriting is disabled),
     `short_reference` (so short that nothing may be rewritten), `nothing_passed` (no candidate passed the gate),
     `gain_too_small` (the best one gains less than `min_gain`), `opening_cap` (all that gain enough begin as too many answers
-    do), `keep_originals` (its gain was enough, but a share of originals is kept) or `best_fit` (rewritten). Adds `surprisal` of the response in the set and `reference_surprisal`
+    do), `keep_originals` (its gain was enough, but a share of originals is kept), `edited` (a reviewer's own text, for which
+    nothing is asked) or `best_fit` (rewritten). Adds `surprisal` of the response in the set and `reference_surprisal`
     (nats per token), `fit_gain` (their difference, 0 where the reference stays), `best_gain` (that of the best passing
     candidate, null where none passed) and `rewrites`, every candidate with its verdict. A rewritten row's earlier answer
     goes to `original_response`. All four figures are rounded to 4 digits, the choice is not. A dropped row has no figure
@@ -131,9 +133,9 @@ def _ask(table: pl.DataFrame, engine: RecordedEngine, config: RewriteConfig, gat
     """Ask for candidates, except where the reference is so short that nothing may be rewritten."""
     requests: list[Request] = []
     asked: list[tuple[int, str]] = []
-    turns = full_instruction(table)
+    turns, edited = full_instruction(table), is_edited(table)
     for row, reference in enumerate(table["response"]):
-        if _is_short(reference, gate):
+        if _is_short(reference, gate) or edited[row]:
             continue
         limit = min(config.max_tokens, 64 + 4 * len(words(reference)))
         for kind, samples in (("plain", config.plain), ("guided", config.guided)):
@@ -230,7 +232,7 @@ def _choose(
 
     Rows come by their best gains, so that the smallest give way to `keep_originals`.
     """
-    ids, texts = table["id"].to_list(), table["response"].to_list()
+    ids, texts, edited = table["id"].to_list(), table["response"].to_list(), is_edited(table)
     read = [row for row, score in enumerate(references) if score is not None]
     begins = Counter(opening(texts[row]) for row in read)
     cap = max(SOME, math.ceil(len(read) * config.max_opening_share - 1e-9))
@@ -243,6 +245,8 @@ def _choose(
         fresh = [o for o in enough[row] if opening(o[0].text) in (now, "") or begins[opening(o[0].text)] < cap]
         if not config.enabled:
             reasons[row] = "off"
+        elif edited[row]:
+            reasons[row] = "edited"
         elif _is_short(texts[row], gate):
             reasons[row] = "short_reference"
         elif row not in gains:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from core.config import Count, NonNegative, settings
 from core.form import FORM_COLUMNS, form_of
+from core.review import beyond, stays
 from core.table import Outcome, with_verdicts
 
 MAD_TO_SIGMA = 1.4826
@@ -45,17 +46,19 @@ def rank_by_style(
     Adds the form columns, `style_distance` (mean absolute robust z, 0 is the category's middle), `ranker_score` (null
     without a ranker), `style_score` (quality less the weighted distance, plus the weighted robust z of the ranker's score
     within the category) and `style_rank`. With `fill`, categories that fall short are made up for from the others' next
-    best.
+    best. Rows that a reviewer accepted come first, and stay even beyond what is wanted of their category.
     """
     measured = with_style(table, config, ranker_scores)
-    ranked = measured.sort(["style_score", "id"], descending=[True, False])
+    ranked = measured.with_columns(stays=stays(measured)).sort(
+        ["stays", "style_score", "id"], descending=[True, True, False]
+    )
     kept: list[str] = []
     left: list[dict[str, Any]] = []
     for category, rows in ranked.group_by("category", maintain_order=True):
-        quota = wanted.get(str(category[0]), 0)
+        quota = max(wanted.get(str(category[0]), 0), int(rows["stays"].sum()))
         kept += rows["id"].head(quota).to_list()
         left += rows.slice(quota).select("id", "style_rank", "style_distance", "category", "style_score").to_dicts()
-    if fill and (short := sum(wanted.values()) - len(kept)) > 0:
+    if fill and (short := sum(wanted.values()) + beyond(measured, wanted) - len(kept)) > 0:
         left.sort(key=lambda row: (-row["style_score"], row["id"]))
         kept, left = kept + [row["id"] for row in left[:short]], left[short:]
     verdicts = {

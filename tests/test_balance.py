@@ -455,3 +455,59 @@ def test_chance_takes_every_row_equally_often_and_another_seed_takes_others() ->
     assert sum(taken.values()) == 2000
     assert len(taken) == 40
     assert sum((n - 50) ** 2 / 50 for n in taken.values()) < 80  # chi-squared of 39 degrees; variance is a quarter less
+
+
+def reviewed(rows: pl.DataFrame, **verdicts: str) -> pl.DataFrame:
+    """Return the rows as a reviewer left them."""
+    said = pl.Series([verdicts.get(id) for id in rows["id"]], dtype=pl.String)
+    return rows.with_columns(review=said, review_reason=pl.Series([None if v is None else "why" for v in said]))
+
+
+@pytest.mark.parametrize("selector", ["balanced", "longest", "random", "quality"])
+def test_a_rejected_row_gives_its_place_to_one_other_of_its_category_and_the_rest_stays(selector: str) -> None:
+    rows, embedder = candidates(["a", "b", "c"] * 60, crowding=3.0)
+    rows = rows.with_columns(response_words=pl.int_range(pl.len()).cast(pl.Float64))
+    wanted, config = {"a": 10, "b": 14, "c": 6}, BalanceConfig(selector=selector, max_cosine=0.99)
+    before = run(rows, embedder, wanted, config).kept
+    for id, category in before.select("id", "category").rows()[::4]:
+        outcome = run(reviewed(rows, **{id: "rejected"}), embedder, wanted, config)
+        assert set(before["id"]) - set(outcome.kept["id"]) == {id}
+        new = outcome.kept.filter(~pl.col("id").is_in(before["id"].to_list()))
+        assert new["category"].to_list() == [category]
+        said = outcome.dropped.filter(pl.col("id") == id)
+        assert said.select("reason", "evidence").row(0) == ("rejected_in_review", "rejected in review: why")
+
+
+@pytest.mark.parametrize("selector", ["balanced", "longest", "random", "quality"])
+def test_accepted_rows_are_taken_whatever_they_are_like_and_count_for_their_category(selector: str) -> None:
+    rows, embedder = candidates(["a", "b"] * 40, crowding=0.2)
+    rows = rows.with_columns(response_words=pl.int_range(pl.len()).cast(pl.Float64))
+    wanted, config = {"a": 8, "b": 5}, BalanceConfig(selector=selector)
+    out = run(rows, embedder, wanted, config).dropped
+    some = [id for name in ("a", "b") for id in out.filter(pl.col("category") == name)["id"].to_list()[:6]]
+    kept = run(reviewed(rows, **dict.fromkeys(some, "accepted")), embedder, wanted, config).kept
+    assert set(some) <= set(kept["id"])
+    counts = Counter(kept["category"])
+    assert counts["b"] == 6  # one beyond what is wanted: no other gives way, and none is added
+    assert counts["a"] <= config.rows(8)
+    others = kept.filter(~pl.col("id").is_in(some))
+    if selector == "balanced":
+        for row in others["instruction"]:
+            against = [one for one in kept["instruction"] if one != row]
+            assert (
+                max(float(embedder.vectors[row] @ embedder.vectors[one]) for one in against) < config.max_cosine + 1e-4
+            )
+
+
+def test_a_category_that_is_not_wanted_comes_in_by_acceptance_only() -> None:
+    rows, embedder = candidates(["a", "b"] * 10, crowding=3.0)
+    outcome = run(reviewed(rows, g00001="accepted"), embedder, {"a": 3})
+    assert Counter(outcome.kept["category"]) == {"a": 3, "b": 1}
+    assert set(outcome.dropped.filter(pl.col("category") == "b")["reason"]) == {"category_not_wanted"}
+
+
+def test_what_fills_up_comes_on_top_of_rows_accepted_beyond_a_target() -> None:
+    rows, embedder = candidates(["a"] * 3 + ["b"] * 30, crowding=3.0)
+    accepted = dict.fromkeys([f"g{n:05d}" for n in range(3, 10)], "accepted")
+    outcome = run(reviewed(rows, **accepted), embedder, {"a": 6, "b": 4}, fill=True)
+    assert Counter(outcome.kept["category"]) == {"a": 3, "b": 10}  # 7 accepted, 3 in place of what "a" has not
