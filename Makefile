@@ -17,11 +17,11 @@ DATASET = $(OPTIONS) $(if $(CONFIG),--config '$(CONFIG)') $(if $(SIZE),--size '$
           $(if $(MODEL),--model '$(MODEL)') $(if $(BASE),--base '$(BASE)') $(foreach s,$(SET),--set '$(s)')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan dataset audit whatif explain export train evaluate prove merge config check test bench
+.PHONY: help setup plan dataset audit compare review whatif explain export card push train evaluate prove merge config check test cluster-test bench
 
 help: ## Show this help
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
-	@echo '  Variables: SIZE= SEEDS= MODEL= BASE= CONFIG= RUN= SET="table.key=value ..." FROM= EXAMPLES= SHOW= FORMAT= PROGRESS=auto|live|lines|json|none BACKEND=cpu|vllm PIP_ARGS='
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@echo '  Variables: SIZE= SEEDS= MODEL= BASE= CONFIG= RUN= SET="table.key=value ..." FROM= EXAMPLES= SHOW= FORMAT= PORT= PROGRESS=auto|live|lines|json|none BACKEND=cpu|vllm PIP_ARGS='
 
 setup: $(STAMP) ## Install everything into .venv; does nothing when up to date
 
@@ -43,8 +43,14 @@ plan: setup ## Tell what the set will take: requests, tokens, time, money
 dataset: setup ## Make the curated set (continues where it stopped)
 	$(BIN)/kiloset dataset $(DATASET) $(if $(FROM),--from '$(FROM)') $(if $(PROGRESS),--progress '$(PROGRESS)')
 
-audit: setup ## Show how the set is distributed and what was dropped; writes report.html
-	$(BIN)/kiloset audit $(OPTIONS) $(if $(EXAMPLES),--examples '$(EXAMPLES)')
+audit: setup ## Show how the set is distributed and what was dropped; writes report.html (FILE= audits any instruction file)
+	$(BIN)/kiloset audit $(OPTIONS) $(if $(EXAMPLES),--examples '$(EXAMPLES)') $(if $(FILE),'$(FILE)')
+
+compare: setup ## Hold two sets against each other, files or runs: make compare A=mine.jsonl B=theirs.jsonl
+	$(BIN)/kiloset compare $(if $(EXAMPLES),--examples '$(EXAMPLES)') '$(A)' '$(B)'
+
+review: setup ## Review the rows in the browser, by keyboard; make dataset then applies it (PORT=)
+	$(BIN)/kiloset review $(OPTIONS) $(if $(PORT),--port '$(PORT)')
 
 whatif: setup ## Tell what other thresholds would keep: make whatif SET="near_duplicates.threshold=0.8"
 	$(BIN)/kiloset whatif $(OPTIONS) $(foreach s,$(SET),'$(s)')
@@ -52,8 +58,14 @@ whatif: setup ## Tell what other thresholds would keep: make whatif SET="near_du
 explain: setup ## Tell one row's whole life: make explain ID=g00042
 	$(BIN)/kiloset explain $(OPTIONS) '$(ID)'
 
-export: setup ## Hand the set to other tools: make export FORMAT=messages|alpaca|sharegpt|parquet|hf
-	$(BIN)/kiloset export $(OPTIONS) $(if $(FORMAT),--format '$(FORMAT)')
+export: setup ## Hand the set to other tools: make export FORMAT=messages|alpaca|sharegpt|parquet|hf OUT=folder
+	$(BIN)/kiloset export $(OPTIONS) $(if $(FORMAT),--format '$(FORMAT)') $(if $(OUT),--out '$(OUT)')
+
+card: setup ## Write the data card, README.md in the run's folder (FORCE=1 replaces an edited one)
+	$(BIN)/kiloset card $(OPTIONS) $(if $(FORCE),--force)
+
+push: setup ## Send the set and its card to the Hugging Face hub: make push REPO=owner/name (PUBLIC=1 YES=1 FORMAT=)
+	$(BIN)/kiloset push $(OPTIONS) $(if $(FORMAT),--format '$(FORMAT)') $(if $(PUBLIC),--public) $(if $(YES),--yes) '$(REPO)'
 
 train: setup ## Fit a LoRA adapter to the set (make train SHOW=3 shows which tokens train)
 	$(BIN)/kiloset train $(OPTIONS) $(foreach s,$(SET),--set '$(s)') $(if $(SHOW),--show '$(SHOW)')
@@ -74,10 +86,14 @@ check: setup ## Format, lint, types, fast tests (under a minute)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -n logical -m 'not models and not gpu'
+	$(BIN)/python -m pytest -q -n logical -m 'not models and not gpu and not cluster'
 
 test: setup ## All tests, those on the embedded models included
-	$(BIN)/python -m pytest -q -m 'not gpu'
+	$(BIN)/python -m pytest -q -m 'not gpu and not cluster'
+
+cluster-test: setup ## Tests on a Ray cluster of two nodes on this machine
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[ray]'
+	$(BIN)/python -m pytest -q -m cluster
 
 bench: setup ## Speed against peers and survival of kills, on an otherwise idle machine (an hour)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt rensa

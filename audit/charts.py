@@ -4,6 +4,7 @@ Colours are Okabe and Ito's eight (2008), which people with any colour vision ca
 than colours, a colour comes again with another shape.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 KEPT, GONE = "#0072b2", "#d55e00"
 MOST_VALUES = len(COLOURS) * len(SHAPES)
 """Values that a colour and a shape can tell apart."""
+BINS = 40
+"""Bars of a histogram at most."""
 WIDTH = 620
 """Width of a plot, in pixels, until the page fits it to the room there is."""
 
@@ -21,24 +24,47 @@ Rows = Sequence[Mapping[str, Any]]
 
 def categories(target: Mapping[str, int], got: Mapping[str, int]) -> Spec:
     """Draw rows wanted and rows got side by side, by category."""
-    import altair as alt
-
     rows = [
         {"category": name, "of": of, "rows": counts.get(name, 0)}
         for name in sorted({*target, *got})
         for of, counts in (("target", target), ("result", got))
         if counts
     ]
-    colour = alt.Scale(domain=["target", "result"], range=[COLOURS[1], KEPT])
+    return beside(rows, "category", "rows", {"target": COLOURS[1], "result": KEPT})
+
+
+def beside(rows: Rows, name: str, amount: str, colours: Mapping[str, str]) -> Spec:
+    """Draw bars of `amount` by `name`, those of each value of `of` side by side, in the order of the rows."""
+    import altair as alt
+
+    whole = all(isinstance(row[amount], int) for row in rows)
+    axis = alt.Axis(tickMinStep=1, format="d") if whole else alt.Axis()
+    colour = alt.Scale(domain=list(colours), range=list(colours.values()))
     return _spec(
         _chart(rows)
         .mark_bar()
         .encode(
-            y=alt.Y("category:N", title=None, sort=None),
-            yOffset=alt.YOffset("of:N", sort=["target", "result"]),
-            x=alt.X("rows:Q", title="rows", axis=alt.Axis(tickMinStep=1, format="d")),
+            y=alt.Y(f"{name}:N", title=None, sort=None),
+            yOffset=alt.YOffset("of:N", sort=list(colours)),
+            x=alt.X(f"{amount}:Q", title=amount, axis=axis),
             color=alt.Color("of:N", title=None, scale=colour),
-            tooltip=["category:N", "of:N", "rows:Q"],
+            tooltip=[f"{name}:N", "of:N", f"{amount}:Q"],
+        )
+        .properties(width=WIDTH)
+    )
+
+
+def bars(counts: Mapping[str, int], name: str) -> Spec:
+    """Draw a bar of rows for each name, in the order given."""
+    import altair as alt
+
+    return _spec(
+        _chart([{name: value, "rows": rows} for value, rows in counts.items()])
+        .mark_bar(color=KEPT)
+        .encode(
+            y=alt.Y(f"{name}:N", title=None, sort=None),
+            x=alt.X("rows:Q", title="rows", axis=alt.Axis(tickMinStep=1, format="d")),
+            tooltip=[f"{name}:N", "rows:Q"],
         )
         .properties(width=WIDTH)
     )
@@ -66,19 +92,70 @@ def histograms(values: Mapping[str, Sequence[int]]) -> Spec:
     """Draw a histogram of each list of whole numbers, one above the other, each over its own range."""
     import altair as alt
 
-    plots = [
-        _chart([{"words": value} for value in found])
-        .mark_bar(color=KEPT)
-        .encode(
-            x=alt.X("words:Q", bin=alt.Bin(maxbins=40), title=f"words of {name}"),
-            y=alt.Y("count():Q", title="rows", axis=alt.Axis(tickMinStep=1, format="d")),
-            tooltip=[alt.Tooltip("words:Q", bin=alt.Bin(maxbins=40)), "count():Q"],
-        )
-        .properties(width=WIDTH, height=90)
-        for name, found in values.items()
-        if found
-    ]
+    plots = []
+    for name, found in values.items():
+        if found:
+            edges = _edges(found)
+            plots.append(
+                _chart(_binned(found, edges))
+                .mark_bar(color=KEPT)
+                .encode(
+                    x=alt.X("from:Q", bin="binned", title=f"words of {name}{_said_of_rest(found, edges)}"),
+                    x2="to:Q",
+                    y=alt.Y("rows:Q", title="rows", axis=alt.Axis(tickMinStep=1, format="d")),
+                    tooltip=["from:Q", "to:Q", "rows:Q"],
+                )
+                .properties(width=WIDTH, height=90)
+            )
     return _spec(alt.vconcat(*plots))
+
+
+def lengths_beside(values: Mapping[str, Mapping[str, Sequence[int]]], colours: Mapping[str, str]) -> Spec:
+    """Draw for each text the lengths of both sets over one another, as shares of their rows."""
+    import altair as alt
+
+    scale = alt.Scale(domain=list(colours), range=list(colours.values()))
+    plots = []
+    for name, sides in values.items():
+        every = [value for found in sides.values() for value in found]
+        if every:
+            edges = _edges(every)
+            rows = [
+                {**row, "of": of, "percent of rows": round(100 * row["rows"] / len(found), 2)}
+                for of, found in sides.items()
+                if found
+                for row in [*_binned(found, edges), {"from": edges[-1], "to": edges[-1], "rows": 0}]
+            ]
+            plots.append(
+                _chart(rows)
+                .mark_line(interpolate="step-after", strokeWidth=2)
+                .encode(
+                    x=alt.X("from:Q", title=f"words of {name}{_said_of_rest(every, edges)}"),
+                    y=alt.Y("percent of rows:Q"),
+                    color=alt.Color("of:N", title=None, scale=scale),
+                    strokeDash=alt.StrokeDash("of:N", sort=list(colours), legend=None),
+                    tooltip=["of:N", "from:Q", "to:Q", "percent of rows:Q"],
+                )
+                .properties(width=WIDTH, height=120)
+            )
+    return _spec(alt.vconcat(*plots))
+
+
+def _edges(values: Sequence[int]) -> list[int]:
+    """Return where bins begin and end: as wide as holds 99 of 100 values in `BINS`; what is longer goes into the last."""
+    longest = sorted(values)[int(0.99 * (len(values) - 1))]
+    width = max(1, -(-(longest + 1) // BINS))
+    return list(range(0, longest + width + 1, width))
+
+
+def _binned(values: Sequence[int], edges: Sequence[int]) -> list[dict[str, int]]:
+    width, last = edges[1] - edges[0], len(edges) - 2
+    counts = Counter(min(value // width, last) for value in values)
+    return [{"from": edges[at], "to": edges[at + 1], "rows": counts[at]} for at in range(last + 1)]
+
+
+def _said_of_rest(values: Sequence[int], edges: Sequence[int]) -> str:
+    return f" (the last bar: {edges[-2]} to {max(values)})" if max(values) >= edges[-1] else ""
 
 
 def before_and_after(rows: Rows) -> Spec:
@@ -120,8 +197,8 @@ def spreads(rows: Rows) -> Spec:
     return _spec((mark + points).properties(width=WIDTH))
 
 
-def map_of(rows: Rows) -> Spec:
-    """Draw rows at `x` and `y`; the page zooms it and shows a row's `id`, `category` and `text`. Colour comes apart."""
+def map_of(rows: Rows, told: Sequence[str]) -> Spec:
+    """Draw rows at `x` and `y`; the page zooms it and shows some columns of a row. Colour comes apart."""
     import altair as alt
 
     zoom = alt.selection_interval(bind="scales")
@@ -132,7 +209,7 @@ def map_of(rows: Rows) -> Spec:
         .encode(
             x=alt.X("x:Q", axis=bare, scale=alt.Scale(zero=False)),
             y=alt.Y("y:Q", axis=bare, scale=alt.Scale(zero=False)),
-            tooltip=[f"{name}:N" for name in ("id", "category", "source", "text")],
+            tooltip=[f"{name}:N" for name in told],
         )
         .add_params(zoom)
         .properties(width=WIDTH, height=460)

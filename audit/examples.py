@@ -18,7 +18,7 @@ BEST = {
     **dict.fromkeys(
         ("numbers", "names", "quotes", "identifiers", "series", "labels", "meaning", "sentences", "new_sentences"), 1.0
     ),
-    **dict.fromkeys(("new_numbers", "new_names", "units", "links", "constraints", "repetition"), 0.0),
+    **dict.fromkeys(("new_numbers", "new_names", "units", "links", "constraints", "repetition", "personal"), 0.0),
     **dict.fromkeys(("negation", "opposites", "roles", "sides", "groups", "clauses", "new_clauses"), 0.0),
 }
 """What each check of the gate that measures something measures at best: shares at least a limit, counts at most one.

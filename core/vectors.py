@@ -52,11 +52,13 @@ class RecordedEmbedder:
         missing = dict(zip(keys, texts, strict=True))
         known = self._store.vectors(list(missing))
         todo = [(key, text) for key, text in missing.items() if key not in known]
+        # An embedder of many machines is not kept busy by a few texts at a time.
+        at_once = int(getattr(self._embedder, "at_once", PART))
         shown = len(todo) > PART
         if shown:
             self._progress.begin("embedding", len(todo))
-        for start in range(0, len(todo), PART):
-            part = todo[start : start + PART]
+        for start in range(0, len(todo), at_once):
+            part = todo[start : start + at_once]
             vectors = self._embedder.embed([text for _, text in part])
             found = [(key, vector.tobytes()) for (key, _), vector in zip(part, vectors, strict=True)]
             self._store.add_vectors(found)

@@ -51,9 +51,18 @@ def _variable(name: str) -> str:
 class EngineConfig:
     """The `[engine]` table of a run's TOML. It may change how fast a run is, not what is asked."""
 
-    kind: Literal["vllm", "openai"] = "vllm"
-    """What runs the generator model: vllm (in a process of its own, on CUDA or the CPU), or openai (a server that speaks
-    OpenAI's protocol, at `base_url`). The base model is tuned here, so vllm always runs it."""
+    kind: Literal["vllm", "openai", "ray"] = "vllm"
+    """What runs the models: vllm (in a process of its own, on CUDA or the CPU), ray (the same on a Ray cluster, in as many
+    actors as there is work for), or openai (the generator model on a server that speaks OpenAI's protocol, at `base_url`;
+    the base model is tuned here, so vllm runs it)."""
+    address: str = ""
+    """ray: the cluster's, such as 10.0.0.1:6379, or auto on one of its nodes; "" starts one on this machine."""
+    min_actors: Count = 1
+    """ray: actors that are kept for each model while it is in use."""
+    max_actors: Count = 64
+    """ray: actors for each model at most; there are as many as its requests fill and the cluster has room for."""
+    actor_cpus: Count = 1
+    """ray: processor cores of an actor in a cluster without GPUs; with GPUs one takes `tensor_parallel_size` of them."""
     max_model_len: Annotated[int, Field(ge=256)] = 2048
     """Longest prompt and completion together, in tokens; what is longer is dropped. A server has its own limit."""
     max_num_seqs: Count = 128

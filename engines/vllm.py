@@ -55,7 +55,9 @@ def cpu_environment(threads: int) -> dict[str, str]:
 class VllmEngine:
     """A `TextEngine` that starts its process with the first request."""
 
-    def __init__(self, path: str, identity: str, config: EngineConfig, log: Path, max_lora_rank: int = 0) -> None:
+    def __init__(
+        self, path: str, identity: str, config: EngineConfig, log: Path, max_lora_rank: int = 0, threads: int = 0
+    ) -> None:
         """Name the model; nothing is started yet.
 
         Args:
@@ -64,8 +66,9 @@ class VllmEngine:
             config: The `[engine]` table.
             log: Where the child's own messages go.
             max_lora_rank: Largest rank of an adapter that `adapted` may be asked for; 0 for none.
+            threads: Of a CPU; 0 for all its cores.
         """
-        self._max_lora_rank = max_lora_rank
+        self._max_lora_rank, self._threads = max_lora_rank, threads
         self.identity, self._path, self._config, self._log = identity, path, config, log
         self._tokenizer: Any = None
         self._child: subprocess.Popen[str] | None = None
@@ -95,6 +98,15 @@ class VllmEngine:
     def structured(self) -> bool:
         """It keeps to schemas."""
         return True
+
+    def start(self) -> str:
+        """Start the process, and return what it runs on; else the first request does.
+
+        Raises:
+            ModelError: See `submit`.
+        """
+        self._started()
+        return self.description
 
     def adapted(self, adapter: Path, identity: str) -> "AdaptedEngine":
         """Return the same engine with a PEFT adapter on its model; base and adapters share one process and its memory."""
@@ -148,7 +160,7 @@ class VllmEngine:
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
             environment |= {"VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
             if not has_cuda():
-                environment |= cpu_environment(cores())
+                environment |= cpu_environment(self._threads or cores())
             with self._log.open("a", encoding="utf-8") as log:
                 self._log_start = log.tell()
                 # -P: nothing in the user's current folder may stand in for a library.

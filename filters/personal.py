@@ -1,113 +1,50 @@
-"""Personal data and secrets in texts: only what its own standard, check digit or published form can show to be one.
+"""Personal data in a table's rows: which hold some, listed without the values, and masked.
 
-E-mail addresses (RFC 5322's common form), phone numbers (the `phonenumbers` library), payment cards (ISO/IEC 7812: prefix of
-an issuer, length, Luhn's digit), IBAN (ISO 13616: length by country, remainder modulo 97), public IP addresses, keys and
-tokens by their publishers' patterns. What standards set aside for examples is none: RFC 2606 domains, +1 555-01xx numbers,
-private and documentation addresses. Not looked for: names, postal addresses, passport and tax numbers, bare runs of digits as
-phone numbers. One random number in ten that begins like a card passes Luhn; test numbers of issuers pass as well.
+What counts is `core.personal`'s to say; how it is masked, `core.masking`'s. Under `[rules] personal_data = "mask"` the stage
+`rules` is where it happens: in its file, in those of all later stages, in its rows of dropped.parquet, in curated.jsonl and in
+what later models are shown, no value of a row is found any more. What still holds values, and stays as it is:
+
+* the user's own files;
+* calls.sqlite: prompts and completions of generation, with what the generator itself made up;
+* 01-seeds.parquet (rows of the pool), 02-generate.parquet, and the rows that the stage `generate` dropped in dropped.parquet;
+* `rewrites` in the files of later stages: candidates are kept with why they were refused, one that made up a value too;
+* review.jsonl, where a reviewer wrote one.
 """
 
-import base64
-import ipaddress
 import json
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 
-from core.errors import ConfigError
+from core.constraints import failing
+from core.errors import DataError
+from core.masking import NAMES, masked
+from core.personal import CANDIDATES, finds, redacted
+from core.table import CONSTRAINT
 from filters.measures import where
+
+__all__ = ["finds", "found_personal", "mask_rows", "mask_with_losses", "personal_pieces", "redacted", "seeds_told"]
 
 COLUMNS = ("instruction", "input", "response")
 FOUND: dict[str, Any] = {"id": pl.String, "column": pl.String, "kind": pl.String, "redacted": pl.String}
 PIECE = pl.Struct({name: kind for name, kind in FOUND.items() if name != "id"})
-
-EMAIL = re.compile(
-    r"(?<![\w.%+@/-])(\w[\w.%+'-]{0,63})@((?:[\w-]{1,63}\.)+([^\W\d_]{2,24}))(?![\w@]|-\w|\.\w)"
-)  # fmt: skip
-EXAMPLE_DOMAIN = re.compile(
-    r"(?:^|\.)(?:example\.(?:com|org|net)|example|invalid|test|localhost|local)$", re.IGNORECASE
+MASKED = "masked"
+LOSSES = "constraints lost by masking"
+"""Columns: the kinds that were masked in a row, and the ids of the constraints that its answer kept until then."""
+REPLACED = pl.Struct(
+    {
+        **dict.fromkeys(COLUMNS, pl.String),
+        "constraints": pl.List(CONSTRAINT),
+        **dict.fromkeys((MASKED, LOSSES), pl.List(pl.String)),
+    }
 )
-"""RFC 2606 and RFC 6761, and RFC 6762's local names."""
-FILE_ENDINGS = frozenset(("png", "jpg", "jpeg", "gif", "svg", "webp", "ico", "css", "js", "html"))
-"""What follows the "@2x" of an image's name is no domain."""
-CREDENTIALS = re.compile(r"://[^\s/@]*$")
-
-PUNCTUATION = " .()/\\[\\]~\u2010-\u2015\u2212\u30fc\uff0d-\uff0f\u3000\u00a0\u00ad\u200b\u2060\uff08\uff09\uff3b\uff3d\u2053\u223c\uff5e\\-"
-"""What the library lets stand between the digits of a phone number."""
-SEPARATED = re.compile(r"\d\D+\d")
-FICTIONAL = re.compile(r"\d{3}55501\d{2}")
-"""Numbers of the North American plan that are kept for fiction."""
-
-CARD = re.compile(
-    r"(?<![A-Za-z_\d.])(?=(\d{13,19}|\d{4}([ -])\d{4}\2\d{4}\2\d{1,4}(?:\2\d{1,3})?|\d{4}([ -])\d{6}\3\d{4,5})(?![A-Za-z_\d]|[.,]\d))"
-)
-"""As cards print it: in one piece, in fours, or as American Express and Diners Club do."""
-ISSUERS = {
-    "Visa": (r"4", (13, 16, 19)),
-    "Mastercard": (r"5[1-5]|222[1-9]|22[3-9]|2[3-6]|27[01]|2720", (16,)),
-    "American Express": (r"3[47]", (15,)),
-    "Discover": (r"6011|64[4-9]|65", (16, 17, 18, 19)),
-    "Diners Club": (r"30[0-5]|3095|36|3[89]", (14, 15, 16, 17, 18, 19)),
-    "JCB": (r"352[89]|35[3-8]", (16, 17, 18, 19)),
-    "UnionPay": (r"62", (16, 17, 18, 19)),
-    "Maestro": (r"5018|5020|5038|5893|6304|6759|676[1-3]", (13, 14, 15, 16, 17, 18, 19)),
-}
-"""First digits and numbers of digits that issuers use."""
-
-IBAN = re.compile(r"(?<![A-Za-z0-9])([A-Z]{2})\d{2}(?= ?[A-Z0-9])")
-IBAN_LENGTHS = {
-    "AD": 24, "AE": 23, "AL": 28, "AT": 20, "AZ": 28, "BA": 20, "BE": 16, "BG": 22, "BH": 22, "BI": 27, "BR": 29,
-    "BY": 28, "CH": 21, "CR": 22, "CY": 28, "CZ": 24, "DE": 22, "DJ": 27, "DK": 18, "DO": 28, "EE": 20, "EG": 29,
-    "ES": 24, "FI": 18, "FK": 18, "FO": 18, "FR": 27, "GB": 22, "GE": 22, "GI": 23, "GL": 18, "GR": 27, "GT": 28,
-    "HN": 28, "HR": 21, "HU": 28, "IE": 22, "IL": 23, "IQ": 23, "IS": 26, "IT": 27, "JO": 30, "KW": 30, "KZ": 20,
-    "LB": 28, "LC": 32, "LI": 21, "LT": 20, "LU": 20, "LV": 21, "LY": 25, "MC": 27, "MD": 24, "ME": 22, "MK": 19,
-    "MN": 20, "MR": 27, "MT": 31, "MU": 30, "NI": 28, "NL": 18, "NO": 15, "OM": 23, "PK": 24, "PL": 28, "PS": 29,
-    "PT": 25, "QA": 29, "RO": 24, "RS": 22, "RU": 33, "SA": 24, "SC": 31, "SD": 18, "SE": 24, "SI": 19, "SK": 24,
-    "SM": 27, "SO": 23, "ST": 25, "SV": 28, "TL": 23, "TN": 24, "TR": 26, "UA": 29, "VA": 22, "VG": 24, "XK": 20,
-    "YE": 30,
-}  # fmt: skip
-"""Characters of an IBAN by country (ISO 13616), written from knowledge and not yet held against its registry."""
-
-IPV4 = re.compile(r"(?<![A-Za-z_\d.])(?<![A-Za-z]/)\d{1,3}(?:\.\d{1,3}){3}(?![A-Za-z_\d]|\.\d)")
-IPV6 = re.compile(r"(?<![A-Za-z_\d:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{1,34}(?![A-Za-z_\d:])")
-"""Those of 2000::/3, the only ones given out: `x[::2]` is an address too."""
-NUMBERED = re.compile(
-    r"(?:\b(?:versions?|ver|v|releases?|build|firmware|sections?|chapter|clause)\b|§)[.:]?\s*$", re.IGNORECASE
-)
-"""What says that four numbers are a version or a section; four single digits are taken for one in any case."""
-RESOLVERS = frozenset(("1.1.1.1", "1.0.0.1", "8.8.8.8", "8.8.4.4", "9.9.9.9", "208.67.222.222", "208.67.220.220"))
-"""Public name servers that every manual names."""
-
-KEY = re.compile(
-    r"(?<![A-Za-z0-9_-])(?:"
-    r"(?P<aws>(?:AKIA|ASIA)[A-Z2-7]{16})"
-    r"|(?P<token>gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9]{22}_[A-Za-z0-9]{59}|xox[abeoprs]-\d{6,}-[A-Za-z0-9-]{10,}"
-    r"|sk-[A-Za-z0-9_-]{20,}|AIza[A-Za-z0-9_-]{35})"
-    r"|(?P<jwt>eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{16,})"
-    r")(?![A-Za-z0-9_-])"
-    r"|(?P<pem>-----BEGIN (?:[A-Z]+ )?PRIVATE KEY(?: BLOCK)?-----[\s\S]{0,300}?[A-Za-z0-9+/]{40,}"
-    r"(?:[^-]{0,8000}-----END [A-Z ]+-----)?)"
-)
-"""AWS, GitHub, Slack, OpenAI (and Anthropic), Google; RFC 7519; RFC 7468."""
-
-CANDIDATES = {
-    "key": r"(?:AKIA|ASIA)[A-Z2-7]|gh[pousr]_|github_pat_|xox[abeoprs]-|sk-[A-Za-z0-9_-]{20}|AIza|eyJ|PRIVATE KEY",
-    "e-mail": r"\w[.%+'-]*@[\w-]",
-    "IBAN": r"[A-Z]{2}\d{2} ?[A-Z0-9]{2}",
-    "card": r"\d{13}|\d{4}[ -]\d{4,6}[ -]\d{4}",
-    "IP address": r"\d\.\d{1,3}\.\d{1,3}\.\d|[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]",
-    "phone": rf"(?:\d[{PUNCTUATION}]{{0,4}}){{7}}",
-}
-"""By kind, in order of precedence where finds overlap, what a text must hold to be read at all."""
+SHOWN = 5
+"""Seeds that are named to the user."""
 
 
-def personal(regions: Sequence[str]) -> pl.Expr:
+def personal_pieces(table: pl.DataFrame, regions: Sequence[str]) -> pl.Series:
     """Return what each row holds: a list of `PIECE` in order of column and place; null where there is nothing to read."""
-    suspicious = pl.any_horizontal(
-        pl.col(column).str.contains(pattern) for column in COLUMNS for pattern in CANDIDATES.values()
-    )
 
     def pieces(row: dict[str, str]) -> list[dict[str, str]]:
         return [
@@ -116,148 +53,100 @@ def personal(regions: Sequence[str]) -> pl.Expr:
             for start, end, kind in finds(row[column], regions)
         ]
 
-    return where(suspicious, COLUMNS, pieces, pl.List(PIECE))
+    suspicious = pl.any_horizontal(_may_hold(pl.col(column)) for column in COLUMNS)
+    return table.select(where(suspicious, COLUMNS, pieces, pl.List(PIECE)).alias("piece")).to_series()
 
 
-def found_personal(table: pl.DataFrame, regions: Sequence[str]) -> pl.DataFrame:
+def found_personal(table: pl.DataFrame, regions: Sequence[str], pieces: pl.Series | None = None) -> pl.DataFrame:
     """Return one row for each piece found, in the order of the table: `id`, `column`, `kind`, `redacted`.
 
     Seeds are looked through like all others. The value itself is nowhere in what is returned.
+
+    Args:
+        table: The rows.
+        regions: ISO 3166 codes of the regions whose phone numbers count without "+".
+        pieces: `personal_pieces` of the table, where they are known; None reads it.
     """
-    found = table.select("id", personal(regions).alias("piece"))
-    pieces = found.filter(pl.col("piece").list.len() > 0).explode("piece")
-    return pieces.select("id", pl.col("piece").struct.unnest()).cast(pl.Schema(FOUND))
+    found = table.select("id").with_columns(piece=personal_pieces(table, regions) if pieces is None else pieces)
+    some = found.filter(pl.col("piece").list.len() > 0).explode("piece")
+    return some.select("id", pl.col("piece").struct.unnest()).cast(pl.Schema(FOUND))
 
 
-def finds(text: str, regions: Sequence[str]) -> list[tuple[int, int, str]]:
-    """Return `(start, end, kind)` of each piece in a text, in order, none within another."""
-    taken: list[tuple[int, int, str]] = []
-    for kind, pattern in _PATTERNS.items():
-        if pattern.search(text):
-            for start, end in _phones(text, regions) if kind == "phone" else _EXACT[kind](text):
-                if all(end <= other or start >= until for other, until, _ in taken):
-                    taken.append((start, end, kind))
-    return sorted(taken)
+def mask_rows(table: pl.DataFrame, regions: Sequence[str], pieces: pl.Series | None = None) -> pl.DataFrame:
+    """Return the table with placeholders for personal data, and `masked`: the kinds of each row, [] where there are none.
 
-
-def redacted(value: str) -> str:
-    """Return a value's first character and its length."""
-    return f"{value[0]}… ({len(value)} characters)"
-
-
-def passes_luhn(digits: str) -> bool:
-    """Tell whether a number ends with the check digit of ISO/IEC 7812-1, annex B."""
-    doubled = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
-    return sum(doubled[int(c)] if at % 2 else int(c) for at, c in enumerate(reversed(digits))) % 10 == 0
-
-
-def is_iban(characters: str) -> bool:
-    """Tell whether an IBAN without spaces has its country's length and a remainder of 1 modulo 97."""
-    if len(characters) != IBAN_LENGTHS.get(characters[:2]):
-        return False
-    return int("".join(str(int(c, 36)) for c in characters[4:] + characters[:4])) % 97 == 1
-
-
-def check_regions(regions: Sequence[str]) -> None:
-    """Refuse a code that is no region's.
-
-    Raises:
-        ConfigError: Naming it.
+    What the arguments of constraints quote is masked alike. A table that was masked before keeps what `masked` says.
     """
-    from phonenumbers import SUPPORTED_REGIONS
-
-    for code in regions:
-        if code not in SUPPORTED_REGIONS:
-            raise ConfigError(f"[rules] phone_regions: no region {code!r}; ISO 3166 codes such as US, GB, DE are known")
+    return mask_with_losses(table, regions, pieces).drop(LOSSES)
 
 
-def _emails(text: str) -> Iterator[tuple[int, int]]:
-    for found in EMAIL.finditer(text):
-        is_address = not EXAMPLE_DOMAIN.search(found[2]) and found[3].lower() not in FILE_ENDINGS
-        # "git@github.com:owner/name" and "postgres://user:secret@host.com" name machines.
-        is_machine = (found[1] == "git" and text[found.end() :].startswith((":", "/"))) or CREDENTIALS.search(
-            text, max(0, found.start() - 100), found.start()
-        )
-        if is_address and not is_machine:
-            yield found.span()
+def mask_with_losses(table: pl.DataFrame, regions: Sequence[str], pieces: pl.Series | None = None) -> pl.DataFrame:
+    """Return what `mask_rows` does, and `LOSSES`: the constraints that an answer keeps no longer now that it is masked."""
+    found = personal_pieces(table, regions) if pieces is None else pieces
+    quoted = pl.col("constraints").list.eval(pl.element().struct.field("args")).list.join("\n")
+    told = (found.list.len() > 0).fill_null(value=False)
+    new = where(
+        pl.lit(told) | _may_hold(quoted), (*COLUMNS, "constraints"), lambda row: _masked_row(row, regions), REPLACED
+    )
+    before = pl.col(MASKED) if MASKED in table.columns else pl.lit(None, pl.List(pl.String))
+    fields = pl.col("new").struct
+    return table.with_columns(new=new).with_columns(
+        *(pl.coalesce(fields.field(name), name).alias(name) for name in (*COLUMNS, "constraints")),
+        pl.concat_list(before.fill_null([]), fields.field(MASKED).fill_null([]))
+        .list.unique(maintain_order=True)
+        .alias(MASKED),
+        fields.field(LOSSES).fill_null([]).alias(LOSSES),
+    ).drop("new")  # fmt: skip
 
 
-def _phones(text: str, regions: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Find numbers written with "+", and those of the regions that are written in groups."""
-    from phonenumbers import Leniency, PhoneNumberMatcher, PhoneNumberType, number_type
-
-    firms = (
-        PhoneNumberType.TOLL_FREE, PhoneNumberType.PREMIUM_RATE, PhoneNumberType.SHARED_COST, PhoneNumberType.UAN,
-    )  # fmt: skip
-    anywhere: list[str | None] = [None]  # needs "+", which counts in every region
-    for region in regions or anywhere:
-        for found in PhoneNumberMatcher(text, region, Leniency.STRICT_GROUPING):
-            number = found.number
-            international = found.raw_string.lstrip("(（[［").startswith(("+", "＋"))
-            operand = international and re.search(r"[\d=]\s*$", text[: found.start][-8:])
-            fictional = number.country_code == 1 and FICTIONAL.fullmatch(str(number.national_number))
-            written = international or SEPARATED.search(found.raw_string)
-            if written and not operand and not fictional and number_type(number) not in firms:
-                # An opening bracket before the number may be the sentence's own.
-                lone = found.raw_string.startswith(("(", "（", "[", "［")) and not re.search(
-                    r"[)）\]］]", found.raw_string
-                )
-                yield found.start + lone, found.end
+def seeds_told(seeds: pl.DataFrame, regions: Sequence[str], mode: str) -> tuple[dict[str, list[str]], str]:
+    """Return the kinds of personal data by seed, and what to tell the user of it, "" where there is nothing to tell."""
+    found = found_personal(seeds, regions).group_by("id", maintain_order=True).agg(pl.col("kind").unique().sort())
+    kinds = dict(found.iter_rows())
+    if not kinds or mode == "off":
+        return {}, ""
+    named = "; ".join(f"{id}: {', '.join(NAMES[kind] for kind in some)}" for id, some in list(kinds.items())[:SHOWN])
+    more = f"; and {len(kinds) - SHOWN} more, in manifest.json" if len(kinds) > SHOWN else ""
+    become = (
+        "are masked before a model is shown them"
+        if mode == "mask"
+        else 'are shown to models as they are; replace them, or set rules.personal_data="mask"'
+    )
+    return kinds, f"{len(kinds)} of {seeds.height} seeds hold personal data and {become} ({named}{more})"
 
 
-def _cards(text: str) -> Iterator[tuple[int, int]]:
-    for found in CARD.finditer(text):
-        digits = "".join(str(int(c)) for c in found[1] if c.isdecimal())  # of any script
-        issued = any(
-            len(digits) in lengths and re.match(rf"(?:{first})", digits) for first, lengths in ISSUERS.values()
-        )
-        if issued and passes_luhn(digits):
-            yield found.span(1)
+def _may_hold(text: pl.Expr) -> pl.Expr:
+    """Tell which texts must be read."""
+    return pl.any_horizontal(text.str.contains(pattern) for pattern in CANDIDATES.values())
 
 
-def _ibans(text: str) -> Iterator[tuple[int, int]]:
-    for found in IBAN.finditer(text):
-        rest = IBAN_LENGTHS.get(found[1], 4) - 4
-        whole = re.compile(rf"(?: ?[A-Z0-9]){{{rest}}}(?![A-Za-z0-9])").match(text, found.end())
-        if whole and is_iban(text[found.start() : whole.end()].replace(" ", "")):
-            yield found.start(), whole.end()
+def _masked_row(row: dict[str, Any], regions: Sequence[str]) -> dict[str, Any]:
+    args = [json.loads(one["args"]) for one in row["constraints"]]
+    quoted = [(given, name) for given in args for name in given if isinstance(given[name], (str, list))]
+    words = [given[name] if isinstance(given[name], list) else [given[name]] for given, name in quoted]
+    texts = [row[column] for column in COLUMNS] + [word for some in words for word in some]
+    new, kinds = masked(texts, regions)
+    rest = iter(new[len(COLUMNS) :])
+    for given, name in quoted:
+        given[name] = [next(rest) for _ in given[name]] if isinstance(given[name], list) else next(rest)
+    constraints = [
+        {
+            "id": one["id"],
+            "args": one["args"] if json.loads(one["args"]) == given else json.dumps(given, ensure_ascii=False),
+        }
+        for one, given in zip(row["constraints"], args, strict=True)
+    ]
+    told = dict(zip(COLUMNS, new[: len(COLUMNS)], strict=True))
+    lost = [
+        now["id"]
+        for was, now in zip(row["constraints"], constraints, strict=True)
+        if _keeps(was, row["response"]) and not _keeps(now, told["response"])
+    ]
+    return {**told, "constraints": constraints, MASKED: kinds, LOSSES: lost}
 
 
-def _addresses(text: str) -> Iterator[tuple[int, int]]:
-    for pattern in (IPV4, IPV6):
-        for found in pattern.finditer(text):
-            try:
-                address = ipaddress.ip_address(found[0])
-            except ValueError:
-                continue
-            numbers = pattern is IPV4 and (
-                len(found[0]) == len("1.2.3.4") or NUMBERED.search(text[: found.start()][-16:])
-            )
-            if address.is_global and not address.is_multicast and not numbers and found[0] not in RESOLVERS:
-                yield found.span()
-
-
-def _keys(text: str) -> Iterator[tuple[int, int]]:
-    for found in KEY.finditer(text):
-        kind, value = found.lastgroup, found[0]
-        if (
-            (kind == "aws" and not value.endswith("EXAMPLE"))
-            or (kind == "token" and all(re.search(sign, value) for sign in ("[A-Z]", "[a-z]", r"\d")))
-            or (kind == "jwt" and _is_jwt_header(value.partition(".")[0]))
-            or kind == "pem"
-        ):
-            yield found.span()
-
-
-def _is_jwt_header(part: str) -> bool:
+def _keeps(constraint: dict[str, str], response: str) -> bool:
     try:
-        header = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
-    except ValueError:
+        return not failing([constraint], response)
+    except DataError:  # a placeholder is not what its argument must be, such as one word
         return False
-    return isinstance(header, dict) and "alg" in header
-
-
-_PATTERNS = {kind: re.compile(pattern) for kind, pattern in CANDIDATES.items()}
-_EXACT: dict[str, Callable[[str], Iterator[tuple[int, int]]]] = {
-    "key": _keys, "e-mail": _emails, "IBAN": _ibans, "card": _cards, "IP address": _addresses,
-}  # fmt: skip

@@ -1,7 +1,7 @@
 """Named rules, each of which drops what it can show to be wrong.
 
 Rules on the instruction run before an answer is paid for; rules on the whole row run on everything but the user's own
-seeds. Each has a name, a measured value and a limit, and can be switched off.
+seeds. Each has a name, a measured value and a limit, and can be switched off, but for that on masked constraints.
 """
 
 import json
@@ -15,11 +15,12 @@ import polars as pl
 from core.config import Count, Fraction, Names, settings
 from core.constraints import failing
 from core.errors import ConfigError
+from core.personal import check_regions
 from core.table import Outcome, no_rows
 from core.text import normal_form
 from filters.languages import SURE, foreign, languages_known, languages_told_apart
 from filters.measures import WHITE, holds, may_begin_alike, repeat_rate, top_word_share, where
-from filters.personal import check_regions, personal
+from filters.personal import LOSSES, PIECE, mask_with_losses, personal_pieces
 
 MEDIA = r"images?|pictures?|photos?|photographs?|videos?|audio|recordings?|files?|graphs?|maps?|diagrams?|charts?|attachments?|screenshots?"
 TEXTS = r"texts?|passages?|sentences?|paragraphs?|lists?|articles?|story|stories|data|code|snippets?|functions?|e-?mails?|messages?|words?|poems?|songs?|links?|tables?|reviews?|statements?|conversations?|numbers|items|facts|notes?"
@@ -58,6 +59,21 @@ SELF = (
     r"|\bi(?:['’]m| am) (?:just |only )?an? (?:(?:ai|artificial intelligence) (?:language model|model|assistant|chatbot|program)\b|(?:large )?language model\b"
     r"|(?:ai|artificial intelligence)(?:[,.;:!)]|\s*$))|\b(?:i(?:['’]m| am)|my name is) smollm|trained by hugging face\b"
 )
+LABEL = r"(?i)\A\W*(a|(?:ans|answer|response|output|assistant)[ \t]*\d*)[ \t*_]*[:：]"
+"""A label before the answer, as in the prompts of few shots."""
+OTHER_LABEL = re.compile(r"^[^\w\n]*\w[\w ]{0,20}[*_]*[:：]|(?<!\w)[b-z][:：]", re.IGNORECASE | re.MULTILINE)
+QUESTION = re.compile(r"^[^\w\n]*q(?:uestion)?[ \t]*\d*[:：]", re.IGNORECASE | re.MULTILINE)
+APOLOGY = (
+    r"(?i)\A\W*(?:(?:please accept )?(?:my|our) (?:\w+ )?apologies|(?:i(?:['’]m| am)?|we(?:['’]re| are)?) (?:\w+ ){0,2}(?:sorry|apologi[sz]e)"
+    r"|(?:very |so )?sorry|apologies) for (?:any|the|this|that|my|our|all)(?: \w+){0,2}"
+    r" (?:confusion|misunderstandings?|miscommunication|inconvenience|mistakes?|errors?|oversight|mix-?up)\b"
+)
+APOLOGY_ASKED = re.compile(
+    r"\b(?:apolog|sorry|excuse|forgiv|regret|repl(?:y|ies)|respon[ds]|customer|client|complain|guest|e-?mail|letter|message|review"
+    r"|role|pretend|act as|imagine you|dialogue|scene|script|character)",
+    re.IGNORECASE,
+)
+"""Words of tasks whose answer may well begin with an apology: letters, replies, parts that are played."""
 TEMPLATE = (
     r"<\|[a-z_]+\|>|\[/?INST\]|</s>\s*$|<(?:start|end)_of_turn>|(?:^|\n)###\s*(?:Instruction|Response|Input|Output):"
 )
@@ -82,6 +98,9 @@ JSON_FENCE = re.compile(r"```json\b[^\n]*\n(.*?)(?:```|\Z)", re.IGNORECASE | re.
 PART = 50_000
 """Rows judged at once, which bounds the memory."""
 PYTHON = re.compile(r"\b(?:None|True|False)\b")
+MASK_BREAKS = "mask_breaks_constraint"
+PIECES = "pieces of personal data"
+"""A column that a table has only while it is judged."""
 CONTROL = r"[\x00-\x08\x0B\x0C\x0E-\x1F\x7F\x{FFFD}]"
 
 
@@ -103,8 +122,8 @@ class RulesConfig:
     """ISO 639-1 codes of the languages that instructions and responses may be in; none means those of the seeds."""
     max_repeat_rate: Fraction = 0.25
     """Largest fraction of a text's 4-grams of words that may have occurred before in it."""
-    personal_data: Literal["flag", "drop", "off"] = "flag"
-    """What becomes of rows with e-mail addresses, phone and card numbers, IBAN, public IP addresses, keys or tokens: "flag" keeps and lists them, values redacted, in personal.parquet; "drop" drops them too (seeds excepted); "off" does not look."""
+    personal_data: Literal["flag", "mask", "drop", "off"] = "flag"
+    """What becomes of rows with e-mail addresses, phone and card numbers, IBAN, public IP addresses, keys or tokens: "flag" keeps and lists them, values redacted, in personal.parquet; "mask" also puts placeholders such as [e-mail address] in their place; "drop" drops such rows (seeds excepted); "off" does not look."""
     phone_regions: Names = ("US",)
     """ISO 3166 codes of the regions whose phone numbers are found without "+" and country code; international ones always are."""
 
@@ -151,6 +170,8 @@ def row_rules(config: RulesConfig) -> dict[str, _Rule]:
     copies = pl.col("response").str.strip_chars(WHITE) == pl.col("input").str.strip_chars(WHITE)
     echoes = may_begin_alike("response", "instruction") | copies
     constrained = pl.col("constraints").list.len() > 0
+    if config.personal_data == "mask":
+        constrained &= pl.col(LOSSES).list.len() == 0  # what is lost already need not be checked, or cannot
     points = pl.col("instruction").str.contains(rf"{holds(TEXTS)}|[:：][{WHITE}]*$") & (pl.col("input") == "")
     return {
         "refers_to_missing_input": _over(
@@ -163,6 +184,14 @@ def row_rules(config: RulesConfig) -> dict[str, _Rule]:
         "response_too_long": _Rule(answer, answer > config.max_response_words, config.max_response_words, "words"),
         "response_refuses": _matches("response", REFUSAL, "a refusal"),
         "response_speaks_of_itself": _matches("response", SELF, "the model speaking of itself"),
+        "response_labelled": _over(
+            where(pl.col("response").str.contains(LABEL), ["instruction", "input", "response"], _is_labelled), 0,
+            "a label before the answer",
+        ),
+        "response_apologises": _over(
+            where(pl.col("response").str.contains(APOLOGY), ["instruction", "input"], _apology_is_unasked), 0,
+            "an apology for nothing",
+        ),
         "response_repetitive": _over(
             repeat_rate("response", least_words=LOOP_WORDS), config.max_repeat_rate, "repeated 4-grams"
         ),
@@ -178,11 +207,12 @@ def row_rules(config: RulesConfig) -> dict[str, _Rule]:
             where(echoes, ["instruction", "input", "response"], _echo), 0, "the response is the instruction or the input again"
         ),
         "control_characters": _Rule(control, control > 0, 0, "control or replacement characters"),
+        **_after_masking(config),
         "constraint_broken": _over(
             where(constrained, ["response", "constraints"], _broken_constraints), 0,
             "broken constraints of the instruction",
         ),
-        **({"personal_data": _personal_data(config)} if config.personal_data == "drop" else {}),
+        **({"personal_data": _personal_data()} if config.personal_data == "drop" else {}),
     }  # fmt: skip
 
 
@@ -192,7 +222,8 @@ def check_rule_names(config: RulesConfig) -> None:
     Raises:
         ConfigError: With those there are.
     """
-    known = [*instruction_rules(config), *row_rules(config)]
+    # A masked constraint may be none any more, which nothing after the rules could check.
+    known = [name for name in (*instruction_rules(config), *row_rules(config)) if name != MASK_BREAKS]
     for name in config.off:
         if name not in known:
             raise ConfigError(f"[rules] off: no rule {name!r}; known: {', '.join(known)}")
@@ -219,13 +250,26 @@ def screen_instructions(table: pl.DataFrame, config: RulesConfig) -> Outcome:
     return _apply(table, instruction_rules(config), config.off)
 
 
-def drop_by_rules(table: pl.DataFrame, config: RulesConfig) -> Outcome:
+def drop_by_rules(table: pl.DataFrame, config: RulesConfig, pieces: pl.Series | None = None) -> Outcome:
     """Drop rows, other than seeds, that break a rule of either kind; the first rule broken is the reason.
 
     Without `[rules] languages` those of the seeds in the table are allowed, and all where it has none (`with_languages`).
+    Under `personal_data = "mask"` rows, seeds too, are masked first (`filters.personal.mask_rows`), those that are dropped as well.
+
+    Args:
+        table: The rows.
+        config: The rules.
+        pieces: `personal_pieces` of the table, where they are known already; None reads it where the config asks for it.
     """
     config = with_languages(config, table)
-    return _apply(table, {**instruction_rules(config), **row_rules(config)}, config.off)
+    looks = config.personal_data in ("drop", "mask")
+    found = personal_pieces(table, config.phone_regions) if looks and pieces is None else pieces
+    if config.personal_data == "mask":
+        table = mask_with_losses(table, config.phone_regions, found)
+    elif config.personal_data == "drop":
+        table = table.with_columns(pl.Series(PIECES, found, dtype=pl.List(PIECE)))
+    outcome = _apply(table, {**instruction_rules(config), **row_rules(config)}, config.off)
+    return Outcome(*(part.drop(LOSSES, PIECES, strict=False) for part in (outcome.kept, outcome.dropped)))
 
 
 def rule_nearness(config: RulesConfig) -> pl.Expr:
@@ -293,9 +337,19 @@ def _in_another_language(column: str, allowed: Sequence[str]) -> _Rule:
     return _Rule(share, share > SURE, SURE, says)
 
 
-def _personal_data(config: RulesConfig) -> _Rule:
+def _after_masking(config: RulesConfig) -> dict[str, _Rule]:
+    """Return what drops rows whose answers kept a constraint only until they were masked."""
+    if config.personal_data != "mask":
+        return {}
+    lost = pl.col(LOSSES)
+    number = lost.list.len().cast(pl.Float64)
+    says = pl.format("constraints kept only until the row was masked: {}", lost.list.join(", "))
+    return {MASK_BREAKS: _Rule(number, number > 0, 0, says)}
+
+
+def _personal_data() -> _Rule:
     """Count the pieces of personal data; the evidence shows of each its kind and place, not the value."""
-    pieces = personal(config.phone_regions)
+    pieces = pl.col(PIECES)
     number = pieces.list.len().fill_null(0).cast(pl.Float64)
     shown = pl.concat_str(
         pl.element().struct.field("kind"), pl.lit(" "), pl.element().struct.field("redacted"), pl.lit(" in "),
@@ -339,6 +393,21 @@ def _echo(row: dict[str, str]) -> float:
     answer = normal_form(row["response"])
     copied = answer == normal_form(row["instruction"]) or row["response"].strip() == row["input"].strip()
     return float(len(answer.split()) > 3 and copied)
+
+
+def _is_labelled(row: dict[str, str]) -> float:
+    """Tell a label that neither the task has, or asks for, nor another line of the answer: choices and dialogues have several."""
+    found = re.match(LABEL, row["response"])
+    if found is None:  # Polars' white space and digits are a little wider
+        return 0.0
+    label, task, rest = found[1].strip(), f"{row['instruction']}\n{row['input']}", row["response"][found.end() :]
+    marks = r"[:：.)\]]" if label in ("a", "A") else "[:：]"
+    named = re.search(rf"(?<!\w){re.escape(label)}[*_]*{marks}|[\"'“‘`*]{re.escape(label)}\b", task, re.IGNORECASE)
+    return float(not (named or QUESTION.search(task) or OTHER_LABEL.search(rest)))
+
+
+def _apology_is_unasked(row: dict[str, str]) -> float:
+    return float(not APOLOGY_ASKED.search(f"{row['instruction']}\n{row['input']}"))
 
 
 def _broken_json(row: dict[str, str]) -> float:

@@ -1,8 +1,11 @@
 """Reads the values that files, folders of them and hub data sets hold, each with its place."""
 
+import csv
 import json
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,16 @@ import polars as pl
 from core.errors import DataError
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+DESCRIBES = "dataset_info.json"
+"""What `datasets` and LLaMA-Factory call the file that describes those beside it; it holds no rows, nor do hidden ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A line that cannot be read, and why."""
+
+    place: str
+    reason: str
 
 
 def values_of(path: str, setting: str, suffixes: Sequence[str] = SUFFIXES) -> Iterator[tuple[str, Any]]:
@@ -35,6 +48,90 @@ def values_of(path: str, setting: str, suffixes: Sequence[str] = SUFFIXES) -> It
         yield from _hub_lines(path, setting)
 
 
+def values_or_broken(path: str) -> Iterator[tuple[str, Any]]:
+    """Yield `(place, value)` of whatever a file or the files of a folder hold, a `Broken` for each line that cannot be read.
+
+    A place names its file without the folder. A folder may also be a data set that the library `datasets` saved.
+
+    Raises:
+        DataError: It is missing, or is one file that cannot be read as a whole: .json and .parquet have no lines to go on with.
+    """
+    saved = _saved_parts(Path(path))
+    files = saved or _files(path, "FILE", SUFFIXES)
+    if not files:
+        raise DataError(f"{path}: no such file or folder")
+    for file in files:
+        name = str(file.relative_to(path)) if saved else file.name
+        if file.suffix in (".jsonl", ".csv") and file.is_file():
+            yield from _lines_or_broken(file)
+            continue
+        try:
+            yield from ((place.replace(str(file), name, 1), value) for place, value in _file_values(file))
+        except DataError as error:
+            if len(files) == 1:
+                raise
+            yield name, Broken(name, str(error).removeprefix(f"{file}: "))
+
+
+def _saved_parts(folder: Path) -> list[Path]:
+    """Return the tables of a folder that `datasets` saved, its splits in order; none if it is no such folder."""
+    try:
+        if (folder / "dataset_dict.json").is_file():
+            splits = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+            return [part for split in splits for part in sorted((folder / split).glob("*.arrow"))]
+        return sorted(folder.glob("*.arrow")) if (folder / DESCRIBES).is_file() else []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder}: not a data set that can be read ({error})") from None
+
+
+def _lines_or_broken(file: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        for number, read in _csv_lines(file) if file.suffix == ".csv" else _json_lines(file):
+            place = f"{file.name}:{number}"
+            try:
+                value = read(place)
+            except DataError as error:
+                value = Broken(place, str(error).removeprefix(f"{place}: "))
+            yield place, value
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror or error})") from None
+
+
+def _json_lines(file: Path) -> Iterator[tuple[int, Callable[[str], Any]]]:
+    """Yield the number of each line that is not blank, and what reads it."""
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip(b" \t\r\n\xef\xbb\xbf"):
+                yield number, lambda place, line=line: _from_json(_decoded(line, place), place)  # type: ignore[misc]
+
+
+def _csv_lines(file: Path) -> Iterator[tuple[int, Callable[[str], Any]]]:
+    """Yield the number of the line on which each row begins, and what reads it."""
+    before = csv.field_size_limit(sys.maxsize)  # the library's own limit is 128 kB
+    try:
+        # What is not UTF-8 becomes half characters here, by which `_csv_row` knows it.
+        with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+            reader = csv.reader(lines)
+            header = next(reader, [])
+            begin = reader.line_num + 1
+            for row in reader:
+                if row:
+                    yield begin, lambda place, row=row: _csv_row(header, row, place)  # type: ignore[misc]
+                begin = reader.line_num + 1
+    finally:
+        csv.field_size_limit(before)
+
+
+def _csv_row(header: list[str], row: list[str], place: str) -> dict[str, str]:
+    if len(row) != len(header):
+        raise DataError(f"{place}: has {len(row)} fields, the header {len(header)}")
+    try:
+        "".join(row).encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{place}: not UTF-8 text; save it as UTF-8") from None
+    return dict(zip(header, row, strict=True))
+
+
 def _files(path: str, setting: str, suffixes: Sequence[str]) -> list[Path]:
     """Return the file, or those of the folder; none if the path is a hub id."""
     try:
@@ -42,7 +139,8 @@ def _files(path: str, setting: str, suffixes: Sequence[str]) -> list[Path]:
     except RuntimeError as error:
         raise DataError(f"{path}: {error} ({setting})") from None
     if file.is_dir():
-        parts = sorted(p for p in file.iterdir() if p.suffix in suffixes)
+        found = (p for p in file.iterdir() if p.suffix in suffixes)
+        parts = sorted(p for p in found if not p.name.startswith(".") and p.name != DESCRIBES)
         if not parts:
             raise DataError(f"{path}: no {', '.join(suffixes)} file in this folder ({setting})")
         return parts
@@ -66,7 +164,7 @@ def _file_values(file: Path) -> Iterator[tuple[str, Any]]:
         elif file.suffix == ".json":
             yield from _json(file)
         else:
-            frame = pl.read_csv(file, infer_schema=False) if file.suffix == ".csv" else pl.read_parquet(file)
+            frame = _READERS[file.suffix](file)
             first = 2 if file.suffix == ".csv" else 1
             yield from ((f"{file}:{n}", row) for n, row in enumerate(frame.iter_rows(named=True), first))
     except UnicodeDecodeError as error:
@@ -77,19 +175,30 @@ def _file_values(file: Path) -> Iterator[tuple[str, Any]]:
         raise DataError(f"{file}: cannot be read ({error.strerror or error})") from None
 
 
+_READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
+    ".csv": lambda file: pl.read_csv(file, infer_schema=False),
+    ".parquet": pl.read_parquet,
+    ".arrow": pl.read_ipc_stream,
+}
+
+
 def _text_lines(file: Path) -> Iterator[tuple[str, str]]:
     """Yield `(file:line, text)` of every line that is not blank."""
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             place = f"{file}:{number}"
-            try:
-                text = line.decode("utf-8-sig")
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{place}: not UTF-8 text ({error.reason} at its byte {error.start}); save it as UTF-8"
-                ) from None
+            text = _decoded(line, place)
             if text.strip():
                 yield place, text
+
+
+def _decoded(line: bytes, place: str) -> str:
+    try:
+        return line.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{place}: not UTF-8 text ({error.reason} at its byte {error.start}); save it as UTF-8"
+        ) from None
 
 
 def _from_json(text: str, place: str) -> Any:

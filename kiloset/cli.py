@@ -1,4 +1,4 @@
-"""The command line: `kiloset plan | dataset | audit | whatif | explain | export | train | merge | evaluate | prove | config`.
+"""The command line: `kiloset plan | dataset | audit | compare | review | whatif | explain | export | train | merge | evaluate | prove | config`.
 
 Exit status: 0 done, 1 not proved, 2 bad input or nothing accepted, 3 fewer rows than asked, 130 and 143 interrupted.
 """
@@ -34,7 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Turn a handful of seed examples into the instruction set a base model learns most from.\n\n"
     "Typical order: [bold]plan[/bold] tells what it will take, [bold]dataset[/bold] makes the set, [bold]audit[/bold] shows how it is distributed and what was "
-    "dropped, [bold]whatif[/bold] what other thresholds would keep, [bold]explain[/bold] tells one row's life, [bold]export[/bold] hands the set to other tools, [bold]train[/bold] fits a LoRA adapter, [bold]evaluate[/bold] judges it beside the base model, [bold]prove[/bold] holds the set against random rows, [bold]merge[/bold] writes the adapter into the model's weights. Everything lies in "
+    "dropped, [bold]review[/bold] lets you accept, reject and edit its rows, [bold]whatif[/bold] what other thresholds would keep, [bold]explain[/bold] tells one row's life, [bold]export[/bold] hands the set to other tools, [bold]train[/bold] fits a LoRA adapter, [bold]evaluate[/bold] judges it beside the base model, [bold]prove[/bold] holds the set against random rows, [bold]merge[/bold] writes the adapter into the model's weights. Everything lies in "
     "runs/<name>/; running a command again continues where it stopped.",
 )
 
@@ -49,6 +49,7 @@ Shown = Annotated[Mode, typer.Option("--progress", help="How to tell how far it 
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
 Run = Annotated[str | None, typer.Option("--run", help="A run's name; default: the one worked on last.")]
 Layout = Literal["messages", "alpaca", "sharegpt", "parquet", "hf"]
+Pushed = Literal["messages", "alpaca", "sharegpt", "parquet"]
 
 
 @app.command()
@@ -128,20 +129,30 @@ def dataset(
 
 @app.command()
 def audit(
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", show_default=False, help="An instruction file of yours or of others (.jsonl, .json, .csv, .parquet, a folder of them) to audit instead of a run.")] = None,
     run: Run = None, runs: Runs = Path("runs"),
-    examples: Annotated[int, typer.Option(min=0, help="Rewrites to show beside their references, the nearest to each limit first.")] = 3,
-    page: Annotated[Path | None, typer.Option(help="Where the page is written; default: report.html in the run's folder.")] = None,
+    examples: Annotated[int, typer.Option(min=0, help="Of a run, rewrites to show beside their references, the nearest to each limit first; of a file, rows of each fault.")] = 3,
+    page: Annotated[Path | None, typer.Option(help="Where the page is written; default: report.html in the run's folder, or FILE's name and .report.html in this folder.")] = None,
     no_page: Annotated[bool, typer.Option("--no-page", help="Print the figures only.")] = False,
+    benchmark: Annotated[list[str] | None, typer.Option(metavar="FILE", help="With FILE: a benchmark whose prompts no row should repeat. May be repeated.")] = None,
+    embed: Annotated[bool, typer.Option("--embed/--no-embed", help="With FILE: a map of the rows, which takes a model (2,000 rows: half a minute).")] = False,
 ) -> None:  # fmt: skip
     """Show how the set is distributed and what became of every candidate, and write it all to a page, report.html.
 
     Both come from the run folder alone. The page has the rows behind the figures, a map of the set and the rewrites with
     their differences marked; it opens offline in any browser.
+
+    With FILE, any instruction set is audited: duplicates, cut and empty answers, refusals, leaked benchmarks, licences, personal
+    data, broken lines and all else that the rules know, each with its count, its meaning and rows that have it.
     """
     from kiloset.models import embedder_of
-    from kiloset.reporting import examine, show_figures, write_report
+    from kiloset.reporting import audited_run, examine, show_figures, write_report
 
-    folder = _folder(run, runs)
+    folder = audited_run(file, run, bool(benchmark or embed))
+    if file is not None and folder is None:
+        _audit_file(file, benchmark or [], examples, page, no_page, embed)
+        return
+    folder = folder or _folder(run, runs)
     found = examine(folder, examples)
     show_figures(found, examples, Console())
     if no_page:
@@ -150,6 +161,47 @@ def audit(
     with watching("auto") as shown:
         size = write_report(folder, found, out, lambda config, rows: embedder_of(config, rows, shown.say, shown), shown)
         shown.say(f"{out}: {size / 1e6:.1f} MB, opens in any browser")
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="A file, a folder of files, a run's folder or its name.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Likewise.")],
+    runs: Runs = Path("runs"),
+    examples: Annotated[int, typer.Option(min=0, help="Rows in both to show.")] = 3,
+    page: Annotated[Path | None, typer.Option(help="Write a page with charts of both beside each other.")] = None,
+    embed: Annotated[bool, typer.Option("--embed/--no-embed", help="Tell rows in effect (Vendi score) and, on the page, draw a map of both; takes a model.")] = False,
+) -> None:  # fmt: skip
+    """Hold two sets against each other: size, faults, categories, lengths, openings, licences, and rows that are in both."""
+    from audit.comparison import show_comparison
+    from kiloset.comparing import compare as hold
+    from kiloset.comparing import write_comparison
+    from kiloset.models import embedder_of
+
+    with watching("auto") as shown:
+        load = (lambda config, rows: embedder_of(config, rows, shown.say, shown)) if embed else None
+        found = hold(first, second, runs, load)
+        show_comparison(found, examples, Console())
+        if page is not None:
+            size = write_comparison(found, page, load)
+            shown.say(f"{page}: {size / 1e6:.1f} MB, opens in any browser")
+
+
+@app.command()
+def review(
+    run: Run = None, runs: Runs = Path("runs"),
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port on this machine; default: the one this run's review had last, else any free one.")] = None,
+    open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
+) -> None:  # fmt: skip
+    """Review the rows of a finished run in the browser, by keyboard: accept, reject, edit, relabel, call dropped ones back.
+
+    Each decision is in the run's review.jsonl before the page moves on; `kiloset dataset`, run again, applies them. Only this
+    machine can reach the page, and only by the link that is printed.
+    """
+    from kiloset.reviewing import browser
+    from kiloset.reviewing import review as serve
+
+    serve(_folder(run, runs), port, browser() if open_ else None, lambda said: print(said, flush=True))
 
 
 @app.command()
@@ -196,21 +248,75 @@ def explain(
 def export(
     run: Run = None, runs: Runs = Path("runs"),
     layout: Annotated[Layout, typer.Option("--format", help="messages, alpaca and sharegpt are .jsonl files; hf is a folder for datasets.load_from_disk.")] = "messages",
-    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="A folder that is new or empty; default: export-FORMAT in the run's folder.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="A folder that is new, empty, or an untouched export of this run and format; default: export-FORMAT in the run's folder.")] = None,
     validation: Annotated[float, typer.Option(metavar="SHARE", help="Share of the rows held out, in [0, 1).")] = 0.1,
 ) -> None:  # fmt: skip
-    """Hand the run's curated.jsonl, edits by hand included, to other tools, split into train and validation.
+    """Hand the run's curated.jsonl, edits by hand included, to other tools, split into train and validation, with a data card.
 
     Near-duplicates, and rows and their ancestors in the set, go to one side together. The split in curated.jsonl, which
-    knows no such groups, does not count.
+    knows no such groups, does not count. Run it again after an edit and the export is replaced, unless you changed it.
     """
+    from kiloset.card import card_text, parts_of
     from kiloset.export import export as write
     from kiloset.export import summary
 
     folder = _folder(run, runs)
-    done = write(folder, layout, out or folder.path / f"export-{layout}", validation)
+    done = write(
+        folder, layout, out or folder.path / f"export-{layout}", validation,
+        lambda rows: card_text(folder, layout, parts_of(layout, rows)),
+    )  # fmt: skip
     for line in summary(done, validation):
         print(line)
+
+
+@app.command()
+def card(
+    run: Run = None, runs: Runs = Path("runs"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a README.md that was edited, or that is not ours.")] = False,
+) -> None:  # fmt: skip
+    """Write the data card of the set, README.md in the run's folder: what it is, how it was made, what is known and what not.
+
+    `kiloset push` sends one with the set; it is written anew from the run each time.
+    """
+    from kiloset.card import CARD, write_card
+
+    folder = _folder(run, runs)
+    with folder.lock():
+        write_card(folder, force=force)
+    print(folder.path / CARD)
+
+
+@app.command()
+def push(
+    repo: Annotated[str, typer.Argument(metavar="REPO_ID", help="owner/name on the hub, or a name under your account.")],
+    run: Run = None, runs: Runs = Path("runs"),
+    layout: Annotated[Pushed, typer.Option("--format", help="As for export.")] = "parquet",
+    private: Annotated[bool, typer.Option("--private/--public", help="What the repository is, or is made as.")] = True,
+    revision: Annotated[str | None, typer.Option(metavar="BRANCH", help="A branch, made if it is not there; default: main.")] = None,
+    message: Annotated[str | None, typer.Option(help="Of the commit; default: the run's name and its rows.")] = None,
+    validation: Annotated[float, typer.Option(metavar="SHARE", help="Share of the rows held out, in [0, 1).")] = 0.1,
+    allow_personal: Annotated[bool, typer.Option("--allow-personal", help="Let a public set hold personal data; keys it may never hold.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Send it without asking; needed where there is no terminal.")] = False,
+) -> None:  # fmt: skip
+    """Send an export of the set, with its data card, to the Hugging Face hub as one commit; what is sent is shown first.
+
+    The token is that of `hf auth login` or of the environment variable HF_TOKEN; nothing else of the run is sent.
+    """
+    from core.errors import ConfigError
+    from kiloset.push import push as send
+
+    def confirm() -> None:
+        if not yes and not sys.stdin.isatty():
+            raise ConfigError("nothing was sent: say --yes (make: YES=1) where there is no terminal to ask on")
+        if not yes and not typer.confirm("Send it?"):
+            print("nothing was sent")
+            raise typer.Exit
+
+    line = send(
+        _folder(run, runs), repo, layout, private=private, branch=revision, message=message, validation=validation,
+        allow_personal=allow_personal, say=print, confirm=confirm,
+    )  # fmt: skip
+    print(line)
 
 
 @app.command()
@@ -390,6 +496,24 @@ def _folder(run: str | None, runs: Path) -> "RunFolder":
     folder = RunFolder(runs / run)
     folder.require()
     return folder
+
+
+def _audit_file(
+    file: Path, benchmarks: list[str], examples: int, page: Path | None, no_page: bool, embed: bool
+) -> None:
+    from audit.sets import show_set
+    from kiloset.auditing import audit_file, write_report
+    from kiloset.models import embedder_of
+
+    found = audit_file(file, benchmarks)
+    show_set(found, examples, Console())
+    if no_page:
+        return
+    out = page or Path(f"{file.stem}.report.html")
+    with watching("auto") as shown:
+        load = (lambda config, rows: embedder_of(config, rows, shown.say, shown)) if embed else None
+        size = write_report(found, out, load)
+        shown.say(f"{out}: {size / 1e6:.1f} MB, opens in any browser")
 
 
 def _interrupted(number: int, _: FrameType | None) -> NoReturn:

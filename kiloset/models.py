@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -10,9 +11,12 @@ from core.models import Embedder, Message, Progress, Request, Scorer, TextEngine
 from engines.embedded import check_model, model_path, revision
 from engines.embedder import SentenceEmbedder
 from engines.openai import OpenAIEngine, api_key
+from engines.ray import RayEngine
+from engines.ray_data import RayEmbedder, RayScorer
 from engines.scorer import TransformersScorer
 from engines.static import StaticEmbedder
 from engines.vllm import VllmEngine, has_cuda
+from engines.workers import work_as_embedder, work_as_scorer, work_as_writer
 from kiloset.settings import RunConfig
 
 
@@ -79,7 +83,10 @@ def embedder_of(config: RunConfig, rows: int, say: Callable[[str], None], progre
 
 
 class RealModels:
-    """vLLM for the text models (one process if they are the same), or a server for the generator, and what judges."""
+    """vLLM for the text models (one process if they are the same), or a server for the generator, and what judges.
+
+    On a Ray cluster the same, each in as many actors as there is work for.
+    """
 
     def __init__(self, config: RunConfig, rows: int, log: Path, say: Callable[[str], None], progress: Progress) -> None:
         """Find the models' files; nothing is loaded or sent yet. `rows` are those of seeds and pool."""
@@ -89,9 +96,11 @@ class RealModels:
         self.generator = self._writer(config, config.models.generator.name, "models.generator", log)
         self.judge = self._writer(config, judge_name(config), "models.judge", log)
         self.rewriter = self._rewriter(config, log)
-        length = config.engine.max_model_len
-        self.scorer: Scorer = _Scorer(TransformersScorer(base, f"{self._base.identity}, {length} tokens", length), self)
+        self.scorer: Scorer = _Scorer(self._judge_of_fit(config, base), self)
         self.embedder = embedder_of(config, rows, say, progress)
+        if config.engine.kind == "ray":
+            make = partial(work_as_embedder, config.models.embedder.name, self.embedder.identity)
+            self.embedder = RayEmbedder(self.embedder, make, config.engine, progress, lambda: self.make_room(but=None))
 
     def _writer(self, config: RunConfig, name: str, setting: str, log: Path) -> TextEngine:
         """Return the engine of generator or judge: one engine a model, and a server's model is not the base of that name."""
@@ -121,15 +130,28 @@ class RealModels:
         )
         return self._base
 
-    def _vllm(self, config: RunConfig, name: str, path: str, log: Path) -> VllmEngine:
-        return VllmEngine(path, f"{name}@{revision(path)}", config.engine, log)
+    def _vllm(self, config: RunConfig, name: str, path: str, log: Path) -> VllmEngine | RayEngine:
+        identity = f"{name}@{revision(path)}"
+        local = VllmEngine(path, identity, config.engine, log)
+        if config.engine.kind != "ray":
+            return local
+        make = partial(work_as_writer, name, identity, config.engine)
+        return RayEngine(identity, local, make, config.engine, self._say)
 
-    def make_room(self, but: VllmEngine | None) -> None:
-        """On a GPU, end the engines that hold its memory, all but one."""
-        if has_cuda():
-            for told in self._engines():
-                if isinstance(told.engine, VllmEngine) and told.engine is not but:
-                    told.engine.close()
+    def _judge_of_fit(self, config: RunConfig, base: str) -> TransformersScorer | RayScorer:
+        length = config.engine.max_model_len
+        identity = f"{self._base.identity}, {length} tokens"
+        if config.engine.kind != "ray":
+            return TransformersScorer(base, identity, length)
+        make = partial(work_as_scorer, base_name(config), self._base.identity, identity, length)
+        return RayScorer(identity, make, config.engine)
+
+    def make_room(self, but: VllmEngine | RayEngine | None) -> None:
+        """On a GPU or a cluster, end the engines that hold its memory, all but one."""
+        for told in self._engines():
+            holds = isinstance(told.engine, RayEngine) or (isinstance(told.engine, VllmEngine) and has_cuda())
+            if holds and told.engine is not but:
+                told.engine.close()
 
     def say(self, text: str) -> None:
         """Tell the user."""
@@ -148,7 +170,7 @@ class RealModels:
 class _Told:
     """A text engine that says once what it runs on, and makes room for itself."""
 
-    def __init__(self, engine: VllmEngine | OpenAIEngine, models: RealModels) -> None:
+    def __init__(self, engine: VllmEngine | RayEngine | OpenAIEngine, models: RealModels) -> None:
         self.engine, self._models = engine, models
         self.identity = engine.identity
         self.render = engine.render
@@ -172,7 +194,7 @@ class _Told:
         return self.engine.structured
 
     def submit(self, requests: Sequence[tuple[str, Request]]) -> None:
-        if isinstance(self.engine, VllmEngine):
+        if isinstance(self.engine, VllmEngine | RayEngine):
             self._models.make_room(but=self.engine)
             if not self._has_told:
                 self._models.say(f"starting {self.identity}")
@@ -185,7 +207,7 @@ class _Told:
 class _Scorer:
     """A scorer that makes room for itself."""
 
-    def __init__(self, scorer: TransformersScorer, models: RealModels) -> None:
+    def __init__(self, scorer: TransformersScorer | RayScorer, models: RealModels) -> None:
         self._scorer, self._models = scorer, models
         self.identity = scorer.identity
 

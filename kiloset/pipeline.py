@@ -21,12 +21,11 @@ from core.review import Decision, beyond, read_decisions, stays
 from core.run import RunFolder, code_sha256, file_sha256, machine_facts, sha256_of, write_atomically, write_text
 from core.table import Outcome, check_outcome, full_instruction, no_rows, table_of, with_verdicts
 from core.vectors import RecordedEmbedder
-from engines.static import StaticEmbedder
 from filters.balance import balance
 from filters.contamination import BENCHMARKS, Prompts, drop_contaminated
 from filters.groups import duplicate_groups
 from filters.near_duplicates import drop_near_duplicates
-from filters.personal import found_personal
+from filters.personal import found_personal, mask_rows, personal_pieces, seeds_told
 from filters.quality import with_measured, with_quality
 from filters.rules import check_rule_names, drop_by_rules, screen_instructions, with_languages
 from filters.semantic import check_semantic, drop_semantic_duplicates
@@ -169,7 +168,10 @@ class Result:
 
 
 def _seeds(_: pl.DataFrame, context: Context) -> Outcome:
-    both = pl.concat([context.inputs.seeds, context.inputs.pool])
+    seeds, rules = context.inputs.seeds, context.config.rules
+    if rules.personal_data == "mask":
+        seeds = mask_rows(seeds, rules.phone_regions)  # before a model is shown them
+    both = pl.concat([seeds, context.inputs.pool], how="diagonal")
     neighbours = context.config.categories.neighbours
     labelled = label_by_neighbours(both, context.inputs.labelled, context.embedder, neighbours)
     return Outcome(kept=labelled, dropped=no_rows(labelled))
@@ -210,11 +212,13 @@ def _generated(table: pl.DataFrame, context: Context, *, first: Asks | None = No
 
 
 def _rules(table: pl.DataFrame, context: Context) -> Outcome:
-    if context.config.rules.personal_data != "off":
-        found = found_personal(table, context.config.rules.phone_regions)
+    rules, pieces = context.config.rules, None
+    if rules.personal_data != "off":
+        pieces = personal_pieces(table, rules.phone_regions)
+        found = found_personal(table, rules.phone_regions, pieces)
         context.tables["personal"] = found
         context.notes["personal"] = dict(found["kind"].value_counts().sort("kind").iter_rows())
-    return drop_by_rules(table, context.config.rules)
+    return drop_by_rules(table, rules, pieces)
 
 
 def _near_duplicates(table: pl.DataFrame, context: Context) -> Outcome:
@@ -228,8 +232,8 @@ def _contamination(table: pl.DataFrame, context: Context) -> Outcome:
 
 def _semantic(table: pl.DataFrame, context: Context) -> Outcome:
     config = context.config
-    # A static embedder hears no order and hardly a frame word: "who is" and "who was" are one to it.
-    if not config.semantic.enabled or isinstance(context.embedder, StaticEmbedder):
+    # The cheap embedder, a static one, hears no order and hardly a frame word: "who is" and "who was" are one to it.
+    if not config.semantic.enabled or not context.embedder.is_costly:
         return Outcome(kept=table, dropped=no_rows(table))
     found = drop_semantic_duplicates(
         table, context.embedder, config.semantic, protect_pool=config.near_duplicates.protect_pool, seed=config.run.seed
@@ -424,8 +428,12 @@ def _run(config: RunConfig, inputs: Inputs, folder: RunFolder, models: Models, p
 
 
 def _tell_of_seeds(context: Context, folder: RunFolder, progress: Progress) -> None:
-    """Say, at each start, which seeds a benchmark has too; the manifest keeps it."""
+    """Say, at each start, which seeds hold personal data and which a benchmark has too; the manifest keeps it."""
     config, inputs = context.config, context.inputs
+    kinds, told = seeds_told(inputs.seeds, config.rules.phone_regions, config.rules.personal_data)
+    if told:
+        progress.say(told)
+    folder.update_manifest({"personal_seeds": kinds})
     if inputs.benchmarks.is_empty():
         return
     found = context.prompts.repeated_by(inputs.seeds)

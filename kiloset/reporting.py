@@ -10,6 +10,7 @@ from rich.console import Console
 from audit.page import write_page
 from audit.report import Audit, audit, show
 from core.calls import CallStore
+from core.errors import ConfigError
 from core.models import Embedder, Progress
 from core.run import RunFolder
 from core.vectors import RecordedEmbedder, StoredVectors
@@ -17,6 +18,27 @@ from kiloset.settings import RunConfig, load_config
 
 ON_PAGE = 50
 """Rewrites shown on the page, unless more are asked for."""
+
+
+def audited_run(file: Path | None, run: str | None, for_file_only: bool) -> RunFolder | None:
+    """Return the run whose folder FILE names; None where it names a file, or is not given.
+
+    Args:
+        file: FILE.
+        run: `--run`.
+        for_file_only: Whether an option was given that a run has no use for.
+
+    Raises:
+        ConfigError: FILE and `--run` are both given, or such an option with a run.
+    """
+    if file is not None and run is not None:
+        raise ConfigError(f"FILE and --run name two things to audit, got {file} and {run}; leave one out")
+    is_run = file is not None and RunFolder(file).manifest_file.is_file()
+    if for_file_only and (file is None or is_run):
+        raise ConfigError(
+            "--benchmark and --embed go with FILE; a run has its own benchmarks ([contamination] files) and vectors"
+        )
+    return RunFolder(file) if file is not None and is_run else None
 
 
 def examine(folder: RunFolder, examples: int) -> Audit:

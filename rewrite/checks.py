@@ -1,4 +1,4 @@
-"""What a rewrite must keep of its reference: numbers, units, names, quotes, links, lists, yes or no, code, JSON.
+"""What a rewrite must keep of its reference: placeholders, numbers, units, names, quotes, links, lists, yes or no, code, JSON.
 
 One function a check. A check that cannot be applied says so and never says it passed. A model wrote the
 texts, so patterns are linear in them, parsers may fail and nothing is executed.
@@ -17,6 +17,8 @@ from textwrap import dedent
 from typing import Literal, NamedTuple, NoReturn
 
 from core.form import FUNCTION_WORDS, LIST_LINE
+from core.masking import placeholders
+from core.personal import finds, redacted
 from core.text import GAP, LIST_MARK, NUMBER, WORD, normal_form, numbers, squash, words
 
 FEW_NUMBERS = 3
@@ -116,6 +118,25 @@ class Verdict:
     limit: float | None
     """The bound it was held against: the one it broke, if it broke one."""
     evidence: str
+
+
+def keeps_privacy(instruction: str, reference: str, rewrite: str) -> Verdict:
+    """`personal`: no personal data comes in that neither text holds, and what stands for some (`core.masking`) returns.
+
+    Of phone numbers only those with "+" are known here, without a region; the digits of others are new numbers. No
+    value is quoted.
+    """
+    given = f"{instruction}\n{reference}"
+    held, wanted, known = (placeholders(text) for text in (rewrite, reference, given))
+    found = [(kind, rewrite[start:end]) for start, end, kind in finds(rewrite, ())]
+    new = [(kind, value) for kind, value in found if value.casefold() not in given.casefold()]
+    if not (held or wanted or new):
+        return not_applicable("personal", "neither text has personal data or a placeholder that the other lacks")
+    made_up = [f"{kind} {redacted(value)}" for kind, value in new] + [each for each in held if each not in known]
+    lost = [each for each in wanted if each not in held]
+    faults = [f"lacks {_some(lost)}"] * bool(lost) + [f"brings in {_some(made_up)}"] * bool(made_up)
+    evidence = f"the rewrite {' and '.join(faults) or 'keeps every placeholder'}"
+    return verdict("personal", not faults, evidence, len(lost) + len(made_up), 0)
 
 
 def keeps_numbers(reference: str, rewrite: str, min_recall: float) -> Verdict:

@@ -145,6 +145,7 @@ def judge(
         keeps_silent_about_the_prompt(instruction, reference, rewrite),
         has_similar_length(reference, rewrite, config.shortest_ratio, config.longest_ratio, config.length_slack_words),
         leaves_short_reference_alone(reference, rewrite, config.short_reference_words),
+        checks.keeps_privacy(instruction, reference, rewrite),
         checks.keeps_numbers(reference, rewrite, config.min_number_recall),
         checks.adds_no_numbers(instruction, reference, rewrite, config.max_new_numbers),
         checks.keeps_units(reference, rewrite),

@@ -23,6 +23,7 @@ OWNERS = {
     "numba": ("filters/minhash.py",),
     "openai": ("engines/openai.py",),
     "peft": ("train/",),
+    "ray": ("engines/ray",),
     "sentence_transformers": ("engines/embedder.py",),
 }
 HEAVY = {"torch", "transformers", "datasets", "datasketch", "scipy", "sklearn", *OWNERS}

@@ -1,11 +1,6 @@
-"""The curated set in other tools' layouts, read back by other readers, and a split that nothing straddles."""
+"""The curated set in other tools' layouts, read back by other readers, and an export that never overwrites what is not its own."""
 
-import itertools
 import json
-import random
-import re
-import unicodedata
-from collections import Counter
 from typing import get_args
 
 import polars as pl
@@ -16,7 +11,7 @@ from core.run import RunFolder
 from core.table import no_rows, table_of
 from generator.seeds import load_examples
 from kiloset import cli, export
-from kiloset.export import LAYOUTS, held_out_rows
+from kiloset.layouts import LAYOUTS
 from tests.test_cli import kiloset  # noqa: F401  a fixture
 
 HARD = [
@@ -94,14 +89,23 @@ def exported(folder, layout, validation=0.3):
     return export.export(folder, layout, folder.path / f"export-{layout}", validation)
 
 
+def sides_in(place):
+    """The files of the sides, without those that only tell of them."""
+    return [file for file in sorted(place.iterdir()) if file.stem in ("train", "validation")]
+
+
 def lines_in(place):
     """What the .jsonl files of a folder say, read by hand: `(side, object)`."""
     found = []
-    for file in sorted(place.iterdir()):
+    for file in sides_in(place):
         text = file.read_bytes()
         assert text.endswith(b"\n")
         found += [(file.stem, json.loads(line)) for line in text[:-1].split(b"\n")]
     return found
+
+
+def sides_of(place):
+    return {row["id"]: side for side, row in lines_in(place)}
 
 
 def told(line):
@@ -131,6 +135,24 @@ def test_sharegpt_has_the_same_turns_under_its_own_names(hard):
         turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": answer}]
         assert found.pop(line["id"]) == {"conversations": turns, **told(line)}
     assert not found
+
+
+@pytest.mark.parametrize(("layout", "column"), [("alpaca", "output"), ("sharegpt", "conversations")])
+def test_llama_factory_is_told_of_both_sides_under_the_names_in_its_documentation(hard, layout, column):
+    place = exported(hard, layout).folder
+    told_of = json.loads((place / "dataset_info.json").read_text())
+    assert list(told_of) == ["kiloset", "kiloset_validation"]
+    for name, rows in (("kiloset", 7), ("kiloset_validation", 3)):
+        assert set(told_of[name]) == {
+            "file_name",
+            "formatting",
+        }  # with "columns" it would forget its own names for the rest
+        assert told_of[name]["formatting"] == layout
+        lines = (place / told_of[name]["file_name"]).read_bytes().strip(b"\n").split(b"\n")
+        assert [column in json.loads(line) for line in lines] == [True] * rows
+    assert list(
+        json.loads((export.export(hard, layout, hard.path / "all", 0).folder / "dataset_info.json").read_text())
+    ) == ["kiloset"]
 
 
 def test_alpaca_takes_instruction_and_input_apart_where_nobody_edited_them(hard):
@@ -174,8 +196,11 @@ def test_datasets_reads_the_files_of_every_layout(hard, tmp_path, layout):
 
     exported(hard, layout)
     kind = "parquet" if layout == "parquet" else "json"
-    files = {file.stem: str(file) for file in (hard.path / f"export-{layout}").iterdir()}
+    files = {file.stem: str(file) for file in sides_in(hard.path / f"export-{layout}")}
     loaded = load_dataset(kind, data_files=files, cache_dir=str(tmp_path / "cache"))
+    # By the folder's name alone: what only tells of the rows is not taken for rows.
+    whole = load_dataset(str(hard.path / f"export-{layout}"), cache_dir=str(tmp_path / "cache"))
+    assert {name: part.to_list() for name, part in whole.items()} == {n: p.to_list() for n, p in loaded.items()}
     found = by_id([row for part in loaded.values() for row in part])
     for line in curated_of(hard):
         asked, answer = (turn["content"] for turn in line["messages"])
@@ -195,7 +220,7 @@ def test_datasets_reads_the_files_of_every_layout(hard, tmp_path, layout):
 def test_our_own_reader_of_seeds_reads_the_same_texts(hard, layout):
     exported(hard, layout)
     texts = set()
-    for file in (hard.path / f"export-{layout}").iterdir():
+    for file in sides_in(hard.path / f"export-{layout}"):
         read = load_examples(str(file), prefix="p", source="pool", license="?", where="pool")
         for row in read.iter_rows(named=True):
             joined = row["instruction"] + ("\n\n" + row["input"] if row["input"] else "")
@@ -242,161 +267,20 @@ def test_a_system_turn_and_several_turns_go_into_messages_and_sharegpt_but_not_i
     assert not (hard.path / "export-alpaca").exists()
 
 
-# --------------------------------------------------------------------------------------------------------- the split
-
-WORDS = [
-    a + b + c for a in ("ba", "ke", "lo", "mi", "tu") for b in ("na", "re", "so", "vi") for c in ("l", "n", "st", "rk")
-]
-
-
-def planted(rng):
-    """Rows of random words: some copies with a word or a number changed, some made from others, some of these gone."""
-    rows = []
-    for n in range(rng.randint(30, 90)):
-        words = rng.choices(WORDS, k=rng.randint(3, 25))
-        if n % 4 == 3:
-            words = rng.choice(rows)["instruction"].split()
-            for _ in range(rng.randint(0, 2)):
-                words[rng.randrange(len(words))] = rng.choice([*WORDS, str(rng.randrange(100))])
-        machine = rng.sample([row["id"] for row in rows], rng.randint(1, 2)) if n % 6 == 5 else []
-        rows.append(
-            {
-                "id": f"g{n:05d}", "instruction": " ".join(words), "input": rng.choice(["", "", "Given, " + rng.choice(WORDS)]),
-                "parents": ["s0001", "s0002", *machine], "category": rng.choice("aab"), "response": f"{n}",
-            }
-        )  # fmt: skip
-    return rows
-
-
-def plain(text):
-    """A text as the project compares texts, written anew."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(re.findall(r"\w+", folded))
-
-
-def likeness(one, other):
-    sets = []
-    for row in (one, other):
-        text = " " + plain(row["instruction"]) + (" ∥ " + plain(row["input"]) if row["input"] else "") + " "
-        sets.append({text[at : at + 5] for at in range(max(1, len(text) - 4))})
-    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
-
-
-def sides_of(place):
-    return {row["id"]: side for side, row in lines_in(place)}
-
-
-@pytest.mark.parametrize("draw", range(12))
-def test_no_pair_alike_and_no_ancestor_straddles_the_split(tmp_path, draw):
-    rng = random.Random(draw)
-    rows = planted(rng)
-    gone = {row["id"] for row in rows if rng.random() < 0.3}
-    kept = [row for row in rows if row["id"] not in gone]
-    folder = run_of(tmp_path / "mine", kept, left=[row for row in rows if row["id"] in gone])
-    done = exported(folder, "messages", 0.2)
-    side = sides_of(done.folder)
-    alike = [(a["id"], b["id"]) for a, b in itertools.combinations(kept, 2) if likeness(a, b) >= 0.7]
-    parents = {row["id"]: [id for id in row["parents"] if id[0] == "g"] for row in rows}
-    above = {}
-    for id, shown in parents.items():  # a parent is older than its child, so its own are complete
-        above[id] = set(shown).union(*(above[parent] for parent in shown))
-    descent = [(row["id"], id) for row in kept for id in above[row["id"]] - gone]
-    assert alike
-    assert descent
-    for one, other in alike + descent:
-        assert side[one] == side[other]
-    assert sum(done.rows.values()) == len(kept)
-
-
-def test_a_grandparent_in_the_set_counts_though_the_parent_left(tmp_path):
-    rows = [{"id": f"g{n:05d}", "instruction": " ".join(WORDS[n * 3 : n * 3 + 3])} for n in range(20)]
-    rows[5]["parents"] = ["g00099"]
-    left = [{"id": "g00099", "instruction": "long gone", "parents": ["g00002"]}]
-    done = exported(run_of(tmp_path / "mine", rows, left=left), "messages")
-    assert done.ties == (2,)
-    side = sides_of(done.folder)
-    assert side["g00005"] == side["g00002"]
-
-
-def test_a_seed_is_an_ancestor_of_what_was_evolved_from_it_and_of_nothing_that_only_saw_it(tmp_path):
-    rows = [
-        {"id": f"g{n:05d}", "instruction": " ".join(WORDS[n * 3 : n * 3 + 3]), "parents": ["s0001", "s0002"]}
-        for n in range(20)
-    ]
-    rows[5] |= {"parents": ["s0001"], "operator": "deepen_subject"}
-    seeds = [{"id": "s0001", "source": "seed", "instruction": "Name the highest mountain."}]
-    done = exported(run_of(tmp_path / "mine", rows + seeds), "messages")
-    assert done.ties == (2,)
-    side = sides_of(done.folder)
-    assert side["g00005"] == side["s0001"]
-
-
-def test_an_edited_row_is_compared_with_an_unedited_one_that_has_an_input(tmp_path):
-    rows = [{"id": f"g{n:05d}", "instruction": " ".join(WORDS[n * 3 : n * 3 + 3])} for n in range(10)]
-    rows[3] |= {"instruction": "Sort.", "input": "b, a"}
-    folder = run_of(tmp_path / "mine", rows)
-    write_lines(folder, [*curated_of(folder), line_of("copy", "Sort.\n\nb, a", "a, b")])
-    assert exported(folder, "messages").ties == (2,)
-
-
-def test_rows_alike_by_the_runs_own_lower_threshold_are_tied(tmp_path):
-    rows = [{"id": f"g{n:05d}", "instruction": " ".join(WORDS[n * 3 : n * 3 + 3])} for n in range(10)]
-    rows[1] |= {"instruction": "please tell the old man of the tall hills how to cook a soup of red beans"}
-    rows[2] |= {"instruction": "please tell the old man of the tall hills how to cook a pie of green pears"}
-    assert 0.5 < likeness(*({"input": "", **row} for row in rows[1:3])) < 0.7
-    folder = run_of(tmp_path / "mine", rows)
-    assert exported(folder, "messages").ties == ()
-    folder.config.write_text("[near_duplicates]\nthreshold = 0.5\n")
-    assert exported(folder, "sharegpt").ties == (2,)
-
-
-def test_the_split_does_not_depend_on_the_order_of_the_lines_and_rows_keep_it(tmp_path):
-    folder = run_of(tmp_path / "mine", planted(random.Random(3)))
-    first = sides_of(exported(folder, "messages").folder)
-    lines = curated_of(folder)
-    random.Random(1).shuffle(lines)
-    write_lines(folder, lines)
-    second = sides_of(exported(folder, "sharegpt").folder)
-    assert first == second
-    train = [line["id"] for line in lines if first[line["id"]] == "train"]
-    assert [row["id"] for side, row in lines_in(folder.path / "export-sharegpt") if side == "train"] == train
-
-
 def test_every_layout_has_the_same_split(hard):
     from datasets import load_from_disk
 
     sides = [sides_of(exported(hard, layout).folder) for layout in ("messages", "alpaca", "sharegpt")]
     place = exported(hard, "parquet").folder
-    sides.append({id: file.stem for file in place.iterdir() for id in pl.read_parquet(file)["id"]})
+    sides.append({id: file.stem for file in sides_in(place) for id in pl.read_parquet(file)["id"]})
     loaded = load_from_disk(str(exported(hard, "hf").folder))
     sides.append({id: side for side, part in loaded.items() for id in part["id"]})
     assert all(side == sides[0] for side in sides)
 
 
-def test_single_rows_are_held_out_in_proportion_from_each_category():
-    rows = pl.DataFrame({"id": [f"g{n}" for n in range(200)], "category": ["a"] * 100 + ["b"] * 60 + ["c"] * 40})
-    chosen = held_out_rows([[n] for n in range(200)], rows, 0.1)
-    assert Counter(rows["category"][n] for n in chosen) == {"a": 10, "b": 6, "c": 4}
-
-
-@pytest.mark.parametrize("draw", range(40))
-def test_the_share_is_as_near_as_any_choice_of_whole_groups_comes(draw):
-    rng = random.Random(draw)
-    sizes = rng.choices([1, 2, 3, 5, 9] if draw % 2 else [3, 4, 6, 7], k=rng.randint(1, 9))
-    numbers = iter(range(sum(sizes)))
-    groups = [[next(numbers) for _ in range(size)] for size in sizes]
-    rows = pl.DataFrame({"id": [f"{draw}/{n}" for n in range(sum(sizes))], "category": rng.choices("ab", k=sum(sizes))})
-    share = rng.choice([0.1, 0.25, 0.5, 0.9])
-    chosen = held_out_rows(groups, rows, share)
-    assert all(set(group) <= chosen or not set(group) & chosen for group in groups)
-    wanted = min(int(sum(sizes) * share + 0.5), sum(sizes) - 1)
-    sums = {sum(some) for k in range(len(sizes) + 1) for some in itertools.combinations(sizes, k)} - {sum(sizes)}
-    assert abs(len(chosen) - wanted) == min(abs(reached - wanted) for reached in sums)
-
-
 def test_a_side_without_rows_has_no_file(hard):
     assert exported(hard, "messages", 0).rows == {"train": len(HARD), "validation": 0}
-    assert [file.name for file in (hard.path / "export-messages").iterdir()] == ["train.jsonl"]
+    assert [file.name for file in sides_in(hard.path / "export-messages")] == ["train.jsonl"]
 
 
 # --------------------------------------------------------------------------------------------------- what is refused
@@ -436,19 +320,6 @@ def test_a_share_of_all_or_more_and_a_file_without_rows_are_refused(hard):
         exported(hard, "messages")
 
 
-def test_a_folder_with_something_in_it_is_left_alone_and_an_empty_one_is_filled(hard, tmp_path):
-    (tmp_path / "mine").mkdir()
-    assert export.export(hard, "messages", tmp_path / "mine", 0.1).folder.is_dir()
-    before = (tmp_path / "mine" / "train.jsonl").read_bytes()
-    with pytest.raises(DataError, match="mine: there is something already"):
-        export.export(hard, "alpaca", tmp_path / "mine", 0.1)
-    assert (tmp_path / "mine" / "train.jsonl").read_bytes() == before
-    (tmp_path / "file").write_text("x")
-    for place in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(DataError, match=r"file.*: (there is something already|cannot be written)"):
-            export.export(hard, "messages", place, 0.1)
-
-
 def test_an_export_that_fails_halfway_leaves_nothing(hard, monkeypatch):
     def fail(place, sides):
         (place / "train.jsonl").write_text("half")
@@ -468,21 +339,34 @@ def test_the_command_knows_every_layout():
     assert get_args(cli.Layout) == tuple(LAYOUTS)
 
 
-def test_the_command_says_what_it_did_and_refuses_to_do_it_twice(kiloset, hard):  # noqa: F811
-    arguments = ("export", "--format", "sharegpt", "--runs", hard.path.parent, "--run", "mine", "--validation", "0.3")
+def test_the_command_says_what_it_did_does_it_again_and_refuses_what_was_changed(kiloset, finished, tmp_path):  # noqa: F811
+    arguments = ("export", "--format", "sharegpt", "--runs", tmp_path / "runs", "--run", "mine", "--validation", "0.25")
     ran = kiloset(*arguments)
     assert (ran.returncode, ran.stderr) == (0, "")
-    place = hard.path / "export-sharegpt"
-    assert ran.stdout.splitlines() == [
-        f"{place}: 7 rows in train, 3 in validation (30.0%, asked for 30.0%)",
-        "  no groups of more than one row",
-        "  3 rows are on another side than in curated.jsonl",
-    ]
+    place = finished / "export-sharegpt"
+    assert ran.stdout.splitlines()[0] == f"{place}: 9 rows in train, 3 in validation (25.0%, asked for 25.0%)"
+    assert len(ran.stdout.splitlines()) == 3
     again = kiloset(*arguments)
-    assert (again.returncode, again.stdout) == (2, "")
-    assert (
-        again.stderr == f"kiloset: {place}: there is something already; name a folder that is new or empty with --out\n"
+    assert (again.returncode, again.stderr) == (0, "")
+    assert again.stdout.splitlines()[1] == "  in place of an earlier export, which nobody had changed"
+    (place / "train.jsonl").write_text("mine")
+    refused = kiloset(*arguments)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == (
+        f"kiloset: {place}: changed by hand since it was exported ('train.jsonl'); "
+        "name a folder that is new or empty with --out (make: OUT=)\n"
     )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_export_has_a_card_that_names_its_files_and_counts_its_rows(kiloset, finished, tmp_path, layout):  # noqa: F811
+    ran = kiloset("export", "--format", layout, "--runs", tmp_path / "runs", "--validation", "0.25")
+    assert ran.returncode == 0, ran.stderr
+    place = finished / f"export-{layout}"
+    card = (place / "README.md").read_text()
+    for side, rows in (("train", 9), ("validation", 3)):
+        (file,) = [path.name for path in place.iterdir() if path.stem == side]
+        assert f"| {side} | {file} | {rows} |" in card
 
 
 def test_a_finished_run_is_exported_whole(kiloset, finished, tmp_path):  # noqa: F811

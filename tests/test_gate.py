@@ -12,7 +12,7 @@ from rewrite.gate import GateConfig, Verdict, first_failure, judge
 from rewrite.passages import Covered
 
 SLUGS = [
-    "finished", "leak", "length", "short_reference", "numbers", "new_numbers", "units", "names", "new_names", "quotes",
+    "finished", "leak", "length", "short_reference", "personal", "numbers", "new_numbers", "units", "names", "new_names", "quotes",
     "links", "identifiers", "list", "series", "labels", "polarity", "choice", "groups", "negation", "opposites", "roles", "sides", "clauses", "new_clauses", "maths", "code",
     "json", "constraints", "refusal", "meaning", "repetition", "sentences", "new_sentences",
 ]  # fmt: skip
@@ -37,6 +37,11 @@ def pair(reference: str, rewrite: str, **given: Any) -> tuple[str, str, dict[str
 CLAUSE = "which old farmers in northern valleys still plough by hand"
 SORT = "Which are pets: cats, sheep, dogs, whales?"
 PASS = {
+    "personal": [
+        pair("Write to [e-mail address] today.", "Today, write to [e-mail address]."),
+        pair("Write to Ada@acme.de or [phone number 2].", "To [phone number 2] or ada@acme.de it is."),
+        pair("Ask the shop for it.", "Call [phone number].", instruction="Whom do I ask, [phone number]?"),
+    ],
     "groups": [
         pair(
             "Cats and dogs are pets. Sheep and whales are not.",
@@ -266,6 +271,15 @@ PASS = {
     ],
 }
 FAIL = {
+    "personal": [
+        pair("Write to [e-mail address] today.", "Write to them today."),
+        pair("Write to [e-mail address 1], not to [e-mail address 2].", "Write to [e-mail address 1]."),
+        pair("Write to [e-mail address] today.", "Write today to [e-mail address], or call [phone number]."),
+        pair("Write to them today.", "Write to ada@acme.de today."),
+        pair("Write to them today.", "Call +49 30 227-32152 today.", config={"max_new_numbers": 9}),
+        pair("Pay it today.", "Pay it to DE89370400440532013000.", config={"max_new_numbers": 9}),
+        pair("Pay it today.", "With 4111 1111 1111 1111 pay it.", instruction="Say 4111 and 1111."),
+    ],
     "groups": [
         pair(
             "Cats and dogs are pets. Sheep and whales are not.",
@@ -513,6 +527,11 @@ FAIL = {
     ],
 }
 NOT_APPLICABLE = {
+    "personal": [
+        pair(PROSE, RETOLD),
+        pair("Write to ada@acme.de today.", "Write to ada@acme.de."),
+        pair("[Your name]", "[Name]"),
+    ],
     "groups": [
         pair(PROSE, RETOLD, instruction=SORT),
         pair("Cats. Dogs.", "Dogs.", instruction=SORT),
@@ -619,6 +638,8 @@ def test_a_check_without_ground_says_so(slug: str, reference: str, rewrite: str,
         ("leak", PROSE, "The reference says so.", None, None,
          'the rewrite says "The reference", which neither instruction nor reference does'),
         ("leak", "1. Red\n2. Blue", "3. Green", None, None, "the rewrite's list starts at 3, the reference's at 1"),
+        ("personal", "Ask [IBAN] or [e-mail address] first.", "Ask ada@acme.de first.", 3.0, 0.0,
+         "the rewrite lacks [IBAN], [e-mail address] and brings in e-mail a… (11 characters)"),
         ("links", "See www.a.org now.", "See www.b.org now.", 2.0, 0.0,
          "the rewrite lacks www.a.org and brings in www.b.org"),
         ("polarity", "Yes, it is so.", "No, never.", None, None, "the rewrite says no, the reference yes"),
@@ -688,7 +709,7 @@ def test_an_impossible_limit_is_refused(table: dict[str, Any], message: str) -> 
 PIECES = [
     "```", "```python\n", "```json\n", "~~~", "\n", "\n1. ", "\n11. ", "- ", '"', "“", "”", "`", "{", "[", "}", "]", "(",
     "f(", "a_b", "getName()", "https://a.b/c", "x@y.zz", "www.", "Ada", "Ada Lovelace", "I'm sorry, I can't assist",
-    "yes,", "No", "not", "the reference", "your turn", "another", "<|im_end|>", "1,000", "-5", "½", "٣", "你好", "\x00",
+    "yes,", "No", "not", "the reference", "your turn", "another", "<|im_end|>", "1,000", "-5", "[IBAN]", "[phone number 2]", "+49 30 227-32152", "½", "٣", "你好", "\x00",
     "\u2028", "İ", "ß", "'", "’", ".", ":", " ", "unsafe", "safe", "warm", "cold", "3 km", "half", "into", "from 1 to", "than", "on.", "a or b", "seven", "- a\n",
 ]  # fmt: skip
 TEXTS = st.one_of(

@@ -11,7 +11,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from audit.page import CHARACTERS, marked, policy, project, render, shown, write_page
+from audit import charts
+from audit.escaping import CHARACTERS, marked, shown
+from audit.frame import policy
+from audit.mapping import project
+from audit.page import render, write_page
 from audit.report import audit
 from core.errors import DataError
 from core.run import RunFolder
@@ -168,6 +172,14 @@ def test_a_text_is_cut_where_it_says():
     assert shown("a" * CHARACTERS) == "a" * CHARACTERS
     assert shown("a" * (CHARACTERS + 1)) == "a" * CHARACTERS + "… (1,201 characters)"
     assert shown("a\tb\nc") == "a\tb\nc"
+
+
+def test_a_histogram_counts_every_value_and_is_not_stretched_by_one():
+    spec = charts.histograms({"response": [*range(1, 100), 5000]})
+    bars = spec["data"]["values"]
+    assert sum(bar["rows"] for bar in bars) == 100
+    assert (len(bars), bars[-1]["to"]) == (34, 102)
+    assert spec["vconcat"][0]["encoding"]["x"]["title"] == "words of response (the last bar: 99 to 5000)"
 
 
 def test_rows_that_are_near_lie_near_on_the_map():

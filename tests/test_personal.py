@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from core.config import parse
 from core.errors import ConfigError
+from core.personal import CANDIDATES, IBAN_LENGTHS, finds, is_iban, passes_luhn
 from core.table import check_outcome, table_of
-from filters.personal import CANDIDATES, IBAN_LENGTHS, finds, found_personal, is_iban, passes_luhn
+from filters.personal import found_personal
 from filters.rules import RulesConfig, check_rule_names, drop_by_rules
 from kiloset import pipeline
 from kiloset.settings import RunConfig
@@ -51,6 +52,10 @@ HELD = {
     "key": [
         "AKIA" + "ABCDEFGH2345WXYZ", "ghp_" + LETTERS + "abcd", "github_pat_" + LETTERS[:22] + "_" + LETTERS + LETTERS[:27],
         "xoxb-123456789012-" + LETTERS, "sk-" + LETTERS, "sk-proj-" + LETTERS, "AIza" + LETTERS + "abc", JWT, PEM,
+        "ABIA" + "ABCDEFGH2345WXYZ", "glpat-" + LETTERS[:20], "xoxe-1-" + LETTERS, "xapp-1-A0B1C2-123456-" + LETTERS.lower(),
+        "sk_live_" + LETTERS[:24], "GOCSPX-" + LETTERS[:28], "npm_" + LETTERS + "abcd", "pypi-AgEIcHlwaS5vcmc" + LETTERS * 2,
+        "SG." + LETTERS[:22] + "." + LETTERS + "abcdefghijk", "hf_" + "aBcDeFgHiJkLmNoPqRsTuVwXyZaBcDeFgH", "dop_v1_" + "0123456789abcdef" * 4,
+        PEM.partition("-----END")[0].strip() + f"\n{LETTERS * 2}\n{LETTERS[:20]}\nabc==",
     ],
 }  # fmt: skip
 CASES = [(kind, value) for kind, values in HELD.items() for value in values]
@@ -72,7 +77,8 @@ FREE = [
     "224.0.0.251",
     # Keys of manuals, and words that begin like one.
     "AKIAIOSFODNN7EXAMPLE", "sk-xxxxxxxxxxxxxxxxxxxxxxxx", "risk-averse-and-other-long-words-1A", "xoxb-your-token", "eyJhbGciOi.x.y",
-    "ghp_" + "x" * 36, "-----BEGIN PRIVATE KEY-----\n...", "-----BEGIN PUBLIC KEY-----\n" + LETTERS * 2,
+    "ghp_" + "x" * 36, "hf_" + "x" * 34, "sk_test_" + LETTERS, "SG.x.y", "npm_package_config_some_long_variable_name", "A3TEAM",
+    "-----BEGIN PRIVATE KEY-----\n...", "-----BEGIN PUBLIC KEY-----\n" + LETTERS * 2,
 ]  # fmt: skip
 
 
@@ -142,6 +148,32 @@ def test_luhn_is_that_of_the_standard_and_one_wrong_digit_breaks_it(digits: str,
     whole = digits + check
     at, other = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.sampled_from("0123456789"))
     assert passes_luhn(whole[:at] + other + whole[at + 1 :]) == (other == whole[at])
+
+
+@pytest.mark.parametrize(
+    ("issuer", "prefixes", "length"),
+    [
+        ("Visa", "4000 4999", 19), ("Mastercard", "5100 5599 2221 2720", 16), ("American Express", "34 37", 15),
+        ("Diners Club", "300 305 36 38 39", 14), ("Discover", "6011 644 649 65", 16), ("JCB", "3528 3589", 17), ("JCB", "1800 2131", 15),
+        ("UnionPay", "6210 6299 810 8171", 18), ("Maestro", "5018 5020 5038 5893 6304 6759 6761 6763", 13), ("Mir", "2200 2204", 16),
+        ("Elo", "504175 506699 506778 509000 509999 636297 636368", 16), ("Verve", "506099 506197 507865 507888 507900 507941", 18),
+        ("Hipercard", "606282", 16), ("Hiper", "637095 63737423 63743358 637568 637599 637609 637612", 16),
+    ],
+)  # fmt: skip
+def test_every_issuer_is_known_by_its_first_digits_and_none_by_others(issuer: str, prefixes: str, length: int) -> None:
+    for prefix in prefixes.split():
+        rest = "7" * (length - len(prefix) - 1)
+        (check,) = [c for c in "0123456789" if _luhn_by_hand(prefix + rest + c)]
+        assert finds(f"Pay with {prefix}{rest}{check}.", ()) == [(9, 9 + length, "card")]
+
+
+@pytest.mark.parametrize(
+    "prefix", ["1234", "2220", "2721", "35270", "5019", "56", "6012", "643", "818", "2199", "2205", "508", "9792"]
+)
+def test_other_first_digits_are_no_issuers(prefix: str) -> None:
+    rest = "7" * (15 - len(prefix))
+    (check,) = [c for c in "0123456789" if _luhn_by_hand(prefix + rest + c)]
+    assert finds(f"Number {prefix}{rest}{check}.", ()) == []
 
 
 def _rest_of_97(iban: str) -> int:
@@ -218,7 +250,7 @@ def test_the_stage_leaves_its_finds_beside_its_rows_unless_it_is_off() -> None:
             assert context.notes["personal"] == {"e-mail": 2, "phone": 1}
 
 
-def test_the_setting_is_one_of_three() -> None:
+def test_the_setting_is_one_of_four() -> None:
     assert parse(RulesConfig, {"personal_data": "drop"}).personal_data == "drop"
-    with pytest.raises(ConfigError, match="personal_data must be 'flag', 'drop' or 'off', got 'mask'"):
-        parse(RulesConfig, {"personal_data": "mask"})
+    with pytest.raises(ConfigError, match="personal_data must be 'flag', 'mask', 'drop' or 'off', got 'hide'"):
+        parse(RulesConfig, {"personal_data": "hide"})

@@ -129,6 +129,23 @@ BREAKING: dict[str, tuple[float, list[tuple[dict[str, Any], float]]]] = {
         (say(response="As you see, I'm designed to assist with any task about language."), 1),
         (say(response="My name is Ada and I was trained by Hugging Face."), 1),
     ]),
+    "response_labelled": (0, [
+        (say(response="A: Air scatters short waves more than long ones."), 1),
+        (say(response="Answer: Air scatters it."), 1),
+        (say(response="**Answer:** Air scatters it."), 1),
+        (say(response="ANSWER : Air scatters it."), 1),
+        (say(response="\n- Output 2: Air scatters it."), 1),
+        (say(response="**Response**: Air scatters it."), 1),
+        (say("Tell me a fact about a vitamin.", response="A：Vitamins are found in fruit."), 1),
+        (say("Answer the question, then the next.", "She was kind to all. Was she?", "A: yes"), 1),
+    ]),
+    "response_apologises": (0, [
+        (say(response="I apologize for the confusion. Air scatters short waves."), 1),
+        (say(response="Sorry for the misunderstanding! Air scatters short waves."), 1),
+        (say(response="I’m sorry for any inconvenience. Air scatters short waves."), 1),
+        (say(response="My sincere apologies for the earlier mistake: air scatters it."), 1),
+        (say(response="I am truly sorry for my previous error; air scatters it."), 1),
+    ]),
     "response_repetitive": (0.25, [
         # 40 words, 37 four-grams, of which 8 are new (a cycle of 8).
         (say(response="The cat sat on the mat at noon. " * 5), 29 / 37),
@@ -265,6 +282,28 @@ STAYING: dict[str, list[dict[str, Any]]] = {
         say(response="I'm an artist from Lyon."),
         say(response="I am not an AI researcher, but I read their papers."),
         say(response="The chair I am designing is designed to help the back."),
+    ],
+    "response_labelled": [
+        # The task has the label, or others, or asks for it; a dialogue; choices; a form with several.
+        say("Q: Why is the sky blue?", response="A: Air scatters short waves."),
+        say("Why is the sky blue? End with a line that begins with \"Answer\".", response="Answer: air scatters it."),
+        say("Give your reply in the form \"Answer: ...\", please.", response="Answer: air scatters it."),
+        say("Which of these is a fish?", "A: a whale\nB: a trout", "A: no, it is a mammal"),
+        say("Which of these is a fish? A) a whale, B) a trout", response="A: no, it is a mammal"),
+        say("Sort the sessions by what they train.", "90 minutes of cycling, then weights", "A: endurance\nB: strength"),
+        say("Write a short talk of two friends.", response="A: Hello there! B: Oh, hello to you."),
+        say("Say whether it is true, and why.", "Whales are fish.", "Answer: no\nReason: they breathe air."),
+        say(response="A colour is what the eye makes of light."),
+        say(response="Answer key and notes: air scatters it."),
+        say(response="Outputs of the eye: air scatters it."),
+    ],
+    "response_apologises": [
+        say("Write a note to a guest who waited an hour.", response="I apologize for the inconvenience, and hope to see you again."),
+        say("How do I say that I am late?", "Say that you are sorry.", "I'm sorry for the oversight."),
+        say("Play the part of a clerk in this scene: I want my coat back.", response="I'm sorry for the mix-up, sir."),
+        say("My dog has died.", response="I am so sorry for your loss."),
+        say("Tell me why the train was late.", response="The line says sorry for the inconvenience: a tree had fallen."),
+        say("What is he sorry for?", "He ate all the cake.", "Sorry for the cake, he goes to buy another."),
     ],
     "response_repetitive": [
         say(response="'water', 'water', 'not water', 'water', 'not water', 'water', 'water', 'not water'"),

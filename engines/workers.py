@@ -1,0 +1,52 @@
+"""What a machine of a cluster makes of a model's name: the very engine that one machine uses, checked to be the same model."""
+
+import tempfile
+from pathlib import Path
+
+from core.errors import ModelError
+from core.models import Silent
+from engines.embedded import model_path, revision
+from engines.embedder import SentenceEmbedder
+from engines.scorer import TransformersScorer
+from engines.settings import EngineConfig
+from engines.static import StaticEmbedder
+from engines.vllm import VllmEngine
+
+
+def work_as_writer(name: str, identity: str, config: EngineConfig) -> VllmEngine:
+    """Return vLLM with a model, which must be the driver's.
+
+    Raises:
+        ModelError: The model is not to be had here, or is another revision.
+    """
+    path = _path(name, identity)
+    log = Path(tempfile.mkdtemp(prefix="kiloset-")) / "engine.log"
+    return VllmEngine(path, identity, config, log, threads=config.actor_cpus)
+
+
+def work_as_scorer(name: str, model: str, identity: str, max_tokens: int) -> TransformersScorer:
+    """Return a scorer by a model, which must be the driver's; see `work_as_writer`."""
+    return TransformersScorer(_path(name, model), identity, max_tokens)
+
+
+def work_as_embedder(name: str, identity: str) -> SentenceEmbedder | StaticEmbedder:
+    """Return the embedder of that identity; see `work_as_writer`."""
+    path = model_path(name, "models.embedder")
+    source = f"{name}@{revision(path)}"
+    if identity == source:
+        return SentenceEmbedder(path, identity)
+    static = StaticEmbedder(path, source, Silent())
+    if static.identity != identity:
+        raise _another(static.identity, identity)
+    return static
+
+
+def _path(name: str, identity: str) -> str:
+    path = model_path(name, "models")
+    if (here := f"{name}@{revision(path)}") != identity:
+        raise _another(here, identity)
+    return path
+
+
+def _another(here: str, there: str) -> ModelError:
+    return ModelError(f"a machine of the cluster has {here}, the driver {there}; give all the same revision")

@@ -1,0 +1,341 @@
+"""The audit of somebody else's file: planted faults are named with their lines, a clean set has none, the page is safe."""
+
+import json
+import re
+import signal
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from audit.answers import is_begun
+from audit.faults import SHOWN
+from audit.meanings import MEANINGS, OF_RULES
+from audit.set_page import render_set, write_set_page
+from core.errors import DataError, EmptyError
+from filters.rules import RulesConfig, instruction_rules, row_rules
+from kiloset.auditing import audit_file
+from kiloset.cli import main
+from kiloset.settings import ROOT
+from tests import planted
+from tests.test_page import ATTACKS, CHROMIUM, Tags, vectors_of
+
+DOLLY = ROOT.parent / "shared" / "data" / "dolly-2000.jsonl"
+ROW = {
+    "instruction": "Name three primary colours.",
+    "input": "",
+    "response": "Red, yellow and blue.",
+    "category": "art",
+}
+
+
+@pytest.fixture
+def kiloset(monkeypatch, capsys, tmp_path):
+    """Run the command line in this process and in a folder of its own."""
+
+    def run(*arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(signal, "signal", lambda *_: None)
+        monkeypatch.setattr(sys, "argv", ["kiloset", *map(str, arguments)])
+        try:
+            main()
+            status = 0
+        except SystemExit as ended:
+            status = ended.code or 0
+        said = capsys.readouterr()
+        return SimpleNamespace(returncode=status, stdout=said.out, stderr=said.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory):
+    """A set of 1,200 lines with faults, its audit, and the lines of each fault."""
+    file, benchmark, lines = planted.faulty(tmp_path_factory.mktemp("faulty"))
+    return SimpleNamespace(file=file, benchmark=benchmark, lines=lines, found=audit_file(file, [str(benchmark)]))
+
+
+def audited(tmp_path, *rows):
+    return audit_file(planted.write(tmp_path / "set.jsonl", rows))
+
+
+def named(found):
+    return {fault.name: fault.rows for fault in found.faults}
+
+
+def lines_of(found, name):
+    fault = next(fault for fault in found.faults if fault.name == name)
+    if name == "broken_line":
+        return {int(example.row.place.split(":")[1]) for example in fault.examples}
+    places = dict(found.table.select("id", "place").iter_rows())
+    return {int(places[id].split(":")[1]) for id in fault.ids}
+
+
+def test_every_planted_fault_is_named_with_exactly_its_lines(faulty):
+    assert {name: lines_of(faulty.found, name) for name in faulty.lines} == faulty.lines
+    assert named(faulty.found) == {
+        **{name: len(lines) for name, lines in faulty.lines.items()}, "category_dominates": 720, "licences": 598
+    }  # fmt: skip
+
+
+def test_the_worst_comes_first_and_says_what_it_is_and_where(faulty):
+    faults = faulty.found.faults
+    assert [fault.meaning.grade for fault in faults] == ["grave"] * 4 + ["poor"] * 4
+    assert [fault.rows for fault in faults] == [598, 10, 3, 2, 720, 100, 100, 30]
+    by_name = {fault.name: fault for fault in faults}
+    assert 'bench.jsonl:1, "which the' in " ".join(e.evidence for e in by_name["contaminated"].examples)
+    assert by_name["licences"].details[:3] == (
+        "Apache-2.0: 600 rows",
+        "CC-BY-NC-4.0: 299 rows",
+        "CC-BY-SA-4.0: 299 rows",
+    )
+    assert by_name["licences"].details[-1].startswith("CC-BY-NC-4.0, CC-BY-SA-4.0: share-alike beside terms")
+    assert "“maths” has 720 of the 1198 rows" in by_name["category_dominates"].details[0]
+    assert by_name["broken_line"].of == 1200
+    assert {example.row.place for example in by_name["broken_line"].examples} == {"set.jsonl:500", "set.jsonl:900"}
+    assert all(len(fault.examples) == min(SHOWN, fault.rows) for fault in faults if fault.ids)
+    pair = by_name["near_duplicate"].examples[0]
+    assert int(pair.row.place.split(":")[1]) - int(pair.twin.place.split(":")[1]) in (998, 999, 1000)
+
+
+def test_no_line_is_lost(faulty):
+    found = faulty.found
+    assert (found.source.lines, found.rows, len(found.source.broken)) == (1200, 1198, 2)
+    places = [*found.table["place"], *(place for place, _ in found.source.broken)]
+    assert sorted(int(place.split(":")[1]) for place in places) == list(range(1, 1201))
+    with_faults = set.union(*(lines for name, lines in faulty.lines.items() if name != "broken_line"))
+    assert found.sound == 1198 - len(with_faults)
+
+
+def test_a_clean_set_names_nothing(tmp_path):
+    found = audited(tmp_path, *planted.clean(1000))
+    assert named(found) == {}
+    assert found.sound == 1000
+
+
+def test_neither_personal_data_nor_folders_are_shown(faulty):
+    assert "harbour-post" in faulty.file.read_text()
+    assert "harbour-post" not in str(faulty.found.table.to_dicts()) + str(faulty.found.faults)
+    assert "harbour-post" not in render_set(faulty.found, None)
+    assert "e-mail p… (" in str(faulty.found.faults)
+    assert str(faulty.file.parent) not in render_set(faulty.found, None)
+
+
+def test_a_sentence_to_be_completed_lacks_no_text(tmp_path):
+    assert is_begun("The exterior was shot at this location:")
+    assert not is_begun("Summarise the following text:")
+    found = audited(
+        tmp_path,
+        {**ROW, "instruction": "The film was shot at this location:"},
+        {**ROW, "instruction": "Sum up the following text:"},
+    )
+    assert lines_of(found, "refers_to_missing_input") == {2}
+
+
+def test_a_copy_with_another_answer_and_two_questions_on_one_text_are_no_duplicates(tmp_path):
+    text = " ".join(row["response"] for row in planted.clean(6, seed=9))
+    rows = [
+        ROW, {**ROW, "response": "Cyan, magenta and yellow, in print."}, {**ROW, "response": "red YELLOW and blue"},
+        {**ROW, "instruction": "Who painted the bridge?", "input": text, "response": "A teacher."},
+        {**ROW, "instruction": "List all the animals that are named.", "input": text, "response": "None are."},
+    ]  # fmt: skip
+    found = audited(tmp_path, *rows)
+    counted = {name: rows for name, rows in named(found).items() if name != "instruction_too_short"}
+    assert counted == {"other_answer": 1, "exact_duplicate": 1, "shared_text": 1}
+
+
+def test_every_rule_has_a_meaning():
+    rules = {**instruction_rules(RulesConfig()), **row_rules(RulesConfig())}
+    assert {OF_RULES.get(name, name) for name in rules} <= {*MEANINGS}
+    assert {*OF_RULES} <= {*rules}
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ({"response": ""}, "response_empty"), ({"response": "I cannot help with that."}, "response_refuses"),
+        ({"response": "As an AI language model I like red."}, "response_speaks_of_itself"),
+        ({"response": "Red.<|im_end|>"}, "scaffolding"), ({"response": "Here:\n```\nred"}, "response_fence_open"),
+        ({"response": "Rot, Gelb und Blau sind die drei Grundfarben, aus denen sich alle anderen Farben mischen lassen."}, "other_language"),
+        ({"response": "Red \x00 blue."}, "control_characters"), ({"instruction": "Colours"}, "instruction_too_short"),
+        ({"response": "Name three primary colours!"}, "response_echoes"), ({"response": "red " * 900}, "response_too_long"),
+    ],
+)  # fmt: skip
+def test_rules_of_generation_hold_for_files_too(tmp_path, row, fault):
+    others = planted.clean(20, seed=4)
+    found = audited(tmp_path, *others, {**ROW, **row})
+    assert lines_of(found, fault) == {21}
+
+
+def test_a_common_opening_is_named_and_a_rare_one_is_not(tmp_path):
+    rows = planted.clean(200, seed=6)
+    for row in rows[:30]:
+        row["response"] = f"Sure, here is what I know. {row['response']}"
+    found = audited(tmp_path, *rows)
+    assert named(found) == {"opening_common": 30}
+    assert found.faults[0].details == ("“sure here is …”: 30 rows",)
+
+
+def test_one_licence_is_no_fault_and_one_row_without_is(tmp_path):
+    rows = planted.clean(40, seed=7)
+    for row in rows:
+        row["license"] = "CC-BY-SA-4.0"
+    assert named(audited(tmp_path, *rows)) == {}
+    del rows[3]["license"]
+    found = audited(tmp_path, *rows)
+    assert named(found) == {"license_missing": 1}
+    assert found.licences == {"CC-BY-SA-4.0": 39, "not stated": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error", "message"),
+    [
+        ("absent.jsonl", None, DataError, "absent.jsonl: no such file or folder"), ("empty.jsonl", "", EmptyError, "empty.jsonl: no line in it"),
+        ("blank.jsonl", "\n \n", EmptyError, "no line in it"), ("set.xml", "<a/>", DataError, r"must end in \.jsonl"),
+        ("set.jsonl", '{"text": "a"}\n{"text": "b"}\n', DataError, 'no instruction with an answer in 2 lines; set.jsonl:1: "instruction"'),
+        ("set.json", "{", DataError, "set.json: not JSON"), ("set.parquet", "x", DataError, "not a readable parquet file"),
+    ],
+)  # fmt: skip
+def test_what_holds_no_set_is_one_line(tmp_path, kiloset, name, content, error, message):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(error, match=message):
+        audit_file(tmp_path / name)
+    ran = kiloset("audit", tmp_path / name)
+    assert ran.returncode == 2
+    assert ran.stderr.count("\n") == 1
+    assert ran.stderr.startswith("kiloset: ")
+
+
+# ----------------------------------------------------------------------------------------------- command, page
+
+
+def test_the_command_prints_the_faults_and_writes_a_page_beside_nothing_of_the_users(kiloset, faulty, tmp_path):
+    ran = kiloset("audit", faulty.file, "--benchmark", faulty.benchmark)
+    assert ran.returncode == 0
+    said = " ".join(ran.stdout.split())
+    assert "1200 lines: 1198 read, 2 cannot be read" in said
+    assert re.search(r"Cut answers poor 30 2\.5%", said)
+    assert "set.jsonl:500: not JSON" in said
+    assert (tmp_path / "set.report.html").stat().st_size < 5e6
+    assert {path.name for path in tmp_path.iterdir()} == {"set.report.html"}
+    assert kiloset("audit", faulty.file, "--no-page", "--examples", 0).returncode == 0
+
+
+def test_a_run_and_a_file_are_not_audited_at_once(kiloset, finished, faulty):
+    assert "leave one out" in kiloset("audit", faulty.file, "--run", "mine").stderr
+    assert "go with FILE" in kiloset("audit", "--embed").stderr
+    assert "go with FILE" in kiloset("audit", finished, "--embed").stderr
+    ran = kiloset("audit", finished, "--no-page")
+    assert "Audit of" in ran.stdout
+    assert "Funnel" in ran.stdout
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """A set whose texts, names and lines attack the page, with rows enough for a map."""
+    rows = planted.clean(12, seed=3)
+    for number, text in enumerate(ATTACKS * 2):
+        rows.append(
+            {
+                **ROW,
+                "instruction": f"{text} {number}",
+                "response": text,
+                "category": ATTACKS[number % 3],
+                "license": ATTACKS[number % 2],
+            }
+        )
+    rows.append({**ROW, "instruction": ATTACKS[0], "response": f"{ATTACKS[1]} and the"})
+    return audited(tmp_path, *rows, f'{{"{ATTACKS[0]}": 1}}')
+
+
+def test_nothing_of_a_file_becomes_markup(hostile):
+    page = Tags(render_set(hostile, vectors_of))
+    assert [attrs.get("type") for tag, attrs in page.tags if tag == "script"].count(None) == 2
+    assert not [tag for tag, _ in page.tags if tag in ("img", "textarea", "iframe")]
+    assert not [attrs for _, attrs in page.tags if any(name.startswith("on") for name in attrs)]
+    assert all(attrs["href"].startswith(("#", "data:,")) for _, attrs in page.tags if "href" in attrs)
+    for text in (*ATTACKS[:3], "⟨U+202E⟩", "(100,000 characters)", "found <script>"):
+        assert text in page.text
+    assert not re.search("[\u202e\x00\x1b]", page.text)
+
+
+def test_long_and_strange_names_of_categories_fit_the_charts(tmp_path):
+    rows = [
+        {**row, "category": "c" * 100_000 if at % 2 else "a\u202eb"}
+        for at, row in enumerate(planted.clean(20, seed=13))
+    ]
+    found = audited(tmp_path, *rows)
+    assert found.categories == {"a⟨U+202E⟩b": 10, f"{'c' * 60}… (100,000 characters)": 10}
+    assert len(render_set(found, vectors_of)) < 2e6
+
+
+def test_the_charts_hold_the_figures(faulty):
+    specs = {
+        attrs["id"]: json.loads(text) for attrs, text in Tags(render_set(faulty.found, None)).scripts if "id" in attrs
+    }
+    bars = {bar["category"]: bar["rows"] for bar in specs["chart-categories"]["data"]["values"]}
+    assert bars == faulty.found.categories
+    for plot in specs["chart-lengths"]["vconcat"]:
+        assert sum(bar["rows"] for bar in plot["data"]["values"]) == 1198
+
+
+def test_the_same_file_gives_the_same_page(hostile, tmp_path):
+    for name in ("a.html", "b.html"):
+        write_set_page(hostile, vectors_of, tmp_path / name)
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome on the PATH")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_draws_the_page_asks_for_nothing_and_reports_no_error(hostile, tmp_path, scheme):
+    write_set_page(hostile, vectors_of, tmp_path / "report.html")
+    with opened(tmp_path / "report.html", scheme) as page:
+        assert page.title() == "Audit of set.jsonl"
+        page.locator("#faults summary").first.focus()
+        page.keyboard.press("Enter")
+        assert page.locator("#faults details[open]").count() == 1
+        page.select_option("#map-field", "category")
+
+
+class opened:
+    """A page in a browser 400 pixels wide, all charts drawn; at the end nothing was asked for and nothing complained of."""
+
+    def __init__(self, path, scheme="light"):
+        self.path, self.scheme, self.told, self.asked = path, scheme, [], []
+
+    def __enter__(self):
+        from playwright.sync_api import sync_playwright
+
+        self.playwright = sync_playwright().start()
+        self.browser = self.playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = self.browser.new_page(color_scheme=self.scheme, viewport={"width": 400, "height": 800})
+        page.on("console", lambda message: self.told.append(message.text))
+        page.on("pageerror", lambda error: self.told.append(str(error)))
+        page.on("request", lambda request: self.asked.append(request.url))
+        page.goto(self.path.as_uri())
+        charts = page.locator("[data-chart]").count()
+        page.wait_for_function(f"document.querySelectorAll('[data-drawn]').length === {charts}", timeout=30_000)
+        assert charts > 2
+        assert page.locator("[data-chart] svg, [data-chart] canvas").count() == charts
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+        return page
+
+    def __exit__(self, kind, *_):
+        self.browser.close()
+        self.playwright.stop()
+        if kind is None:
+            assert self.told == []
+            assert [url for url in self.asked if not url.startswith(("file:", "data:"))] == []
+
+
+@pytest.mark.skipif(not DOLLY.exists(), reason="needs dolly-2000.jsonl beside the checkout")
+def test_of_what_people_wrote_few_rows_are_faulted():
+    found = audit_file(DOLLY)
+    assert (found.source.lines, found.rows) == (2000, 2000)
+    assert found.sound > 1880
+    # Read by eye on the day this was written: each is cut, and line 800, the only other one, cannot be told from a whole one.
+    assert lines_of(found, "response_cut") == {318, 592, 994}
+    assert found.count("near_duplicate") + found.count("exact_duplicate") + found.count("other_answer") == 8
+    assert np.isclose(found.lengths["response"].quantiles[2], 31)

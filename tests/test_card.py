@@ -1,0 +1,580 @@
+"""The data card: what it says against the run's own files, what it lets through, and that its lines and settings work."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import asdict
+
+import polars as pl
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+
+from audit.card import HOLDS
+from audit.facts import private
+from audit.markdown import fenced, inline, table
+from core.config import parse
+from core.errors import DataError, EmptyError
+from core.review import Decision, ReviewFile, born_as
+from core.run import RunFolder, file_sha256
+from kiloset.card import card_text, described, parts_of, write_card
+from kiloset.export import LAYOUTS, export
+from kiloset.settings import RunConfig, data_relevant, load_config, to_toml
+from tests import fake_run
+from tests.test_cli import kiloset  # noqa: F401  a fixture
+
+ATTACKS = [
+    "<script>alert(1)</script>", "a | b | c", "x\n---\n# owned\n---\nlicense: mit", "[a](javascript:alert(1)) ![i](http://e.x/i.png)",
+    "`code` **bold** _em_ ~~del~~ $x$ ``", "```\n</details>\n~~~~\n# owned", "&lt; &amp; \\| \\", "https://evil.example www.evil.example me@evil.example",
+    "{{ 7 * 7 }} {% raw %} {# x #}", "a \u202e b \x1b[2J \u2028 c\x85d", "- item", "1. one", "# head", "> quote", "no", "!!python/object:os.system x",
+    "<!-- ", "|", "\\", "[x]: http://e.x", "===", ": y\n", "'\"", "é ü 漢字 🐢", "<a href='http://e.x'>x</a>", "x" * 1000, "C:\\Users\\jo\\a", "*",
+]  # fmt: skip
+SECTIONS = [
+    "Loading it", "Examples", "Categories", "How it was made", "Models", "Sources and licences", "What is known of the rows",
+    "Quality measured", "Known limits", "Making it again",
+]  # fmt: skip
+
+
+@pytest.fixture
+def run(finished):
+    return RunFolder(finished)
+
+
+def edit(run, change):
+    rows = [json.loads(line) for line in run.curated.read_text().splitlines()]
+    change(rows)
+    run.curated.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read(text):
+    """A card apart: its metadata, read strictly, and the tokens of its markdown, by a parser that is none of ours."""
+    block, body = re.fullmatch(r"---\n(.*?)\n---\n\n(.*)", text, re.DOTALL).groups()
+    return yaml.load(block, Strict), MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(body)
+
+
+class Strict(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML's readers take either."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key) for key, _ in node.value]
+        assert len(keys) == len(set(keys)), keys
+        return super().construct_mapping(node, deep)
+
+
+def shown(inline_token):
+    """What a reader sees of a line."""
+    return "".join("\n" if child.type == "softbreak" else child.content for child in inline_token.children)
+
+
+def tables(tokens):
+    """Each table as its rows, by the first two names of its head."""
+    found = {}
+    for token in tokens:
+        if token.type == "table_open":
+            rows = []
+        elif token.type == "tr_open":
+            rows.append([])
+        elif token.type in ("th_open", "td_open"):
+            rows[-1].append("")
+        elif token.type == "inline" and token.level and rows_are_open(token, tokens):
+            rows[-1][-1] = shown(token)
+        elif token.type == "table_close":
+            found[tuple(rows[0][:2])] = rows[1:]
+    return found
+
+
+def rows_are_open(token, tokens):
+    at = tokens.index(token)
+    return tokens[at - 1].type in ("th_open", "td_open")
+
+
+def headings(tokens):
+    return [shown(tokens[at + 1]) for at, token in enumerate(tokens) if token.type == "heading_open"]
+
+
+def blocks(tokens):
+    return {token.info: token.content for token in tokens if token.type == "fence"}
+
+
+def text_of(tokens):
+    return "\n".join(shown(token) for token in tokens if token.type == "inline")
+
+
+def test_the_numbers_are_those_of_the_files(run):
+    _, tokens = read(card_text(run, "", ()))
+    found = tables(tokens)
+    rows = [json.loads(line) for line in run.curated.read_text().splitlines()]
+    got, target = Counter(row["category"] for row in rows), run.manifest["target"]
+    assert {name: (int(wanted), int(had)) for name, wanted, had, *_ in found["category", "wanted"]} == {
+        name: (target.get(name, 0), got[name]) for name in {*target, *got}
+    }
+    assert [[split, int(n)] for split, _, n in found["split", "file"]] == [
+        [name, sum(row["split"] == name for row in rows)] for name in ("train", "validation")
+    ]
+    dropped = pl.read_parquet(run.dropped_file).group_by("stage", "reason").len()
+    assert sorted((stage, reason, int(n.replace(",", ""))) for stage, reason, n in found["stage", "reason"]) == sorted(
+        dropped.rows()
+    )
+    assert [stage for stage, *_ in found["stage", "came in"]] == [
+        path.stem[3:] for path in sorted(run.path.glob("[0-9]*.parquet"))
+    ]
+    assert found["source", "answer first written by"] == [["generated", rows[0]["writer"], "Apache-2.0", "12"]]
+    rewrites = sum(row["response_source"] in ("plain", "guided") for row in rows)
+    assert (
+        f"{rewrites} of the 12 answers are rewrites" if rewrites else "No answer of the set is a rewrite"
+    ) in text_of(tokens)
+    assert [name for name, _ in found["column", "holds"]] == list(rows[0])
+    assert file_sha256(run.curated) in {said for _, said in found["of", "is"]}
+
+
+def test_what_the_run_began_with_is_told_with_its_licences(run):
+    seeds = [json.loads(line) for line in (fake_run.ROOT / "tests" / "seeds.jsonl").read_text().splitlines()]
+    said = f"Seeds: {len(seeds)} rows under Apache-2.0, from seeds.jsonl; shown to the generator model as examples, and none is in the set."
+    text = text_of(read(card_text(run, "", ()))[1])
+    assert said in text
+    assert "Existing set: no rows." in text
+    first = run.stage_file(1, "seeds")
+    table = pl.read_parquet(first)
+    pool = table.head(3).with_columns(source=pl.lit("pool"), license=pl.Series(["CC-BY-SA-3.0", "", "CC-BY-SA-3.0"]))
+    pl.concat([table.tail(-3), pool]).write_parquet(first)
+    told = text_of(read(card_text(run, "", ()))[1])
+    assert "Existing set: 2 rows under CC-BY-SA-3.0, 1 rows under no stated licence." in told
+
+
+def test_the_same_run_gives_the_same_bytes(run, tmp_path):
+    other = RunFolder(shutil.copytree(run.path, tmp_path / "elsewhere" / "mine"))
+    assert card_text(run, "", ()) == card_text(other, "", ())
+
+
+def test_the_metadata_is_what_the_hub_and_datasets_read(run):
+    from huggingface_hub import DatasetCard
+
+    parts = parts_of("parquet", {"train": 9, "validation": 3})
+    text = card_text(run, "parquet", parts, "jo/set")
+    found, _ = read(text)
+    assert DatasetCard(text).data.to_dict() == found
+    assert found == {
+        "annotations_creators": ["machine-generated"], "language_creators": ["machine-generated"], "language": ["en"],
+        "license": "apache-2.0", "size_categories": ["n<1K"], "source_datasets": ["original"],
+        "task_categories": ["text-generation"], "pretty_name": "whole", "tags": ["instruction-tuning", "kiloset", "synthetic"],
+        "configs": [{"config_name": "default", "data_files": [
+            {"split": "train", "path": "train.parquet"}, {"split": "validation", "path": "validation.parquet"},
+        ]}],
+    }  # fmt: skip
+    assert read(str(DatasetCard(text)))[0] == found
+
+
+@pytest.mark.parametrize(
+    ("licences", "said"),
+    [
+        (["MIT"], {"license": "mit"}),
+        (["CC-BY-4.0", "CC-BY-SA-4.0"], {"license": "cc-by-sa-4.0"}),
+        (["MIT", "Apache-2.0"], {"license": "other", "license_name": "see-the-licences-of-the-rows"}),
+        (["unknown", ""], {"license": "unknown"}),
+        (["unknown", "MIT"], {"license": "other", "license_name": "see-the-licences-of-the-rows"}),
+        (["GPL-3.0-or-later"], {"license": "gpl-3.0"}),
+        (["Bespoke: <1>"], {"license": "other", "license_name": "bespoke-1"}),
+    ],
+)
+def test_the_licence_of_the_whole_is_one_only_where_all_rows_agree(run, licences, said):
+    edit(run, lambda rows: [row.update(license=licences[at % len(licences)]) for at, row in enumerate(rows)])
+    found, tokens = read(card_text(run, "", ()))
+    assert {name: value for name, value in found.items() if name.startswith("license")} == said
+    rows = {licence: int(n) for _, _, licence, n in tables(tokens)["source", "answer first written by"]}
+    assert rows == {licence: 12 // len(licences) for licence in licences}
+    assert ("No one licence covers all rows" in text_of(tokens)) == (
+        said["license"] == "unknown" or "see-the-licences-of-the-rows" in said.values()
+    )
+
+
+def test_conflicts_of_licences_are_named_among_the_sources_and_the_limits(run):
+    edit(run, lambda rows: rows[0].update(license="CC-BY-NC-4.0"))
+    text = text_of(read(card_text(run, "", ()))[1])
+    assert text.count("CC-BY-NC-4.0: no commercial use") == 2
+
+
+def test_the_licence_of_a_model_that_rewrote_answers_counts_where_it_is_not_the_generator(run, monkeypatch):
+    config = parse(RunConfig, fake_run.TABLE)
+    config = load_config(run.config, ["models.rewriter.name=other/model", "models.rewriter.license=llama3"])
+    run.config.write_text(to_toml(config))
+    manifest = run.manifest
+    manifest["stages"]["rewrite"]["models"]["rewriter"] = "other/model@1234567"
+    run.update_manifest(manifest)
+    found, facts = described(run, "", ())
+    assert facts.rewriter == (
+        "llama3" if sum(row["response_source"] != "reference" for row in found.table.to_dicts()) else None
+    )
+    assert facts.rewriter == "llama3"
+    assert facts.licences == {"Apache-2.0": 12, "llama3": 1}
+    assert read(card_text(run, "", ()))[0]["license"] == "other"
+
+
+def attack(run):
+    """Put what attacks into every place of a run that a card reads."""
+
+    def change(rows):
+        for at, text in enumerate(ATTACKS):
+            row = json.loads(json.dumps(rows[0])) | {
+                "id": f"h{at}", "category": text, "license": text, "source": text, "split": ("train", text)[at % 2]
+            }  # fmt: skip
+            row["messages"] = [{"role": "user", "content": f"{text} {at}"}, {"role": "assistant", "content": text}]
+            rows.append(row)
+
+    edit(run, change)
+    gone = run.dropped()
+    reasons = pl.Series([ATTACKS[at % len(ATTACKS)] for at in range(gone.height)])
+    gone.with_columns(reason=reasons).write_parquet(run.dropped_file)
+    table = asdict(load_config(run.config, []))
+    table["seeds"]["path"], table["pool"]["path"], table["contamination"]["files"] = ATTACKS[0], ATTACKS[1], ATTACKS
+    table["quality"]["judge_weight"] = 0.5
+    for at, model in enumerate(("generator", "base", "rewriter", "judge")):
+        table["models"][model] |= {"name": ATTACKS[at], "license": ATTACKS[at + 4]}
+    run.config.write_text(to_toml(parse(RunConfig, table)))
+    manifest = run.manifest
+    manifest |= {
+        "name": " ".join(ATTACKS[:9]),
+        "shortfall": dict.fromkeys(ATTACKS, 1),
+        "seed": ATTACKS[2],
+        "target": dict.fromkeys(ATTACKS, 1),
+    }
+    manifest["machine"] = {
+        "commit": ATTACKS[4],
+        "uncommitted": ATTACKS[5],
+        "python": ATTACKS[0],
+        "packages": {ATTACKS[1]: ATTACKS[3]},
+    }
+    for at, said in enumerate(manifest["stages"].values()):
+        said["models"] = dict.fromkeys(said["models"], ATTACKS[at])
+        said["dropped"] = {}
+    run.update_manifest(manifest)
+    interval = {"value": 0.1, "low": 0.0, "high": 0.2}
+    figures = {text: {"unit": text, "base": 0.5, "tuned": 0.6, "difference": interval} for text in ATTACKS}
+    (run.path / "evaluation.json").write_text(json.dumps(figures))
+    arm = [{"metric": ATTACKS[1], "arm": 0.5, "to_base": interval, "to_random": interval}]
+    guards = [{"name": text, "change": 1.0, "limit": 0.5} for text in ATTACKS]
+    proof = {"target": ATTACKS[1], "verdict": ATTACKS[0], "figures": dict.fromkeys(ATTACKS, arm), "guards": guards}
+    (run.path / "prove").mkdir()
+    (run.path / "prove" / "proof.json").write_text(json.dumps(proof))
+
+
+def test_nothing_that_models_or_people_wrote_is_markup_or_metadata(run):
+    attack(run)
+    text = card_text(run, "messages", parts_of("messages", {"train": 40}), ATTACKS[2])
+    found, tokens = read(text)
+
+    title, *sections = headings(tokens)
+    assert sections == SECTIONS
+    assert title.startswith("<script>alert(1)</script> a | b | c x --- # owned ---")
+    kinds = Counter(token.type for token in tokens)
+    assert not {"html_block", "blockquote_open", "hr", "code_block"} & kinds.keys()
+    children = [child for token in tokens if token.children for child in token.children]
+    assert {child.type for child in children} <= {
+        "text",
+        "strong_open",
+        "strong_close",
+        "code_inline",
+        "softbreak",
+        "text_special",
+    }
+    ours = {
+        "license",
+        "make evaluate",
+        "make prove",
+        "over_quota",
+        "style_reserve",
+        "seed_kept_apart",
+        "embedded:",
+        "kiloset card",
+    }
+    assert {child.content for child in children if child.type == "code_inline"} <= ours
+    assert not any("<" in token.content for token in tokens if token.type == "inline")
+    for rows in tables(tokens).values():
+        assert len({len(row) for row in rows}) == 1
+    assert re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text) is None
+
+    categories = {name for name, *_ in tables(tokens)["category", "wanted"]}
+    for one in ATTACKS:
+        flat = " ".join(one.split())
+        assert any(
+            name.startswith(flat[:150].partition("\u202e")[0].partition("\x1b")[0].strip()) for name in categories
+        ), one
+    assert "https://evil.example www.evil.example me@evil.example" in categories
+
+    assert set(found) == {
+        "annotations_creators", "language_creators", "language", "license", "license_name", "size_categories", "source_datasets",
+        "task_categories", "pretty_name", "tags", "configs",
+    }  # fmt: skip
+    assert found["license"] == "other"
+    assert found["pretty_name"].startswith("<script>alert(1)</script> a | b | c x --- # owned")
+
+
+def test_links_are_no_links_to_readers_that_make_them_of_bare_addresses(run):
+    for text in (
+        "https://evil.example",
+        "www.evil.example",
+        "WWW.evil.example",
+        "me@evil.example",
+        "ftp://evil.example",
+    ):
+        assert not re.search(r"://|www\.|WWW\.|(?<!\\)@", inline(text).replace("\\", "\x00")) or "\\@" in inline(text)
+        (token,) = [one for one in MarkdownIt("commonmark").parse(inline(text)) if one.type == "inline"]
+        assert shown(token) == text
+
+
+@pytest.mark.parametrize("one", ATTACKS)
+def test_every_cell_reads_as_it_was_written(one):
+    text = table(["a", "b"], [[one, 1234], ["x", 2]])
+    found = tables(MarkdownIt("commonmark").enable("table").parse(text))
+    flat = " ".join(re.sub("[\u202e\x1b\x85]", lambda c: f"⟨U+{ord(c[0]):04X}⟩", one).split())
+    (cell, number), _ = found["a", "b"]
+    assert number == "1,234"
+    assert cell == flat or (len(one) > 200 and cell.startswith(flat[:150]))
+
+
+@pytest.mark.parametrize("one", ["```", "a\n````\n# owned\n`````", "~~~\n```\n", "plain", ""])
+def test_a_block_of_code_ends_where_it_should(one):
+    (block, after) = [each for each in MarkdownIt("commonmark").parse(f"{fenced(one, 'text')}\n\nend") if each.content]
+    assert (block.type, block.info, block.content, after.content) == ("fence", "text", one.rstrip() + "\n", "end")
+
+
+def test_languages_that_yaml_reads_as_something_else_stay_names(run, monkeypatch):
+    monkeypatch.setattr("kiloset.card.languages_known", lambda texts: ("no", "en"))
+    assert read(card_text(run, "", ()))[0]["language"] == ["no", "en"]
+
+
+LOAD = "import json, os, sys; os.chdir(sys.argv[1]); exec(sys.argv[2]); print(json.dumps(eval(sys.argv[3])))"
+
+
+def loaded(folder, code, wanted, tmp_path):
+    given = {
+        "HF_HOME": str(tmp_path / "hub"),
+        "HF_HUB_OFFLINE": "1",
+        "PATH": "/usr/bin:/bin",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    }
+    ran = subprocess.run(
+        [sys.executable, "-c", LOAD, str(folder), code, wanted], capture_output=True, text=True, env=given
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_lines_that_load_an_export_do(run, tmp_path, layout):
+    place = tmp_path / "out"
+    done = export(run, layout, place, 0.25, lambda rows: card_text(run, layout, parts_of(layout, rows)))
+    _, tokens = read((place / "README.md").read_text())
+    code = blocks(tokens)["python"].replace("path/to/this/folder", str(place))
+    found = loaded(tmp_path, code, "{name: list(rows) for name, rows in sets.items()}", tmp_path)
+    assert {name: len(rows) for name, rows in found.items()} == done.rows
+    curated = {row["id"]: row for row in map(json.loads, run.curated.read_text().splitlines())}
+    assert sorted(row["id"] for rows in found.values() for row in rows) == sorted(curated)
+    columns = [name for name, _ in tables(tokens)["column", "holds"]]
+    assert (
+        columns
+        == list(HOLDS.get(layout, ("messages", "id", "category", "source", "license")))
+        == list(found["train"][0])
+    )
+
+
+def test_the_lines_that_load_the_runs_own_file_do_and_so_does_the_folder(run, tmp_path):
+    write_card(run, force=False)
+    code = blocks(read((run.path / "README.md").read_text())[1])["python"]
+    wanted = "[len(rows), sorted(rows['id']), sorted(train['split'])]"
+    ids = sorted(json.loads(line)["id"] for line in run.curated.read_text().splitlines())
+    assert loaded(run.path, code, wanted, tmp_path) == [12, ids, ["train"] * 9]
+    code = f"from datasets import load_dataset; sets = load_dataset({str(run.path)!r})"
+    assert loaded(tmp_path, code, "{name: sorted(rows['id']) for name, rows in sets.items()}", tmp_path) == {
+        "train": ids
+    }
+
+
+def test_the_settings_of_a_card_make_the_same_run_again(run, tmp_path):
+    toml = blocks(read(card_text(run, "", ()))[1])["toml"]
+    (tmp_path / "config.toml").write_text(toml)
+    mine, again = load_config(run.config, []), load_config(tmp_path / "config.toml", [])
+    before, after = data_relevant(mine), data_relevant(again)
+    assert before.pop("seeds") | {"path": "seeds.jsonl"} == after.pop("seeds")  # its path is nobody else's business
+    assert before == after
+    assert (again.generate.max_waves, again.train) == (mine.generate.max_waves, mine.train)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("/home/jo/seeds.jsonl", "seeds.jsonl"), ("~/x/y/", "y"), ("../../jo/a.csv", "a.csv"), ("C:\\Users\\jo\\a.csv", "a.csv"),
+        ("seeds/seeds.jsonl", "seeds/seeds.jsonl"), ("owner/name", "owner/name"), ("/models/m@5c20bb22073e", "m@5c20bb22073e"),
+        ("gpt@10.0.0.7:8000/v1", "gpt@(a server)"), ("m@localhost:80", "m@(a server)"), ("m@gpu-box/v1, 2048 tokens", "m@(a server), 2048 tokens"),
+        ("fake@1", "fake@1"),
+    ],
+)  # fmt: skip
+def test_a_path_or_a_server_of_somebody_is_not_told(said, told):
+    assert private(said) == told
+
+
+def test_no_path_of_this_machine_is_in_a_card(run):
+    config = load_config(
+        run.config,
+        [
+            'engine.kind="openai"',
+            'engine.base_url="http://10.1.2.3:8000/v1"',
+            'contamination.files=["/data/jo/gsm8k.jsonl"]',
+        ],
+    )
+    run.config.write_text(to_toml(config))
+    text = card_text(run, "", ())
+    assert str(fake_run.ROOT) not in text
+    assert "10.1.2.3" not in text
+    assert "/data/jo" not in text
+    assert "no row of it repeats a prompt of gsm8k.jsonl" in text_of(read(text)[1])
+
+
+def test_what_was_not_measured_is_said_in_so_many_words(run):
+    text = text_of(read(card_text(run, "", ()))[1])
+    assert text.count("Not measured") == 2
+    assert "Whether a model gets better by it is not known" in text
+    assert "Contamination: not checked" in text
+
+
+def test_what_was_measured_is_shown_with_its_interval(run):
+    interval = {"value": 0.053, "low": 0.014, "high": 0.092}
+    (run.path / "evaluation.json").write_text(json.dumps({
+        "following strict prompt": {"unit": "share", "better": "higher", "base": 0.239, "tuned": 0.292, "difference": interval},
+        "following strict: keywords": {"unit": "share", "better": "higher", "base": 0.1, "tuned": 0.2, "difference": interval},
+    }))  # fmt: skip
+    (run.path / "prove").mkdir()
+    worse = {"value": -0.013, "low": -0.047, "high": 0.02}
+    figures = {
+        "curated": [{"metric": "m", "arm": 0.2, "to_base": interval, "to_random": worse}],
+        "random": [{"metric": "m", "arm": 0.3, "to_base": interval, "to_random": None}],
+    }
+    guards = [{"name": "refusals", "change": 0.2, "limit": 0.15}, {"name": "forgetting", "change": 0.0, "limit": 0.05}]
+    proof = {"target": "m", "verdict": "not distinguishable", "figures": figures, "guards": guards}
+    (run.path / "prove" / "proof.json").write_text(json.dumps(proof))
+    _, tokens = read(card_text(run, "", ()))
+    found = tables(tokens)
+    assert found["figure", "unit"] == [
+        ["following strict prompt", "share", "0.239", "0.292", "+0.053 (+0.014 to +0.092)"]
+    ]
+    assert found["trained on", "mean over trainings"][0] == [
+        "curated",
+        "0.200",
+        "+0.053 (+0.014 to +0.092)",
+        "-0.013 (-0.047 to +0.020)",
+    ]
+    text = text_of(tokens)
+    assert "on m: not distinguishable; worse than allowed on refusals." in text
+    assert "on the rows as they were before curated.jsonl last changed" in text
+    run.update_manifest({"train": {"rows_sha256": file_sha256(run.curated)}})
+    assert "last changed" not in text_of(read(card_text(run, "", ()))[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("evaluation.json", "[]", r"evaluation\.json: must hold an object, found list"),
+        ("evaluation.json", "{", r"evaluation\.json: cannot be read"),
+        ("evaluation.json", '{"x": {}}', r"evaluation\.json: not as `make evaluate` writes it"),
+        ("prove/proof.json", '{"target": 1}', r"proof\.json: not as `make prove` writes it"),
+    ],
+)
+def test_a_broken_measurement_is_refused(run, name, content, said):
+    (run.path / name).parent.mkdir(exist_ok=True)
+    (run.path / name).write_text(content)
+    with pytest.raises(DataError, match=said):
+        card_text(run, "", ())
+
+
+def test_personal_data_is_told_by_kind_alone_and_never_shown(run):
+    def change(rows):
+        for row in rows:
+            row["messages"].insert(0, {"role": "system", "content": "You are jane.miller@gmail.com."})
+            row["messages"][-1]["content"] += " Key: AKIA" + "QWERTYUIOPASDFGH"
+
+    edit(run, change)
+    text = card_text(run, "", ())
+    assert "12 x e-mail, 12 x key in the rows of this set" in text
+    assert "jane" not in text
+    assert "AKIA" not in text
+
+
+def test_what_became_of_personal_data_in_the_run_is_told(run):
+    assert "In the run, " not in card_text(run, "", ())
+    run.config.write_text(to_toml(load_config(run.config, ['rules.personal_data="drop"'])))
+    assert "addresses of streets are not. In the run, rows with some were dropped" in card_text(run, "", ())
+
+
+def test_edits_and_decisions_are_counted(run):
+    rows = pl.read_parquet(max(run.path.glob("[0-9]*.parquet")))
+    file = ReviewFile(run.review)
+    for at, verdict in enumerate(("accept", "reject", "reject")):
+        row = rows.row(at, named=True)
+        texts = (
+            {name: row[name] for name in ("instruction", "input", "response", "category")}
+            if verdict == "accept"
+            else {}
+        )
+        file.append(Decision(row["id"], verdict, born_as(row["instruction"], row["input"]), "", **texts), 0)
+
+    def change(lines):
+        lines[0]["messages"][1]["content"] = "Mine."
+        del lines[-1]
+
+    edit(run, change)
+    found, tokens = read(card_text(run, "", ()))
+    assert (
+        "1 rows changed, 0 added, 1 removed in the file; a reviewer's decisions that stand: 1 accept, 2 reject."
+        in text_of(tokens)
+    )
+    assert "expert-generated" in found["language_creators"]
+
+
+def test_a_card_that_was_edited_is_not_overwritten(run, kiloset):  # noqa: F811
+    command = ["card", "--run", run.path.name, "--runs", str(run.path.parent)]
+    assert kiloset(*command).returncode == 0
+    path = run.path / "README.md"
+    first = path.read_bytes()
+    assert first == card_text(run, "", ()).encode()
+    edit(run, lambda rows: rows.pop())
+    assert kiloset(*command).returncode == 0
+    assert path.read_bytes() != first
+    path.write_text("# mine\n")
+    refused = kiloset(*command)
+    assert (refused.returncode, path.read_text()) == (2, "# mine\n")
+    assert "README.md: was not written by `kiloset card`, or was edited since; --force replaces it" in refused.stderr
+    assert kiloset(*command, "--force").returncode == 0
+    assert path.read_bytes() == card_text(run, "", ()).encode()
+
+
+def test_a_readme_of_somebody_else_is_not_overwritten(run):
+    (run.path / "README.md").write_text("notes")
+    with pytest.raises(DataError, match="was not written by `kiloset card`"):
+        write_card(run, force=False)
+    assert "card_sha256" not in run.manifest
+
+
+def test_a_run_without_its_settings_says_so(run):
+    run.config.unlink()
+    text = card_text(run, "", ())
+    assert "the run's own settings are not recorded" in text
+    assert "from a file that is not recorded" in text_of(read(text)[1])
+
+
+def test_what_a_manifest_does_not_hold_is_not_recorded(run):
+    stages = run.manifest["stages"]
+    for stage in stages.values():
+        del stage["models"], stage["fingerprint"]
+    run.manifest_file.write_text(json.dumps({"stages": stages}))
+    text = text_of(read(card_text(run, "", ()))[1])
+    assert "With Kiloset at a commit that is not recorded:" in text
+    assert "Not recorded." in text
+    assert "By hand: not recorded" in text
+
+
+def test_a_set_without_rows_has_no_card(run):
+    run.curated.write_text("")
+    with pytest.raises(EmptyError, match="no row in it"):
+        card_text(run, "", ())

@@ -1,0 +1,178 @@
+"""Two sets held against each other: what is in both is found exactly, and each figure stands beside its like."""
+
+import json
+import random
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy.spatial.distance import jensenshannon
+
+from audit.comparison import figures_of, shares_of
+from audit.comparison_page import render_comparison, write_comparison_page
+from audit.figures import shingles
+from core.errors import DataError
+from filters.diversity import vendi_score
+from generator.lines import read_lines
+from kiloset.comparing import compare, located, twins_in
+from tests import planted
+from tests.fakes import FakeEmbedder
+from tests.test_audit_file import hostile, kiloset, opened  # noqa: F401
+from tests.test_page import ATTACKS, CHROMIUM, Tags, vectors_of
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A of 300 rows and B of 200: 20 rows of A are in B, 10 with another answer, 15 nearly; two each of these B has twice."""
+    first, rows = planted.clean(300, seed=11), planted.clean(153, seed=12)
+    rows += first[:20]
+    rows += [{**row, "response": rows[at]["response"]} for at, row in enumerate(first[20:30])]
+    rows += [{**row, "instruction": row["instruction"].replace("the ", "the very ", 1)} for row in first[30:45]]
+    rows += first[:2]
+    for row in rows[:100]:
+        row |= {"category": "code", "license": "MIT"}
+    return planted.write(tmp_path / "a.jsonl", first), planted.write(tmp_path / "b.jsonl", rows), first, rows
+
+
+def held(pair, tmp_path, **kwargs):
+    return compare(str(pair[0]), str(pair[1]), tmp_path, kwargs.get("load"))
+
+
+def test_rows_that_are_in_both_are_counted_by_kind_from_either_side(pair, tmp_path):
+    found = held(pair, tmp_path)
+    assert found.common["A"].kinds == {"whole": 20, "task": 10, "near": 15}
+    assert found.common["B"].kinds == {"whole": 22, "task": 10, "near": 15}
+    assert found.common["A"].rows == 45
+    example = found.common["A"].examples[0]
+    assert (example.row.place, example.twin.place) in {("a.jsonl:1", "b.jsonl:154"), ("a.jsonl:1", "b.jsonl:199")}
+
+
+def test_a_row_is_in_both_exactly_where_a_comparison_of_all_pairs_says_so(tmp_path):
+    mine, theirs = planted.clean(120, seed=21), planted.clean(80, seed=22)
+    # Rows that are alike within A too: of each four near copies only one is in B.
+    for at in range(20):
+        mine += [
+            {**mine[at], "instruction": f"{mine[at]['instruction']} {tail}"}
+            for tail in ("Please.", "Be brief.", "Do it now.")
+        ]
+    theirs += [mine[120 + at * 3] for at in range(20)]
+    tables = [
+        read_lines(str(planted.write(tmp_path / name, rows))).table
+        for name, rows in (("a.jsonl", mine), ("b.jsonl", theirs))
+    ]
+    grams = [[shingles(user) for user in table["user"]] for table in tables]
+    expected = {
+        id for id, one in zip(tables[0]["id"], grams[0], strict=True)
+        if any(len(one & other) / len(one | other) >= 0.7 for other in grams[1])
+    }  # fmt: skip
+    assert {id for id, _, _ in twins_in(*tables)} == expected
+    assert len(expected) >= 60
+
+
+def test_a_row_more_like_one_of_its_own_set_is_in_both_all_the_same(tmp_path):
+    said = (planted.sentence(random.Random(3)) + " and " + planted.sentence(random.Random(4))).split()
+    texts = [
+        " ".join([*said[:-4], "gone", "with", "no", "word"]),
+        " ".join(said),
+        " ".join(["some", "other", "words", "here", "now", *said[5:]]),
+    ]
+    grams = [shingles(text) for text in texts]
+    alike = [len(grams[one] & grams[other]) / len(grams[one] | grams[other]) for one, other in ((0, 1), (1, 2), (0, 2))]
+    assert alike[0] > alike[1] >= 0.7 > alike[2]
+    rows = [{"instruction": text, "response": "It is so."} for text in texts]
+    one, other = (
+        read_lines(str(planted.write(tmp_path / name, part))).table
+        for name, part in (("a.jsonl", rows[:2]), ("b.jsonl", rows[2:]))
+    )
+    assert twins_in(one, other) == [("r00002", "r00001", "near_duplicate")]
+
+
+def test_figures_are_those_of_each_side(pair, tmp_path):
+    found = held(pair, tmp_path)
+    figures = {name: sides for name, *sides in figures_of(found)}
+    assert figures["rows"] == ["300", "200"]
+    assert figures["within: exact duplicates"] == ["0", "2"]
+    assert figures["between: rows that the other has too"] == ["45", "47"]
+    names = sorted(planted.CATEGORIES)
+    counts = [[sum(row["category"] == name for row in rows) for name in names] for rows in pair[2:]]
+    assert found.js_distance == pytest.approx(jensenshannon(*counts, 2))
+    assert shares_of(found, "licences") == {"Apache-2.0": [100.0, 50.0], "MIT": [0.0, 50.0]}
+    assert shares_of(found, "categories")["code"] == [
+        pytest.approx(100 * 50 / 300),
+        pytest.approx(100 * counts[1][names.index("code")] / 200),
+    ]
+    assert found.per_hundred()["exact_duplicate"] == {"A": 0.0, "B": 1.0}
+
+
+def test_trigrams_are_counted_over_as_many_words_of_each(tmp_path):
+    one = [{"instruction": "Tell me a thing.", "response": "one two three four five six."}]
+    other = [{"instruction": "Tell me a thing.", "response": "one two three one two three one two three."}]
+    planted.write(tmp_path / "a.jsonl", one)
+    planted.write(tmp_path / "b.jsonl", other)
+    found = compare(str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"), tmp_path, None)
+    # Six words each: four trigrams, in B the first stands there again.
+    assert (found.words_read, found.trigrams) == (6, {"A": 1.0, "B": 0.75})
+
+
+def test_the_vendi_score_is_of_as_many_rows_of_each(pair, tmp_path):
+    found = held(pair, tmp_path, load=lambda *_: FakeEmbedder())
+    assert found.vendi_rows == 200
+    texts = read_lines(str(pair[1])).table["user"].to_list()
+    assert found.vendi["B"] == pytest.approx(vendi_score(np.asarray(FakeEmbedder().embed(texts), np.float32)), rel=1e-4)
+    assert any("Vendi" in name for name, *_ in figures_of(found))
+    assert not held(pair, tmp_path).vendi
+
+
+def test_a_set_is_as_itself(pair, tmp_path):
+    found = compare(str(pair[0]), str(pair[0]), tmp_path, None)
+    assert found.common["A"].kinds == found.common["B"].kinds == {"whole": 300, "task": 0, "near": 0}
+    assert found.js_distance == 0
+    assert len(set(found.trigrams.values())) == 1
+
+
+def test_a_run_is_named_by_folder_or_name(kiloset, finished, pair):  # noqa: F811
+    assert located("mine", finished.parent) == ("mine", finished / "curated.jsonl")
+    assert located(str(finished), finished) == ("mine", finished / "curated.jsonl")
+    ran = kiloset("compare", "mine", pair[0], "--runs", finished.parent)
+    assert ran.returncode == 0
+    assert "A: mine B: a.jsonl" in " ".join(ran.stdout.split())
+    (finished / "curated.jsonl").unlink()
+    with pytest.raises(DataError, match="the run is not finished"):
+        located("mine", finished.parent)
+
+
+def test_a_set_that_is_not_there_is_one_line(kiloset, pair):  # noqa: F811
+    ran = kiloset("compare", pair[0], "absent")
+    assert (ran.returncode, ran.stderr) == (2, "kiloset: absent: no such file or folder, and no such run in runs\n")
+
+
+def test_the_command_writes_a_page_only_where_it_is_told(kiloset, pair, tmp_path):  # noqa: F811
+    before = {path.name for path in tmp_path.iterdir()}
+    assert kiloset("compare", pair[0], pair[1]).returncode == 0
+    assert {path.name for path in tmp_path.iterdir()} == before
+    assert kiloset("compare", pair[0], pair[1], "--page", "both.html").returncode == 0
+    assert {path.name for path in tmp_path.iterdir()} == before | {"both.html"}
+
+
+def test_the_charts_hold_the_shares_and_nothing_becomes_markup(pair, hostile, tmp_path):  # noqa: F811
+    found = compare(str(tmp_path / "set.jsonl"), str(pair[1]), tmp_path, None)
+    page = Tags(render_comparison(found, vectors_of))
+    assert [attrs.get("type") for tag, attrs in page.tags if tag == "script"].count(None) == 2
+    assert not [tag for tag, _ in page.tags if tag in ("img", "textarea", "iframe")]
+    specs = {attrs["id"]: json.loads(text) for attrs, text in page.scripts if "id" in attrs}
+    bars = specs["chart-categories"]["data"]["values"]
+    assert {bar["name"] for bar in bars} >= {ATTACKS[0], "code"}
+    assert sum(bar["percent of rows"] for bar in bars if bar["of"] == "B") == pytest.approx(100, abs=0.1)
+    points = pl.DataFrame(specs["chart-map"]["data"]["values"])
+    assert points["set"].value_counts().sort("set")["count"].to_list() == [found.sides["A"].rows, 200]
+    lines = pl.DataFrame(specs["chart-lengths"]["vconcat"][1]["data"]["values"])
+    assert lines.group_by("of").agg(pl.col("rows").sum()).sort("of")["rows"].to_list() == [found.sides["A"].rows, 200]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome on the PATH")
+def test_a_browser_draws_both_and_reports_no_error(pair, hostile, tmp_path):  # noqa: F811
+    found = compare(str(tmp_path / "set.jsonl"), str(pair[1]), tmp_path, None)
+    write_comparison_page(found, vectors_of, tmp_path / "both.html")
+    with opened(tmp_path / "both.html", "dark") as page:
+        assert page.title() == "A: set.jsonl and B: b.jsonl"
+        page.select_option("#map-field", "fault")

@@ -1,0 +1,337 @@
+"""The rows of a review: what there is, what a filter shows, in which order, and what is shown of a row."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from audit.borderline import in_order
+from audit.review import by_category, neighbours, overlaid, progress, read_rows, select, signature
+from audit.review_filter import SCORES, Filter, read_filter
+from audit.review_row import show_row
+from core.errors import DataError
+from core.review import Decision, born_as
+from core.run import RunFolder, file_sha256
+from core.table import table_of, user_turn, with_verdicts
+
+CATEGORIES = ("code", "maths", "writing")
+CONSTRAINT = {"id": "change_case:english_lowercase", "args": "{}"}
+ATTACK = "<script>document.title='owned'</script></textarea><img src=x onerror=alert(1)>"
+REWRITES = [
+    {"kind": "plain", "status": "rejected", "check": "numbers", "evidence": "3 is gone", "measured": 0.5, "limit": 1.0, "score": None, "text": "Some apples.", "verdicts": []},
+    {"kind": "guided", "status": "chosen", "check": None, "evidence": None, "measured": None, "limit": None, "score": -0.5, "text": "There are 3 apples.",
+     "verdicts": [{"check": "numbers", "status": "passed", "measured": 1.0, "limit": 1.0}, {"check": "meaning", "status": "passed", "measured": 0.81, "limit": 0.8}]},
+]  # fmt: skip
+REWRITE_TYPE = pl.List(
+    pl.Struct({
+        **dict.fromkeys(("kind", "status", "check", "evidence"), pl.String), **dict.fromkeys(("measured", "limit", "score"), pl.Float64),
+        "text": pl.String, "verdicts": pl.List(pl.Struct({"check": pl.String, "status": pl.String, "measured": pl.Float64, "limit": pl.Float64})),
+    })
+)  # fmt: skip
+
+
+def rows_of(count, texts):
+    """Return seeds s0..2, generated rows g000.. of three categories in turn, whose texts `texts` replace by id."""
+    seeds = [
+        {"id": f"s{n}", "instruction": f"Seed {n}", "response": "Yes.", "category": CATEGORIES[n], "source": "seed", "writer": "human", "license": "MIT"}
+        for n in range(3)
+    ]  # fmt: skip
+    made = [
+        {"id": f"g{n:03}", "instruction": f"Task number {n}", "input": f"given {n}" if n % 4 == 0 else "", "response": f"Answer {n} is here.",
+         "category": CATEGORIES[n % 3], "category_source": "asked", "source": "generated", "strategy": "constraint" if n % 5 == 0 else "self_instruct",
+         "parents": [f"s{n % 3}"], "depth": 1, "writer": "tiny@1", "license": "Apache-2.0"}
+        for n in range(count)
+    ]  # fmt: skip
+    made[5] |= {"response": "all of it is small.", "constraints": [CONSTRAINT]}
+    return seeds, [row | texts.get(row["id"], {}) for row in made]
+
+
+def make_run(path, texts=None, kept=36):
+    """Make a finished run by hand: of so many rows and eight more, the last eight dropped, g001 rewritten."""
+    folder = RunFolder(Path(path))
+    folder.create()
+    seeds, made = (table_of(part) for part in rows_of(kept + 8, texts or {}))
+    everything = pl.concat([seeds, made])
+    ids = made["id"].to_list()
+    short = {
+        id: {"reason": "too_short", "evidence": "1 word", "measured": float(n), "limit": 3.0}
+        for n, id in enumerate(ids[kept : kept + 4])
+    }
+    rules = with_verdicts(everything, short)
+    twins = {
+        id: {"reason": "near_duplicate", "evidence": "jaccard", "measured": 0.7 + n / 10, "limit": 0.7, "twin": "g002"}
+        for n, id in enumerate(ids[kept + 4 : kept + 6])
+    }
+    near = with_verdicts(rules.kept, twins)
+    apart = {f"s{n}": {"reason": "seed_kept_apart", "evidence": "a seed"} for n in range(3)}
+    spare = {id: {"reason": "over_quota", "evidence": "no room"} for id in ids[kept + 6 :]}
+    scored = near.kept.with_columns(quality=pl.int_range(pl.len()).cast(pl.Float64) / 10)
+    balanced = with_verdicts(scored, apart | spare)
+    is_first = pl.col("id") == "g001"
+    styled = balanced.kept.with_columns(
+        original_response=pl.when(is_first).then(pl.lit("Here are 3 apples, I think.")),
+        response=pl.when(is_first).then(pl.lit("There are 3 apples.")).otherwise("response"),
+        response_source=pl.when(is_first).then(pl.lit("guided")).otherwise(pl.lit("reference")),
+        response_reason=pl.when(is_first).then(pl.lit("best_fit")).otherwise(pl.lit("off")),
+        fit_gain=pl.when(is_first).then(0.06), nearest_cosine=pl.lit(0.5),
+        rewrites=pl.Series([REWRITES if id == "g001" else [] for id in balanced.kept["id"]], dtype=REWRITE_TYPE),
+    )  # fmt: skip
+    empty = with_verdicts(everything, {}).dropped
+    stages = {
+        "seeds": (seeds, empty), "generate": (everything, empty), "rules": (rules.kept, rules.dropped),
+        "near_duplicates": (near.kept, near.dropped), "semantic": (near.kept, empty),
+        "balance": (balanced.kept, balanced.dropped), "rewrite": (styled, empty), "style": (styled, empty),
+    }  # fmt: skip
+    said = {}
+    for number, (name, (rows, gone)) in enumerate(stages.items(), start=1):
+        folder.write_stage(number, name, "f", rows, gone)
+        said[name] = {"kept": rows.height, "dropped": dict(Counter(gone["reason"]))}
+    pairs = {
+        "id": ["g003"],
+        "other": ["g006"],
+        "cosine": [0.94],
+        "why": ["other_order"],
+        "instruction": [""],
+        "other_instruction": [""],
+    }
+    pl.DataFrame(pairs).write_parquet(folder.borderline)
+    folder.config.write_text("[semantic]\nthreshold = 0.95\nreview = 0.9\n[rewrite]\nmin_gain = 0.05\n[gate]\nlongest_ratio = 2.0\nshortest_ratio = 0.5\nlength_slack_words = 1\n")  # fmt: skip
+    lines = []
+    for row in styled.to_dicts():
+        messages = [
+            {"role": "user", "content": user_turn(row["instruction"], row["input"])},
+            {"role": "assistant", "content": row["response"]},
+        ]
+        lines.append(json.dumps({"messages": messages, "id": row["id"], "category": row["category"], "split": "train"}))
+    folder.curated.write_text("".join(f"{line}\n" for line in lines))
+    folder.update_manifest(
+        {
+            "stages": said,
+            "target": {**dict.fromkeys(CATEGORIES, 12), "poetry": 0},
+            "curated_sha256": file_sha256(folder.curated),
+        }
+    )
+    return folder
+
+
+def accept(rows, id, **changes):
+    row = rows.row(id)
+    texts = {name: row[name] for name in ("instruction", "input", "response", "category")}
+    return Decision(id, "accept", rows.born(id), "2026-11-26", **(texts | changes))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("review") / "demo")
+
+
+@pytest.fixture(scope="module")
+def rows(run):
+    return read_rows(run)
+
+
+def ids_of(rows, decisions=None, here=None, **said):
+    table = overlaid(rows, decisions or {})
+    return select(table, read_filter(said, table), here).filter("matches")["id"].to_list()
+
+
+def test_every_row_of_the_run_is_there_once(rows):
+    fates = dict(rows.table.select("id", "fate").iter_rows())
+    assert len(fates) == rows.table.height == 36 + 8 + 3
+    assert Counter(fates.values()) == {"set": 36, "dropped": 11}
+    assert {id for id, fate in fates.items() if fate == "dropped"} == {f"g{n:03}" for n in range(36, 44)} | {
+        "s0",
+        "s1",
+        "s2",
+    }
+    assert rows.categories == ("code", "maths", "poetry", "writing")
+
+
+@pytest.mark.parametrize(
+    ("said", "holds"),
+    [
+        ({}, lambda row: row["fate"] == "set"),
+        ({"fate": "dropped"}, lambda row: row["fate"] == "dropped"),
+        ({"fate": "all"}, lambda row: True),
+        ({"category": "maths"}, lambda row: row["fate"] == "set" and row["category"] == "maths"),
+        ({"reason": "near_duplicate"}, lambda row: row["reason"] == "near_duplicate"),
+        ({"fate": "all", "origin": "seed"}, lambda row: row["source"] == "seed"),
+        ({"origin": "constraint"}, lambda row: row["fate"] == "set" and row["strategy"] == "constraint"),
+        ({"rewritten": "yes"}, lambda row: row["original_response"] is not None),
+        ({"text": "NUMBER 12"}, lambda row: row["fate"] == "set" and "number 12" in row["instruction"]),
+        ({"text": "g00"}, lambda row: row["fate"] == "set" and "g00" in row["id"]),
+        (
+            {"score": "quality", "least": "1", "most": "1.5"},
+            lambda row: row["fate"] == "set" and 1 <= row["quality"] <= 1.5,
+        ),
+        ({"fate": "all", "score": "quality"}, lambda row: row["quality"] is not None),
+    ],
+)
+def test_a_filter_shows_what_a_loop_over_the_rows_finds(rows, said, holds):
+    shown = ids_of(rows, **said)
+    assert sorted(shown) == sorted(row["id"] for row in rows.table.to_dicts() if holds(row))
+    assert shown
+
+
+@pytest.mark.parametrize(("said", "fault"), [({"fate": "none"}, "fate"), ({"order": "size"}, "order"), ({"score": "x"}, "score"), ({"least": "one"}, "least"), ({"most": "nan"}, "most"), ({"state": "done"}, "state")])  # fmt: skip
+def test_an_address_that_says_something_unknown_is_refused(rows, said, fault):
+    with pytest.raises(DataError, match=f"the address has {fault}="):
+        read_filter(said, rows.table)
+
+
+def test_what_a_filter_says_survives_the_address(rows):
+    from urllib.parse import parse_qsl
+
+    found = Filter(fate="all", category="a&b=c", text="#?é ", score="quality", least="-1.5", order="-quality")
+    assert dict(parse_qsl(found.query(row="g001")))["row"] == "g001"
+    assert read_filter(dict(parse_qsl(found.query())), rows.table) == Filter(fate="all", category="a&b=c", text="#?é", score="quality", least="-1.5", order="-quality")  # fmt: skip
+    assert Filter().query() == ""
+
+
+def test_orders_by_id_and_by_figures(rows):
+    assert ids_of(rows, order="id") == [f"g{n:03}" for n in range(36)]
+    assert ids_of(rows, order="-quality")[:2] == ["g035", "g034"]
+    without = [f"g{n:03}" for n in range(36, 42)]  # they left before quality was measured
+    assert ids_of(rows, order="quality", fate="all")[-6:] == ids_of(rows, order="-quality", fate="all")[-6:] == without
+
+
+def test_borderline_first_takes_turns_and_begins_with_broken_constraints(run, rows):
+    # By hand: no constraint is broken; the turn goes by room: quality 0 of each category, meaning 0.81 of 0.8 to 1 (0.05),
+    # gain 0.06 of 0.05 (1/6), cosine 0.94 of 0.9 to 0.95 (0.2). Quality's first is g000.
+    order = ids_of(rows)
+    assert order[0] == "g000"
+    assert order[1] == "g001"  # for its meaning
+    assert rows.near["g001"].said == "rewriting: meaning 0.81, limit 0.8"
+    assert order[2] in ("g003", "g006")
+    assert rows.near[order[2]].said.startswith("cosine 0.94 with g00")
+    broken = rows.table.with_columns(
+        response=pl.when(pl.col("id") == "g005").then(pl.lit("All Of It.")).otherwise("response")
+    )
+    near, ranks = in_order(broken, None, run)
+    assert ranks[broken["id"].to_list().index("g005")] == 0
+    assert near["g005"].said == "breaks change_case:english_lowercase"
+
+
+def test_dropped_rows_come_in_turn_by_reason_the_nearest_to_its_limit_first(rows):
+    order = ids_of(rows, fate="dropped")
+    reasons = dict(rows.table.select("id", "reason").iter_rows())
+    assert {reasons[id] for id in order[:4]} == {"too_short", "near_duplicate", "seed_kept_apart", "over_quota"}
+    assert order[:2] == ["g040", "g039"]  # 0.7 of 0.7, and 3 words of 3
+
+
+def test_decisions_lie_over_the_rows(rows):
+    decisions = {
+        "g000": accept(rows, "g000"), "g001": accept(rows, "g001", response="Other."), "g002": accept(rows, "g002", category="poetry"),
+        "g003": Decision("g003", "reject", rows.born("g003"), "t", "false"), "g036": accept(rows, "g036"),
+        "g004": Decision("g004", "reject", "another row", "t"), "gone": Decision("gone", "reject", "x", "t"),
+    }  # fmt: skip
+    counted = rows.counted(decisions)
+    assert set(counted) == {"g000", "g001", "g002", "g003", "g036"}
+    table = overlaid(rows, counted)
+    states = dict(table.select("id", "state").iter_rows())
+    assert [states[f"g00{n}"] for n in range(5)] == ["accepted", "edited", "edited", "rejected", "undecided"]
+    assert ids_of(rows, counted, category="poetry") == ["g002"]
+    assert ids_of(rows, counted, text="other.") == ["g001"]
+    assert sorted(ids_of(rows, counted, state="accepted", fate="all")) == ["g000", "g001", "g002", "g036"]
+    found = progress(table.filter(fate="set")["state"])
+    assert (found.rows, found.decided, found.accepted, found.edited, found.rejected) == (36, 4, 3, 2, 1)
+    assert [(name, done.decided, done.rows) for name, done in by_category(table.filter(fate="set"))] == [
+        ("code", 2, 12), ("maths", 1, 12), ("poetry", 1, 1), ("writing", 0, 11),
+    ]  # fmt: skip
+
+
+def test_next_goes_round_to_what_is_undecided(rows):
+    said = {"order": "id", "category": "maths"}  # g001, g004, …, g034
+    table = overlaid(rows, {"g004": accept(rows, "g004")})
+    found = select(table, read_filter(said, table))
+    assert neighbours(found, "g001") == (None, "g004", "g007")
+    assert neighbours(found, "g034") == ("g031", None, "g001")
+    assert neighbours(found, None) == (None, "g001", "g001")
+    with_another = select(table, read_filter(said, table), "g003")
+    assert neighbours(with_another, "g003") == ("g001", "g004", "g007")
+    all_done = {id: accept(rows, id) for id in found["id"]}
+    table = overlaid(rows, all_done)
+    assert neighbours(select(table, read_filter(said, table)), "g004")[2] is None
+
+
+def test_a_row_is_shown_with_all_there_is_to_know(rows):
+    shown = show_row(rows, "g001", None, 0)
+    assert dict(shown.facts) | {
+        "source": "generated",
+        "writer": "tiny@1",
+        "license": "Apache-2.0",
+        "split": "train",
+        "depth": 1,
+    } == dict(shown.facts)
+    assert [(name, value) for name, value, _ in shown.scores] == [
+        ("quality", 0.4),
+        ("fit_gain", 0.06),
+        ("nearest_cosine", 0.5),
+    ]
+    assert {name for name, _, _ in shown.scores} <= SCORES.keys()
+    assert [(one.id, one.text) for one in shown.parents] == [("s1", "Seed 1")]
+    assert "".join(text for _, text in shown.rewritten.before) == "Here are 3 apples, I think."
+    assert "".join(text for kind, text in shown.rewritten.after if kind == "ins").split() == ["There"]
+    assert [(one["text"], one["why"]) for one in shown.rewritten.candidates] == [
+        ("Some apples.", "refused by numbers: 3 is gone (0.5, limit 1)")
+    ]
+    pair = show_row(rows, "g006", None, 0).relatives
+    assert [(one.id, one.how, one.text) for one in pair] == [
+        ("g003", "cosine 0.94; the words stand in another order", "Task number 3")
+    ]
+    dropped = show_row(rows, "g041", None, 0)
+    assert (dropped.verdict["stage"], dropped.relatives[0].id) == ("near_duplicates", "g002")
+    assert dropped.verdict["measured"] == pytest.approx(0.8)
+    assert [one.id for one in show_row(rows, "g002", None, 0).relatives] == ["g040", "g041"]
+
+
+def test_a_row_is_shown_as_decided_with_the_change_marked_and_its_constraints_checked_anew(rows):
+    assert [one.keeps for one in show_row(rows, "g005", None, 0).constraints] == [True]
+    shown = show_row(rows, "g005", accept(rows, "g005", response="all of it is SMALL."), 3)
+    assert (shown.state, shown.version, [one.keeps for one in shown.constraints]) == ("edited", 3, [False])
+    ((column, before, after),) = shown.changes
+    assert (column, [t for k, t in before if k == "del"], [t for k, t in after if k == "ins"]) == (
+        "response",
+        ["small"],
+        ["SMALL"],
+    )
+    rejected = show_row(rows, "g005", Decision("g005", "reject", rows.born("g005"), "t", "false"), 1)
+    assert (rejected.state, rejected.changes) == ("rejected", [])
+
+
+def test_a_decision_still_counts_once_a_later_run_has_given_the_row_its_texts(tmp_path):
+    folder = make_run(tmp_path / "demo")
+    born = read_rows(folder).born("g007")
+    stages = dict(folder.stages())
+    is_edited = pl.col("id") == "g007"
+    edited = stages["style"].with_columns(
+        instruction=pl.when(is_edited).then(pl.lit("Another task")).otherwise("instruction"),
+        response=pl.when(is_edited).then(pl.lit("Another answer")).otherwise("response"),
+        review=pl.when(is_edited).then(pl.lit("edited")),
+    )
+    nothing = with_verdicts(edited, {}).dropped
+    for number, name in enumerate(("style", "review"), start=8):
+        folder.write_stage(number, name, "f", edited, nothing)
+    rows = read_rows(folder)
+    assert rows.born("g007") == born == born_as("Task number 7", "")
+    assert rows.row("g007")["response"] == "Answer 7 is here."
+    decision = Decision("g007", "accept", born, "t", "", "Another task", "", "Another answer", "maths")
+    assert rows.counted({"g007": decision})
+    assert show_row(rows, "g007", decision, 1).texts["instruction"] == "Another task"
+
+
+def test_an_unfinished_run_is_refused_in_one_line(tmp_path):
+    folder = make_run(tmp_path / "demo")
+    folder.stage_file(8, "style").unlink()
+    with pytest.raises(DataError, match="the run is not finished, its last stage is rewrite; `make dataset` goes on"):
+        read_rows(folder)
+
+
+def test_a_run_made_anew_has_another_signature(tmp_path):
+    folder = make_run(tmp_path / "demo")
+    before = signature(folder)
+    assert before == signature(folder)
+    pl.read_parquet(folder.borderline).head(0).write_parquet(folder.borderline)
+    assert before != signature(folder)
