@@ -142,6 +142,43 @@ class Walk:
         _insert(row, self._buckets, self._heads, self._nexts)
 
 
+def band_keys(texts: Texts, seed: int) -> NDArray[np.uint64]:
+    """Return `(texts, BANDS + 1)` keys, of which two texts that a `Walk` compares share one; 0 where there is none.
+
+    The last column is for short texts of the same words. A key is that of one band, whatever other texts there are.
+    """
+    bands, _ = _bands_of(texts, seed)
+    keys = ((bands ^ np.arange(1, len(bands) + 1, dtype=np.uint64)[:, None] * _OTHER) * _GOLDEN).T | _1
+    keys[texts.lengths > SHORT_WORDS, BANDS] = 0
+    return np.ascontiguousarray(keys)
+
+
+def linked(
+    texts: Texts, rows: NDArray[np.int64], keys: NDArray[np.uint64], threshold: float
+) -> tuple[NDArray[np.int64], int]:
+    """Return pairs of texts that are alike and share a key, enough to connect whatever such pairs connect.
+
+    Args:
+        texts: Each text once.
+        rows: `(entries,)` the text of each entry, sorted by key.
+        keys: `(entries,)` its key (`band_keys`).
+        threshold: As for `Walk`.
+
+    Returns:
+        `(pairs, 2)` numbers of texts; and how often an entry was compared with the `LONGEST_WALK` before it only.
+    """
+    number = len(texts)
+    sets = np.empty(int((texts.ends - texts.begins).sum()), np.uint64)
+    sizes, places = np.full(number, -1, np.int32), np.zeros(number + 1, np.int64)
+    tables = _tables(int((texts.ends - texts.begins).max(initial=0)))
+    found = np.empty((2, max(1, number)), np.int64)
+    pairs, cut = _link(
+        rows, keys, threshold, LONGEST_WALK, np.arange(number), texts.data, texts.begins, texts.ends, texts.bags,
+        texts.lengths <= SHORT_WORDS, sets, places, sizes, tables, found[0], found[1],
+    )  # fmt: skip
+    return found[:, :pairs].T.copy(), cut
+
+
 def normal_texts(instructions: pl.Series, inputs: pl.Series) -> Texts:
     """Return the normal forms (`core.text.normal_form`) of instructions with their inputs."""
     _start()
@@ -596,3 +633,39 @@ def _advance(
             return row, count, cut
         _insert(row, buckets, heads, nexts)
     return len(buckets), 0, cut
+
+
+@njit(cache=True)
+def _root(parents: Any, row: int) -> int:
+    while parents[row] != row:
+        parents[row] = parents[parents[row]]
+        row = parents[row]
+    return row
+
+
+@njit(cache=True)
+def _link(
+    rows: Any, keys: Any, threshold: float, longest: int, parents: Any, data: Any, begins: Any, ends: Any, bags: Any,
+    short: Any, sets: Any, places: Any, sizes: Any, tables: Any, one: Any, two: Any,
+) -> tuple[int, int]:  # fmt: skip
+    """Write pairs of rows that are alike and share a key, but none that the pairs before connect; return their number."""
+    number = cut = begin = 0
+    for at in range(len(rows)):
+        if keys[at] != keys[begin]:
+            begin = at
+        row, own = rows[at], 0
+        first = begin
+        if at - begin > longest:
+            first, cut = at - longest, cut + 1
+        for before in range(at - 1, first - 1, -1):
+            other = rows[before]
+            if _root(parents, row) == _root(parents, other):
+                continue
+            if own == 0:
+                own = _distinct(data, begins[row], ends[row], 5, np.empty(ends[row] - begins[row], np.uint64), tables, 0)
+            value, _ = _compare(row, other, own, threshold, data, begins, ends, bags, short, sets, places, sizes, tables)
+            if value > 0:
+                parents[_root(parents, row)] = _root(parents, other)
+                one[number], two[number] = row, other
+                number += 1
+    return number, cut
