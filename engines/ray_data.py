@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from core.models import Embedder, Message, Progress
@@ -157,3 +158,82 @@ def _pool(data: Any, config: EngineConfig, blocks: int) -> dict[str, Any]:
     most = min(config.max_actors, blocks)
     pool = data.ActorPoolStrategy(min_size=min(config.min_actors, most), max_size=most)
     return {"compute": pool, **placement(config)}
+
+
+Part = dict[str, Any]
+"""Names a part of the rows, as small as an address; what works on it reads them itself."""
+
+
+def worked(config: EngineConfig, parts: Sequence[Part], work: Callable[[Part], pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Call `work` on each part somewhere in the cluster; yield what it returns as it comes, which must be little."""
+    found = _emitted(config, parts, work)
+    for batch in found.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield _polars(batch)
+
+
+def grouped(
+    config: EngineConfig, parts: Sequence[Part], emit: Callable[[Part], pl.DataFrame],
+    gather: Callable[[pl.DataFrame], pl.DataFrame], groups: int,
+) -> Iterator[pl.DataFrame]:  # fmt: skip
+    """Bring rows of one `group`, wherever they were emitted, together on one machine, and work on them there.
+
+    Args:
+        config: The `[engine]` table.
+        parts: What is worked on.
+        emit: Returns the rows of a part, with a column `group`, in [0, groups).
+        gather: Gets all rows of one group, in any order; what it returns must be little.
+        groups: How many there are at most; each must fit a worker's memory.
+
+    Yields:
+        What `gather` returned, as it comes.
+    """
+
+    def work(batch: Any) -> Any:
+        return _arrow(gather(_polars(batch)))
+
+    shuffled = _emitted(config, parts, emit).groupby("group", num_partitions=groups)
+    found = shuffled.map_groups(work, batch_format="pyarrow")
+    for batch in found.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield _polars(batch)
+
+
+def shared(config: EngineConfig, value: Any) -> Callable[[], Any]:
+    """Put a value where every machine can get it, once each; return what gets it."""
+    prepared(config)
+    import ray
+
+    return _Shared(ray.put(value))
+
+
+def _emitted(config: EngineConfig, parts: Sequence[Part], work: Callable[[Part], pl.DataFrame]) -> Any:
+    data = prepared(config)
+    rows = data.from_items([{"part": json.dumps(part)} for part in parts], override_num_blocks=len(parts))
+    return rows.map_batches(_Emitted(work), batch_size=1, batch_format="pyarrow")
+
+
+class _Emitted:
+    def __init__(self, work: Callable[[Part], pl.DataFrame]) -> None:
+        self._work = work
+
+    def __call__(self, batch: Any) -> Any:
+        return _arrow(self._work(json.loads(batch["part"][0].as_py())))
+
+
+class _Shared:
+    def __init__(self, ref: Any) -> None:
+        self._ref = ref
+
+    def __call__(self) -> Any:
+        import ray
+
+        return ray.get(self._ref)
+
+
+def _arrow(table: pl.DataFrame) -> Any:
+    return table.to_arrow(compat_level=pl.CompatLevel.oldest())
+
+
+def _polars(batch: Any) -> pl.DataFrame:
+    found = pl.from_arrow(batch)
+    assert isinstance(found, pl.DataFrame)
+    return found

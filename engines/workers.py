@@ -1,6 +1,7 @@
 """What a machine of a cluster makes of a model's name: the very engine that one machine uses, checked to be the same model."""
 
 import tempfile
+from functools import cache
 from pathlib import Path
 
 from core.errors import ModelError
@@ -29,8 +30,9 @@ def work_as_scorer(name: str, model: str, identity: str, max_tokens: int) -> Tra
     return TransformersScorer(_path(name, model), identity, max_tokens)
 
 
+@cache
 def work_as_embedder(name: str, identity: str) -> SentenceEmbedder | StaticEmbedder:
-    """Return the embedder of that identity; see `work_as_writer`."""
+    """Return the embedder of that identity, one a process; see `work_as_writer`."""
     path = model_path(name, "models.embedder")
     source = f"{name}@{revision(path)}"
     if identity == source:

@@ -662,8 +662,12 @@ def _link(
             if _root(parents, row) == _root(parents, other):
                 continue
             if own == 0:
-                own = _distinct(data, begins[row], ends[row], 5, np.empty(ends[row] - begins[row], np.uint64), tables, 0)
-            value, _ = _compare(row, other, own, threshold, data, begins, ends, bags, short, sets, places, sizes, tables)
+                own = _distinct(
+                    data, begins[row], ends[row], 5, np.empty(ends[row] - begins[row], np.uint64), tables, 0
+                )
+            value, _ = _compare(
+                row, other, own, threshold, data, begins, ends, bags, short, sets, places, sizes, tables
+            )
             if value > 0:
                 parents[_root(parents, row)] = _root(parents, other)
                 one[number], two[number] = row, other

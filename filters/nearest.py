@@ -51,6 +51,19 @@ def cluster(vectors: NDArray[np.float32], rows: NDArray[np.int64], count: int, s
     return found
 
 
+def centres_of(vectors: NDArray[np.float32], count: int, seed: int) -> NDArray[np.float32]:
+    """Return `(count, dims)` centres of these vectors by spherical k-means, of length 1; the same for the same seed."""
+    import faiss
+
+    with one_thread():
+        means = faiss.Kmeans(
+            vectors.shape[1], count, niter=MEANS, seed=seed + 1, spherical=True, min_points_per_centroid=1,
+            max_points_per_centroid=TRAINED,
+        )  # fmt: skip
+        means.train(vectors)
+    return np.asarray(means.centroids, dtype=np.float32)
+
+
 def empty_index(vectors: NDArray[np.float32], seed: int) -> Any:
     """Return an empty index for these vectors by inner product: exact for few, else an inverted file over their k-means."""
     import faiss

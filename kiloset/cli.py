@@ -431,6 +431,39 @@ def prove(run: Run = None, runs: Runs = Path("runs"), set_: Overrides = None, pr
         raise typer.Exit(1)
 
 
+@app.command()
+def thin(
+    pool: Annotated[str, typer.Argument(help="Folder of Parquet files with the columns instruction, response (or output) and perhaps input (or context); local or any fsspec address.")],
+    out: Annotated[str, typer.Argument(help="Folder to be written, new or empty: kept/, dropped/, thinned.json.")],
+    rows: Annotated[int | None, typer.Option(min=1, help="Rows to keep at most, drawn evenly over clusters; without it all that are no near-duplicates.")] = None,
+    config: Config = None, set_: Overrides = None, progress: Shown = "auto",
+) -> None:  # fmt: skip
+    """Make a pool that is too large for one machine smaller, on a Ray cluster; `pool.path` of a run then names OUT/kept.
+
+    Near-duplicates leave as in a run, the same rows whatever the cluster. The setting engine.address names the cluster; without it
+    this machine is one. The pool is never held in one place.
+    """
+    from engines.ray import connect
+    from kiloset.models import thinning_embedder
+    from kiloset.settings import load_config
+    from kiloset.thinning import thin as make_thin
+
+    settings = load_config(_config_path(config), ['engine.kind="ray"', *(set_ or [])])
+    with watching(progress) as shown:
+        make = thinning_embedder(settings, shown.say)
+        connect(settings.engine)
+        found = make_thin(
+            pool, out, rows, settings.near_duplicates, settings.engine, seed=settings.run.seed, temper=settings.balance.temper,
+            make_embedder=make, progress=shown,
+        )  # fmt: skip
+    said = ", ".join(f"{reason} {n:,}" for reason, n in found.dropped.items()) or "nothing"
+    print(f"{out}/kept: {found.kept:,} of {found.rows:,} rows; dropped: {said}")
+    if found.cut_short:
+        print(
+            f"  {found.cut_short:,} times a row was compared with 2,000 of the rows that share a key with it, not with all"
+        )
+
+
 @app.command("config")
 def config_(config: Config = None, set_: Overrides = None) -> None:
     """List every setting with its meaning, default, and value in the given config."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from core.errors import ConfigError
-from core.models import Embedder, Message, Progress, Request, Scorer, TextEngine
+from core.models import Embedder, Message, Progress, Request, Scorer, Silent, TextEngine
 from engines.embedded import check_model, model_path, revision
 from engines.embedder import SentenceEmbedder
 from engines.openai import OpenAIEngine, api_key
@@ -80,6 +80,14 @@ def embedder_of(config: RunConfig, rows: int, say: Callable[[str], None], progre
     if rows > settings.static_above:
         return StaticEmbedder(path, identity, progress)
     return SentenceEmbedder(path, identity)
+
+
+def thinning_embedder(config: RunConfig, say: Callable[[str], None]) -> Callable[[], Embedder]:
+    """Return what makes, on any machine of a cluster, the static embedder: its vectors do not depend on their company."""
+    name = config.models.embedder.name
+    path = model_path(name, "models.embedder", say)
+    identity = StaticEmbedder(path, f"{name}@{revision(path)}", Silent()).identity
+    return partial(work_as_embedder, name, identity)
 
 
 class RealModels:

@@ -1,0 +1,189 @@
+"""What a Ray cluster costs where it gains nothing: the same requests to one engine here and to one actor, in turn.
+
+With --million instead, a million texts of made-up words lose their near-duplicates on two nodes of this machine with 1 GB of
+object store each, and on one machine as a run does it: are the rows the same, and how much memory does a process take?
+
+    pip install -e '.[ray]' -c constraints.txt
+    python benchmarks/cluster.py [--requests 400] [--rounds 2] [--million [ROWS]]
+"""
+
+import argparse
+import shutil
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+MODEL = "embedded:smollm2-135m-instruct"
+NODE_BYTES = 2**30
+"""Object store of a node."""
+
+
+@contextmanager
+def cluster(nodes: int, cpus: int) -> Iterator[str]:
+    """Start a cluster on this machine; give its address."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    given = {"num_cpus": cpus, "object_store_memory": NODE_BYTES}
+    made = Cluster(initialize_head=True, head_node_args=given)
+    for _ in range(nodes - 1):
+        made.add_node(**given)
+    try:
+        yield made.address
+    finally:
+        ray.shutdown()
+        made.shutdown()
+
+
+def requests_of(number: int, identity: str, render: Any) -> list[tuple[str, Any]]:
+    from core.models import Request
+
+    made = [
+        Request(
+            render([{"role": "user", "content": f"Tell me {n} facts about the number {n}."}]), "response", 96, 0.7, 0.9
+        )
+        for n in range(number)
+    ]
+    return [(request.key(identity), request) for request in made]
+
+
+def completed(engine: Any, requests: Sequence[tuple[str, Any]]) -> tuple[float, dict[str, str]]:
+    """Return the seconds that the requests took, the engine's start apart, and the texts."""
+    engine.submit(requests[:1])
+    engine.receive()
+    begun = time.perf_counter()
+    engine.submit(requests[1:])
+    texts = dict(engine.receive() for _ in requests[1:])
+    return time.perf_counter() - begun, {key: done.text for key, done in texts.items()}
+
+
+def overhead(number: int, rounds: int) -> None:
+    from core.loading import load_tokenizer
+    from core.models import render_prompt
+    from engines.embedded import model_path, revision
+    from engines.ray import RayEngine
+    from engines.settings import EngineConfig
+    from engines.vllm import VllmEngine, cores
+    from engines.workers import work_as_writer
+
+    path = model_path(MODEL, "models.generator")
+    identity = f"{MODEL}@{revision(path)}"
+    requests = requests_of(number, identity, partial(render_prompt, load_tokenizer(Path(path))))
+    took: dict[str, list[float]] = {"here": [], "ray": []}
+    texts: dict[str, dict[str, str]] = {}
+    with cluster(1, cores()) as address:
+        config = EngineConfig(kind="ray", address=address, max_actors=1, actor_cpus=cores())
+        for _ in range(rounds):
+            for name, seconds_of in took.items():
+                local = VllmEngine(path, identity, EngineConfig(), Path(tempfile.mkdtemp()) / "engine.log")
+                make = partial(work_as_writer, MODEL, identity, config)
+                engine: Any = local if name == "here" else RayEngine(identity, local, make, config)
+                seconds, texts[name] = completed(engine, requests)
+                engine.close()
+                seconds_of.append(seconds)
+                print(f"{name}: {seconds:.1f} s", flush=True)
+    same = sum(texts["here"][key] == text for key, text in texts["ray"].items())
+    print(f"figure equal_completions {same / len(texts['ray']):.3f} share")
+    here, there = (statistics.median(took[name]) for name in ("here", "ray"))
+    print(f"figure here {here:.1f} seconds\nfigure ray {there:.1f} seconds")
+    print(f"ratio here {here / there:.3f}")
+
+
+class Peaks:
+    """The most memory that each process of this machine's cluster and this one took, by what it is."""
+
+    def __init__(self) -> None:
+        """Begin to watch."""
+        self.peaks: dict[str, int] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        import psutil
+
+        me = psutil.Process()
+        while not self._stop.wait(0.5):
+            for process in [me, *me.children(recursive=True)]:
+                try:
+                    name = "driver" if process == me else process.name()
+                    name = " ".join(process.cmdline())[:80] if name.startswith("python") else name
+                    # What is shared, the object store above all, is counted once: at the store.
+                    used = process.memory_info()
+                    own = used.rss - getattr(used, "shared", 0)
+                except psutil.Error:
+                    continue
+                self.peaks[name] = max(self.peaks.get(name, 0), own)
+
+    def end(self) -> dict[str, int]:
+        """Stop, and return bytes by what a process is, the most first."""
+        self._stop.set()
+        self._thread.join()
+        return dict(sorted(self.peaks.items(), key=lambda pair: -pair[1]))
+
+
+def million(rows: int) -> None:
+    import polars as pl
+
+    from benchmarks.near_duplicates import write_texts
+    from core.models import Silent
+    from engines.settings import EngineConfig
+    from filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
+    from kiloset.thinning import _table, thin
+
+    place = Path(tempfile.mkdtemp(prefix="kiloset-cluster-"))
+    write_texts(place / "texts.txt", rows)
+    table = pl.read_lines(place / "texts.txt", name="instruction").with_columns(response=pl.lit("x"))
+    (place / "pool").mkdir()
+    for at in range(0, rows, 50_000):
+        table[at : at + 50_000].write_parquet(place / "pool" / f"{at:010d}.parquet")
+    del table
+    near = NearDuplicatesConfig()
+    peaks = Peaks()
+    with cluster(2, 1) as address:
+        begun = time.perf_counter()
+        config = EngineConfig(kind="ray", address=address)
+        found = thin(
+            str(place / "pool"), str(place / "out"), None, near, config, seed=0, temper=0.5, make_embedder=_none, progress=Silent(),
+        )  # fmt: skip
+        took = time.perf_counter() - begun
+    for name, most in peaks.end().items():
+        print(f"figure peak {name} {most / 2**20:.0f} MiB")
+    begun = time.perf_counter()
+    texts = pl.read_parquet(place / "pool" / "*.parquet").with_columns(input=pl.lit(""), row=pl.int_range(pl.len()))
+    local = drop_near_duplicates(_table(texts), near, seed=0).dropped
+    print(f"figure one_machine {time.perf_counter() - begun:.1f} seconds\nfigure two_nodes {took:.1f} seconds")
+    dropped = pl.read_parquet(place / "out" / "dropped" / "*.parquet").drop("row").sort("id")
+    equal = dropped.equals(local.select(dropped.columns).sort("id"))
+    print(f"figure dropped {dropped.height} rows of {found.rows}\nfigure equal {int(equal)} of 1")
+    shutil.rmtree(place)
+
+
+def _none() -> Any:
+    raise AssertionError("no embedder is needed")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--million", type=int, nargs="?", const=1_000_000, metavar="ROWS")
+    given = parser.parse_args()
+    if given.million:
+        million(given.million)
+    else:
+        overhead(given.requests, given.rounds)
+
+
+if __name__ == "__main__":
+    main()
