@@ -102,7 +102,9 @@ bench: setup ## Speed against peers and survival of kills, on an otherwise idle 
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/embedding.py
 	$(BIN)/python benchmarks/scoring.py
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt --no-deps trl
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/training.py --curves
 	$(BIN)/python benchmarks/kills.py
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[ray]'
+	$(BIN)/python benchmarks/cluster.py
+	$(BIN)/python benchmarks/cluster.py --million

@@ -76,13 +76,13 @@ def _unreachable(address: str, error: Exception) -> ModelError:
     )
 
 
-def placement(config: EngineConfig) -> dict[str, float]:
-    """Return what an actor with a model takes: its GPUs where the cluster has any, else `actor_cpus`."""
+def placement(config: EngineConfig, gpus: int) -> dict[str, float]:
+    """Return what an actor with a model takes: so many GPUs where the cluster has any, else `actor_cpus`."""
     import ray
 
     resources: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     if resources.get("GPU", 0):
-        return {"num_gpus": config.tensor_parallel_size, "num_cpus": 1}
+        return {"num_gpus": gpus, "num_cpus": 1}
     return {"num_cpus": config.actor_cpus}
 
 
@@ -176,7 +176,7 @@ class RayEngine:
         # One at a time beyond the first: where the cluster has no room, one waits for it, not all.
         starting = sum(not actor.is_ready for actor in self._actors)
         while len(self._actors) < wanted and (starting == 0 or len(self._actors) < self._config.min_actors):
-            self._actors.append(_Actor(self._make, placement(self._config)))
+            self._actors.append(_Actor(self._make, placement(self._config, self._config.tensor_parallel_size)))
             starting += 1
 
     def _shrink(self) -> None:
@@ -201,7 +201,8 @@ class RayEngine:
                 self._lost(actor, error)
                 continue
             if not actor.is_ready:
-                actor.is_ready, self.description = True, said
+                actor.is_ready = True
+                self.description = f"{said}, in {self._config.min_actors} to {self._config.max_actors} Ray actors"
                 self._deaths.pop("", None)
             else:
                 for key, completion in said:

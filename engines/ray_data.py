@@ -157,7 +157,7 @@ def _pool(data: Any, config: EngineConfig, blocks: int) -> dict[str, Any]:
     """Return the options of a pool that grows with the work and shrinks at its end."""
     most = min(config.max_actors, blocks)
     pool = data.ActorPoolStrategy(min_size=min(config.min_actors, most), max_size=most)
-    return {"compute": pool, **placement(config)}
+    return {"compute": pool, **placement(config, gpus=1)}
 
 
 Part = dict[str, Any]

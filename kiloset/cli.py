@@ -443,7 +443,6 @@ def thin(
     Near-duplicates leave as in a run, the same rows whatever the cluster. The setting engine.address names the cluster; without it
     this machine is one. The pool is never held in one place.
     """
-    from engines.ray import connect
     from kiloset.models import thinning_embedder
     from kiloset.settings import load_config
     from kiloset.thinning import thin as make_thin
@@ -451,7 +450,6 @@ def thin(
     settings = load_config(_config_path(config), ['engine.kind="ray"', *(set_ or [])])
     with watching(progress) as shown:
         make = thinning_embedder(settings, shown.say)
-        connect(settings.engine)
         found = make_thin(
             pool, out, rows, settings.near_duplicates, settings.engine, seed=settings.run.seed, temper=settings.balance.temper,
             make_embedder=make, progress=shown,

@@ -197,3 +197,13 @@ def test_a_run_with_seeds_of_other_categories_cannot_go_on_from_one(kiloset, see
     assert ran.returncode == 2
     assert "--from mine: that run asked for maths, open_qa, summarising, of which these seeds have none" in ran.stderr
     assert not (finished.parent / "other").exists()
+
+
+def test_thinning_refuses_what_is_no_pool_before_a_cluster_is_joined(kiloset, tmp_path):
+    for pool, message in (("none", "no such folder"), ("empty", "no .parquet file in this folder")):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        ran = kiloset("thin", tmp_path / pool, tmp_path / "out", cwd=tmp_path)
+        assert (ran.returncode, ran.stdout) == (2, "")
+        assert message in ran.stderr
+        assert len(ran.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()

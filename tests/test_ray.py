@@ -174,8 +174,8 @@ class _Roomy(RayScorer):
 class _RayModels:
     """The fakes of a run, on the cluster."""
 
-    def __init__(self, config, log=None):
-        self.engine = RayEngine("fake@1", FakeEngine(), partial(SlowEngine, 0.0, log=log), config)
+    def __init__(self, config, log=None, pause=0.0):
+        self.engine = RayEngine("fake@1", FakeEngine(), partial(SlowEngine, pause, log=log), config)
         self.generator = self.rewriter = self.judge = self.engine
         self.scorer = _Roomy(FakeScorer().identity, FakeScorer, config)
         self.scorer.make_room = self.engine.close
@@ -199,6 +199,37 @@ def test_a_run_on_a_cluster_gives_the_bytes_of_one_process(cluster, alone, tmp_p
     assert RunFolder(tmp_path / "run").manifest["calls"] == RunFolder(alone).manifest["calls"]
 
 
+def test_a_run_ends_as_it_would_have_though_a_node_and_a_worker_are_lost_on_the_way(two_nodes, alone, tmp_path):
+    log = tmp_path / "completed"
+    models = _RayModels(_config(two_nodes, min_actors=2), str(log), pause=0.01)
+    told = []
+    models.engine._say = told.append
+
+    def destroy():
+        node = next(iter(two_nodes.worker_nodes))
+        _wait_for(log, 60)
+        two_nodes.remove_node(node)
+        _wait_for(log, 120)
+        ray.kill(next(actor for actor in models.engine._actors if actor.is_ready)._holder)
+
+    thread = threading.Thread(target=destroy)
+    thread.start()
+    fake_run.run(tmp_path / "run", models=models)
+    thread.join()
+    assert (tmp_path / "run" / "curated.jsonl").read_bytes() == (alone / "curated.jsonl").read_bytes()
+    completed = log.read_text().split()
+    assert len(completed) - len({*completed}) <= models.engine.repeated <= 2 * 10
+    assert any("killed by `ray.kill`" in line for line in told)
+    models.engine.close()
+
+
+def _wait_for(log, lines):
+    until = time.monotonic() + 60
+    while not (log.exists() and len(log.read_text().splitlines()) > lines):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
 DRIVER = """
 import sys
 from pathlib import Path
@@ -215,11 +246,7 @@ def test_a_killed_driver_repeats_at_most_what_was_under_way(two_nodes, alone, tm
     command = [sys.executable, "-c", DRIVER, str(tmp_path / "run"), two_nodes.address, str(log)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 60
-    while not (log.exists() and len(log.read_text().splitlines()) > 80):
-        assert first.poll() is None
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    _wait_for(log, 80)
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)

@@ -1,0 +1,389 @@
+"""A plan on paper: ten million candidates with an 8B and a 70B generator on 8 to 64 GPUs, and what breaks first.
+
+Arithmetic on named rates, each with its source. What the driver does was measured on two cores (`--measure` does it again on
+this machine). No GPU was measured: their rates are published ones of another engine, lowered by an assumed share. What is
+asked for per candidate is what the embedded 135M model took; a larger model wastes less and writes longer answers.
+
+    python benchmarks/cluster_plan.py [--candidates 10000000] [--yields 0.325] [--efficiency 0.5] [--measure] [--json]
+"""
+
+import argparse
+import hashlib
+import json
+import random
+import sys
+import tempfile
+import time
+import tracemalloc
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+GPUS = (8, 16, 32, 64)
+GPU_BYTES, SHARE_OF_GPU = 80e9, 0.9
+"""An H100, and `[engine] gpu_memory_utilization`."""
+MAX_NUM_SEQS, MAX_MODEL_LEN = 256, 4096
+"""Those of configs/gpu.toml."""
+CANDIDATES_PER_ROW = 20.0
+"""The most that `[generate] candidates_per_row` may be: ten million candidates make no fewer than 500,000 rows."""
+RESERVE = 1.15
+"""Rows that are rewritten, per row wanted."""
+LINK_BYTES = 10e9 / 8
+"""Assumption: the driver's network link, 10 Gbit/s."""
+PURPOSES = {
+    "instruction": (1134, 263_401, 26_219), "input": (356, 155_917, 21_571), "labelled_input": (27, 7_979, 1_713),
+    "response": (894, 60_973, 93_641), "plain": (145, 9_994, 15_026), "guided": (145, 25_746, 8_620),
+}  # fmt: skip
+"""Run cpu-a2d75d40, manifest.json, `calls`: completions, prompt and written tokens."""
+REWRITING = ("plain", "guided")
+ASKED, CAME, NEW, REWRITTEN, SCORED = 1134, 369, 834, 148, 170
+"""The same run: instructions asked for, rows that came through generation, instructions that were new; rows rewritten, scores."""
+TEXT_BYTES = 1010
+"""The same run, calls.sqlite: prompt and text of a completion, on average."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A model of Llama 3's shape, in 16 bits."""
+
+    name: str
+    layers: int
+    hidden: int
+    inner: int
+    kv_heads: int
+    head: int = 128
+    vocabulary: int = 128_256
+
+    @property
+    def parameters(self) -> int:
+        """Embedding and head, and in each layer attention, feed-forward and two norms; a last norm."""
+        attention = 2 * self.hidden**2 + 2 * self.hidden * self.kv_heads * self.head
+        layer = attention + 3 * self.hidden * self.inner + 2 * self.hidden
+        return 2 * self.vocabulary * self.hidden + self.layers * layer + self.hidden
+
+    @property
+    def kv_bytes(self) -> int:
+        """Keys and values of one token: two bytes each, in all layers."""
+        return 2 * 2 * self.layers * self.kv_heads * self.head
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Three published throughputs of a model on `gpus` GPUs: `(prompt tokens, written tokens, written tokens per second)`."""
+
+    shape: Shape
+    gpus: int
+    points: tuple[tuple[int, int, float], ...]
+
+    def costs(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Return seconds per prompt token, per written token, and per written token and token it attends to."""
+        work = np.array([_work(prompt, written) for prompt, written, _ in self.points])
+        return np.linalg.solve(work, np.array([written / rate for _, written, rate in self.points]))
+
+    def seconds(self, prompt: float, written: float) -> float:
+        """Return the seconds that one completion keeps its GPUs busy, in a full batch."""
+        return float(np.dot(self.costs(), _work(prompt, written)))
+
+
+def _work(prompt: float, written: float) -> tuple[float, float, float]:
+    return prompt, written, written * (prompt + written / 2)
+
+
+SOURCE = "NVIDIA TensorRT-LLM 0.15.0, docs/source/performance/perf-overview.md: H100 80GB HBM3, 16 bits ('Mixed')"
+MODELS = (
+    Published(
+        Shape("8B", 32, 4096, 14_336, 8), 1, ((128, 128, 16_116.63), (2048, 128, 1_972.07), (1000, 1000, 7_721.07))
+    ),
+    Published(
+        Shape("70B", 80, 8192, 28_672, 8), 4, ((128, 128, 6_392.74), (2048, 128, 779.81), (1000, 1000, 4_075.52))
+    ),
+)
+"""Llama 3.1; at 500 and 2,000 tokens the three terms give 12 and 17 % more than the same table has."""
+
+
+EFFICIENCY = 0.5
+"""Assumption. The one vLLM figure found for Llama 3.1 8B in 16 bits, 32.4 requests/s of 230 and 203 tokens through a server
+(github.com/vllm-project/vllm/pull/18566, the GPU not named), is 0.48 of what the table gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What was measured on two cores without a GPU."""
+
+    driver_per_s: float = 0.0
+    """Completions that the driver takes, looks at and stores in a second when the engine takes no time (`--measure`)."""
+    commits_per_s: float = 0.0
+    """Completions that `core.calls.CallStore` commits in a second, each by itself (`--measure`)."""
+    novelty_ns: float = 0.0
+    """Nanoseconds in which a new instruction is compared with one of the pool (`--measure`)."""
+    novelty_bytes: float = 0.0
+    """Memory of an instruction in the novelty index (`--measure`)."""
+    stored_bytes: float = 1677
+    """Of a completion in calls.sqlite, its key and its sending (run cpu-a2d75d40)."""
+    vector_bytes: float = 2141
+    """Of a vector of 384 numbers in calls.sqlite, with its key (run cpu-a2d75d40)."""
+    static_per_s: float = 20_000
+    """Texts embedded by the static embedder (benchmarks/embedding.py: 30,700 on an idle machine)."""
+    minilm_per_s: float = 147
+    """Texts embedded by all-MiniLM-L6-v2 (benchmarks/embedding.py)."""
+    near_duplicates_s: float = 4.2
+    """Seconds for a million rows (benchmarks/selection.py); linear."""
+    semantic_s: float = 189
+    """Seconds for a million rows (benchmarks/selection.py); grows with the power 1.21."""
+    table_gb: float = 5.3
+    """Peak memory in GB of a million rows in the filters (benchmarks/selection.py); linear."""
+
+
+def plan(
+    model: Published, gpus: int, candidates: int, yields: float, efficiency: float, rates: Rates
+) -> dict[str, Any]:
+    """Return what a run takes, as numbers by name with their units in the name.
+
+    Args:
+        model: The generator, which is the base model too.
+        gpus: All of the cluster.
+        candidates: Rows that come through generation.
+        yields: Share of the instructions asked for that do.
+        efficiency: Share of the published rate that is reached.
+        rates: Of the driver and what it does alone.
+    """
+    asked, rewritten = candidates / yields, candidates / CANDIDATES_PER_ROW * RESERVE
+    made = _sum(name for name in PURPOSES if name not in REWRITING) * (asked / ASKED)
+    again = _sum(REWRITING) * (rewritten / REWRITTEN)
+    prompt, written = made[1] / made[0], made[2] / made[0]
+    actors = gpus // model.gpus
+    completions_per_s = actors * efficiency / model.seconds(prompt, written)
+    rewriting = again[0] * model.seconds(again[1] / again[0], again[2] / again[0]) / efficiency / actors
+    scored = SCORED / REWRITTEN * rewritten * (_sum(["plain"])[1] + _sum(["plain"])[2]) / PURPOSES["plain"][0]
+    pool = asked * NEW / ASKED
+    room = SHARE_OF_GPU * GPU_BYTES * model.gpus - 2 * model.shape.parameters
+    return {
+        "model": model.shape.name, "gpus": gpus, "tensor_parallel_size": model.gpus, "actors": actors,
+        "completions": made[0], "prompt_tokens_per_candidate": made[1] / candidates,
+        "written_tokens_per_candidate": made[2] / candidates, "rows_rewritten": rewritten,
+        "completions_per_s": completions_per_s,
+        "generation_h": made[0] / completions_per_s / 3600,
+        "rewriting_h": rewriting / 3600,
+        "scoring_h": scored * float(model.costs()[0]) / efficiency / actors / 3600,
+        "embedding_static_h": candidates / rates.static_per_s / 3600,
+        "embedding_minilm_h": candidates / rates.minilm_per_s / 3600,
+        "near_duplicates_h": rates.near_duplicates_s * candidates / 1e6 / 3600,
+        "semantic_h": rates.semantic_s * (candidates / 1e6) ** 1.21 / 3600,
+        "weights_gb_per_gpu": 2 * model.shape.parameters / model.gpus / 1e9,
+        "kv_gb_per_gpu": model.shape.kv_bytes * MAX_NUM_SEQS * (prompt + written) / model.gpus / 1e9,
+        "longest_sequences_that_fit": room / (model.shape.kv_bytes * MAX_MODEL_LEN),
+        "driver_h": made[0] / rates.driver_per_s / 3600,
+        "novelty_h": asked * pool / 2 * rates.novelty_ns * 1e-9 / 3600,
+        "novelty_gb": pool * rates.novelty_bytes / 1e9,
+        "table_gb": rates.table_gb * candidates / 1e6,
+        "calls_gb": (made[0] + again[0]) * rates.stored_bytes / 1e9,
+        "vectors_gb": candidates * rates.vector_bytes / 1e9,
+        "network_mb_per_s": completions_per_s * TEXT_BYTES / 1e6,
+    }  # fmt: skip
+
+
+def _sum(names: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return `(completions, prompt tokens, written tokens)` that the run took for these purposes."""
+    return np.sum([PURPOSES[name] for name in names], axis=0, dtype=np.float64)
+
+
+def loads(found: dict[str, Any], rates: Rates) -> dict[str, float]:
+    """Return how far each part is loaded when the GPUs are kept busy; above 1 it holds them up. The heaviest first."""
+    shares = {
+        "comparing every new instruction with all others (novelty), on one core": found["novelty_h"] / found["generation_h"],
+        "the driver's loop: one completion after the other, on one core": found["completions_per_s"] / rates.driver_per_s,
+        "calls.sqlite: one transaction a completion": found["completions_per_s"] / rates.commits_per_s,
+        "the driver's network link of 10 Gbit/s": found["network_mb_per_s"] * 1e6 / LINK_BYTES,
+    }  # fmt: skip
+    return dict(sorted(shares.items(), key=lambda share: -share[1]))
+
+
+def what_breaks(found: dict[str, Any], rates: Rates) -> str:
+    """Return in a paragraph what holds the GPUs up first, from the plan's numbers."""
+    shares = loads(found, rates)
+    said = "; ".join(f"{name}: {share:,.2g} times what it can" for name, share in shares.items())
+    fed = rates.driver_per_s / found["completions_per_s"] * found["gpus"]
+    return (
+        f"What breaks first with {found['model']} on {found['gpus']} GPUs: {said}. The loop alone, without novelty, feeds "
+        f"{fed:,.1f} such GPUs and takes {found['driver_h']:,.0f} hours; the novelty of {found['completions']:,.0f} completions "
+        f"takes {found['novelty_h']:,.0f} hours and {found['novelty_gb']:,.0f} GB. So ten million candidates are out of reach of "
+        "one run: make many smaller ones and merge them with the distributed near-duplicates, or let novelty look at a part."
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- measuring
+
+
+def measured(folder: Path, commits: int = 20_000, pool: int = 20_000, size: int = 200) -> Rates:
+    """Return the rates with those of this machine that need no model, measured in an empty folder."""
+    nanoseconds, held = _novelty(pool)
+    driver = _driver(folder / "run", size)
+    return replace(
+        Rates(), driver_per_s=driver, commits_per_s=_commits(folder / "calls.sqlite", commits),
+        novelty_ns=nanoseconds, novelty_bytes=held,
+    )  # fmt: skip
+
+
+def _commits(path: Path, number: int) -> float:
+    """Return completions of common size committed per second, each noted as sent before, in groups of 100."""
+    from core.calls import CallStore
+    from core.models import Completion, Request
+
+    request = Request("x" * (TEXT_BYTES - 220), "response", 512, 0.5, 0.9)
+    keys = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(number)]
+    store, begun = CallStore(path), time.perf_counter()
+    for start in range(0, number, 100):
+        store.note_sent([(key, request) for key in keys[start : start + 100]])
+        for key in keys[start : start + 100]:
+            store.add("model@revision", key, request, Completion("y" * 220, "stop", 200, 60))
+    seconds = time.perf_counter() - begun
+    store.close()
+    return number / seconds
+
+
+def _novelty(pool: int, looks: int = 100) -> tuple[float, float]:
+    """Return nanoseconds per comparison of an instruction with one of a pool, and bytes held per instruction.
+
+    Instructions are 18 words (the mean of run cpu-a2d75d40), drawn from 20,000 by Zipf's law.
+    """
+    from generator.novelty import NoveltyIndex
+
+    rng = random.Random(0)
+    vocabulary, weights = [f"w{n}" for n in range(20_000)], list(accumulate(1 / (n + 1) for n in range(20_000)))
+    texts = [" ".join(rng.choices(vocabulary, cum_weights=weights, k=18)) for _ in range(pool + looks)]
+    index = NoveltyIndex()
+    tracemalloc.start()
+    for number, text in enumerate(texts[:pool]):
+        index.add(str(number), text)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    begun = time.perf_counter()
+    for text in texts[pool:]:
+        index.nearest(text, 0.7)
+    return (time.perf_counter() - begun) / looks / pool * 1e9, held / pool
+
+
+class _Instant:
+    """A text engine that answers at once, as tests/fakes.py does, with instructions of more different words."""
+
+    identity = "instant@1"
+    templated = raw = transparent = structured = True
+
+    def __init__(self) -> None:
+        from tests.fakes import FakeEngine
+
+        self.render = FakeEngine().render
+        self._waiting: deque[Any] = deque()
+        self.completed, self.seconds = 0, 0.0
+
+    def submit(self, requests: Sequence[Any]) -> None:
+        self._waiting.extend(requests)
+
+    def receive(self) -> Any:
+        from core.models import Completion
+        from tests.fakes import ANSWER_TURN, plausible
+
+        begun = time.perf_counter()
+        key, request = self._waiting.popleft()
+        text, reason = plausible(key, request)
+        if text and not request.prompt.endswith((ANSWER_TURN, "Text:")):
+            rng = random.Random(key)
+            text = " ".join([*text.split(), *(f"x{rng.randrange(20_000)}" for _ in range(9))])
+        self.completed += 1
+        self.seconds += time.perf_counter() - begun
+        return key, Completion(text, reason, len(request.prompt.split()), len(text.split()) + 1)
+
+
+def _driver(folder: Path, size: int) -> float:
+    """Return completions per second of the stage `generate` with an instant engine, after a small run for what loads once."""
+    from core.run import RunFolder
+    from tests import fake_run
+    from tests.fakes import FakeEmbedder, FakeScorer
+
+    rate = 0.0
+    for rows in (12, size):
+        models: Any = fake_run.FakeModels()
+        models.generator = models.rewriter = models.judge = engine = _Instant()
+        models.scorer, models.embedder = FakeScorer(), FakeEmbedder()
+        table = {**fake_run.TABLE, "run": {"size": rows}, "rewrite": {"enabled": False}, "style": {}}
+        fake_run.run(folder / str(rows), table=table, models=models)
+        spent = RunFolder(folder / str(rows)).manifest["stages"]["generate"]["seconds"]
+        rate = engine.completed / (spent - engine.seconds)
+    return rate
+
+
+# --------------------------------------------------------------------------------------------------------- telling
+
+
+ROWS = (
+    "completions_per_s", "generation_h", "rewriting_h", "scoring_h", "weights_gb_per_gpu", "kv_gb_per_gpu",
+    "longest_sequences_that_fit", "network_mb_per_s",
+)  # fmt: skip
+SAME = (
+    "completions", "prompt_tokens_per_candidate", "written_tokens_per_candidate", "rows_rewritten", "driver_h", "novelty_h",
+    "novelty_gb", "embedding_static_h", "embedding_minilm_h", "near_duplicates_h", "semantic_h", "table_gb", "calls_gb",
+    "vectors_gb",
+)  # fmt: skip
+"""What depends on neither model nor GPUs."""
+
+
+def table_of(plans: Sequence[dict[str, Any]], names: Sequence[str], heads: Sequence[str]) -> str:
+    """Return some numbers of each plan as a table of Markdown."""
+    lines = [f"| | {' | '.join(heads)} |", f"|---{'|--:' * len(plans)}|"]
+    return "\n".join([*lines, *(f"| {name} | {' | '.join(_figure(p[name]) for p in plans)} |" for name in names)])
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def told(plans: Sequence[dict[str, Any]], rates: Rates, efficiency: float) -> str:
+    """Return the plans as text: what was assumed, two tables and what breaks first."""
+    gpus = [f"{found['model']}, {found['gpus']} GPUs (TP {found['tensor_parallel_size']})" for found in plans]
+    return "\n\n".join([
+        f"GPU rates are not ours: {SOURCE}. Assumed: {efficiency:.0%} of them are reached, the base model is the generator, "
+        "and scoring costs what reading prompts does. Asked for per candidate: as the 135M model of run cpu-a2d75d40.",
+        table_of(plans, ROWS, gpus),
+        table_of(plans[:1], SAME, ["any of them"]),
+        *(what_breaks(found, rates) for found in plans if found["gpus"] == max(GPUS)),
+    ])  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--candidates", type=int, default=10_000_000)
+    parser.add_argument(
+        "--yields", type=float, default=CAME / ASKED, help="share of instructions asked for that come through"
+    )
+    parser.add_argument(
+        "--efficiency", type=float, default=EFFICIENCY, help="share of the published GPU rates; an assumption"
+    )
+    parser.add_argument("--measure", action="store_true", help="measure the driver's rates on this machine first")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    rates = Rates()
+    if arguments.measure:
+        with tempfile.TemporaryDirectory() as folder:
+            rates = measured(Path(folder))
+    plans = [
+        plan(model, gpus, arguments.candidates, arguments.yields, arguments.efficiency, rates)
+        for model in MODELS
+        for gpus in GPUS
+    ]
+    if arguments.json:
+        print(json.dumps({"rates": asdict(rates), "source": SOURCE, "plans": plans}, indent=1))
+    else:
+        print(told(plans, rates, arguments.efficiency))
+        print("\nRates:", ", ".join(f"{name} {value:,.6g}" for name, value in asdict(rates).items()))
+
+
+if __name__ == "__main__":
+    main()
