@@ -10,19 +10,21 @@ asked for per candidate is what the embedded 135M model took; a larger model was
 import argparse
 import hashlib
 import json
+import math
 import random
 import sys
 import tempfile
 import time
 import tracemalloc
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -83,10 +85,11 @@ class Published:
     gpus: int
     points: tuple[tuple[int, int, float], ...]
 
-    def costs(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def costs(self) -> NDArray[np.float64]:
         """Return seconds per prompt token, per written token, and per written token and token it attends to."""
         work = np.array([_work(prompt, written) for prompt, written, _ in self.points])
-        return np.linalg.solve(work, np.array([written / rate for _, written, rate in self.points]))
+        seconds = np.array([written / rate for _, written, rate in self.points])
+        return np.asarray(np.linalg.solve(work, seconds), dtype=np.float64)
 
     def seconds(self, prompt: float, written: float) -> float:
         """Return the seconds that one completion keeps its GPUs busy, in a full batch."""
@@ -118,13 +121,13 @@ EFFICIENCY = 0.5
 class Rates:
     """What was measured on two cores without a GPU."""
 
-    driver_per_s: float = 0.0
+    driver_per_s: float = 1350
     """Completions that the driver takes, looks at and stores in a second when the engine takes no time (`--measure`)."""
-    commits_per_s: float = 0.0
+    commits_per_s: float = 28_000
     """Completions that `core.calls.CallStore` commits in a second, each by itself (`--measure`)."""
-    novelty_ns: float = 0.0
+    novelty_ns: float = 1050
     """Nanoseconds in which a new instruction is compared with one of the pool (`--measure`)."""
-    novelty_bytes: float = 0.0
+    novelty_bytes: float = 2400
     """Memory of an instruction in the novelty index (`--measure`)."""
     stored_bytes: float = 1677
     """Of a completion in calls.sqlite, its key and its sending (run cpu-a2d75d40)."""
@@ -143,12 +146,13 @@ class Rates:
 
 
 def plan(
-    model: Published, gpus: int, candidates: int, yields: float, efficiency: float, rates: Rates
+    model: Published, base: Published, gpus: int, candidates: int, yields: float, efficiency: float, rates: Rates
 ) -> dict[str, Any]:
     """Return what a run takes, as numbers by name with their units in the name.
 
     Args:
-        model: The generator, which is the base model too.
+        model: The generator.
+        base: Rewrites, in as many actors as the generator has (`tensor_parallel_size` is one for all), and scores, one a GPU.
         gpus: All of the cluster.
         candidates: Rows that come through generation.
         yields: Share of the instructions asked for that do.
@@ -161,18 +165,18 @@ def plan(
     prompt, written = made[1] / made[0], made[2] / made[0]
     actors = gpus // model.gpus
     completions_per_s = actors * efficiency / model.seconds(prompt, written)
-    rewriting = again[0] * model.seconds(again[1] / again[0], again[2] / again[0]) / efficiency / actors
+    rewriting = again[0] * base.seconds(again[1] / again[0], again[2] / again[0]) / efficiency / actors
     scored = SCORED / REWRITTEN * rewritten * (_sum(["plain"])[1] + _sum(["plain"])[2]) / PURPOSES["plain"][0]
     pool = asked * NEW / ASKED
     room = SHARE_OF_GPU * GPU_BYTES * model.gpus - 2 * model.shape.parameters
     return {
-        "model": model.shape.name, "gpus": gpus, "tensor_parallel_size": model.gpus, "actors": actors,
+        "candidates": candidates, "model": model.shape.name, "gpus": gpus, "tensor_parallel_size": model.gpus, "actors": actors,
         "completions": made[0], "prompt_tokens_per_candidate": made[1] / candidates,
         "written_tokens_per_candidate": made[2] / candidates, "rows_rewritten": rewritten,
         "completions_per_s": completions_per_s,
         "generation_h": made[0] / completions_per_s / 3600,
         "rewriting_h": rewriting / 3600,
-        "scoring_h": scored * float(model.costs()[0]) / efficiency / actors / 3600,
+        "scoring_h": scored * float(base.costs()[0]) / efficiency / gpus / 3600,
         "embedding_static_h": candidates / rates.static_per_s / 3600,
         "embedding_minilm_h": candidates / rates.minilm_per_s / 3600,
         "near_duplicates_h": rates.near_duplicates_s * candidates / 1e6 / 3600,
@@ -182,6 +186,7 @@ def plan(
         "longest_sequences_that_fit": room / (model.shape.kv_bytes * MAX_MODEL_LEN),
         "driver_h": made[0] / rates.driver_per_s / 3600,
         "novelty_h": asked * pool / 2 * rates.novelty_ns * 1e-9 / 3600,
+        "candidates_of_a_day": yields * math.sqrt(86_400 / (NEW / ASKED / 2 * rates.novelty_ns * 1e-9)),
         "novelty_gb": pool * rates.novelty_bytes / 1e9,
         "table_gb": rates.table_gb * candidates / 1e6,
         "calls_gb": (made[0] + again[0]) * rates.stored_bytes / 1e9,
@@ -190,9 +195,10 @@ def plan(
     }  # fmt: skip
 
 
-def _sum(names: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _sum(names: Iterable[str]) -> NDArray[np.float64]:
     """Return `(completions, prompt tokens, written tokens)` that the run took for these purposes."""
-    return np.sum([PURPOSES[name] for name in names], axis=0, dtype=np.float64)
+    counts: NDArray[np.float64] = np.array([PURPOSES[name] for name in names], np.float64).sum(axis=0)
+    return counts
 
 
 def loads(found: dict[str, Any], rates: Rates) -> dict[str, float]:
@@ -207,15 +213,18 @@ def loads(found: dict[str, Any], rates: Rates) -> dict[str, float]:
 
 
 def what_breaks(found: dict[str, Any], rates: Rates) -> str:
-    """Return in a paragraph what holds the GPUs up first, from the plan's numbers."""
+    """Return in a paragraph what holds the GPUs up, from the plan's numbers, and what to do instead."""
     shares = loads(found, rates)
-    said = "; ".join(f"{name}: {share:,.2g} times what it can" for name, share in shares.items())
-    fed = rates.driver_per_s / found["completions_per_s"] * found["gpus"]
+    where = f"{found['model']} on {found['gpus']} GPUs"
+    said = "; ".join(f"{name}: {_figure(share)} times what it can" for name, share in shares.items())
+    if max(shares.values()) <= 1:
+        return f"Nothing here holds {where} up. Load: {said}."
+    fed = found["gpus"] * rates.driver_per_s / found["completions_per_s"]
     return (
-        f"What breaks first with {found['model']} on {found['gpus']} GPUs: {said}. The loop alone, without novelty, feeds "
-        f"{fed:,.1f} such GPUs and takes {found['driver_h']:,.0f} hours; the novelty of {found['completions']:,.0f} completions "
-        f"takes {found['novelty_h']:,.0f} hours and {found['novelty_gb']:,.0f} GB. So ten million candidates are out of reach of "
-        "one run: make many smaller ones and merge them with the distributed near-duplicates, or let novelty look at a part."
+        f"What breaks first with {where}, heaviest first: {said}. The loop alone feeds {_figure(fed)} such GPUs. "
+        f"Novelty takes {_figure(found['novelty_h'])} hours for {found['candidates']:,} candidates, for it grows with their "
+        f"square: a day of it is {found['candidates_of_a_day']:,.0f}. Make runs of that size or less, each with a driver of its "
+        "own, and thin them together."
     )
 
 
@@ -226,14 +235,15 @@ def measured(folder: Path, commits: int = 20_000, pool: int = 20_000, size: int 
     """Return the rates with those of this machine that need no model, measured in an empty folder."""
     nanoseconds, held = _novelty(pool)
     driver = _driver(folder / "run", size)
+    committed = max(_commits(folder / f"{number}.sqlite", commits) for number in range(3))
     return replace(
-        Rates(), driver_per_s=driver, commits_per_s=_commits(folder / "calls.sqlite", commits),
+        Rates(), driver_per_s=driver, commits_per_s=committed,
         novelty_ns=nanoseconds, novelty_bytes=held,
     )  # fmt: skip
 
 
 def _commits(path: Path, number: int) -> float:
-    """Return completions of common size committed per second, each noted as sent before, in groups of 100."""
+    """Return completions of common size committed per second of the clock, each noted as sent before, in groups of 100."""
     from core.calls import CallStore
     from core.models import Completion, Request
 
@@ -250,7 +260,7 @@ def _commits(path: Path, number: int) -> float:
 
 
 def _novelty(pool: int, looks: int = 100) -> tuple[float, float]:
-    """Return nanoseconds per comparison of an instruction with one of a pool, and bytes held per instruction.
+    """Return nanoseconds of CPU per comparison of an instruction with one of a pool, and bytes held per instruction.
 
     Instructions are 18 words (the mean of run cpu-a2d75d40), drawn from 20,000 by Zipf's law.
     """
@@ -265,10 +275,10 @@ def _novelty(pool: int, looks: int = 100) -> tuple[float, float]:
         index.add(str(number), text)
     held = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    begun = time.perf_counter()
+    begun = time.process_time()
     for text in texts[pool:]:
         index.nearest(text, 0.7)
-    return (time.perf_counter() - begun) / looks / pool * 1e9, held / pool
+    return (time.process_time() - begun) / looks / pool * 1e9, held / pool
 
 
 class _Instant:
@@ -282,41 +292,44 @@ class _Instant:
 
         self.render = FakeEngine().render
         self._waiting: deque[Any] = deque()
-        self.completed, self.seconds = 0, 0.0
+        self.completed, self.own, self.begun, self.ended = 0, 0.0, 0.0, 0.0
+        """CPU seconds in here, and of the process when the first request came and when the last was answered."""
 
     def submit(self, requests: Sequence[Any]) -> None:
+        self.begun = self.begun or time.process_time()
         self._waiting.extend(requests)
 
     def receive(self) -> Any:
         from core.models import Completion
         from tests.fakes import ANSWER_TURN, plausible
 
-        begun = time.perf_counter()
+        begun = time.process_time()
         key, request = self._waiting.popleft()
         text, reason = plausible(key, request)
         if text and not request.prompt.endswith((ANSWER_TURN, "Text:")):
             rng = random.Random(key)
             text = " ".join([*text.split(), *(f"x{rng.randrange(20_000)}" for _ in range(9))])
         self.completed += 1
-        self.seconds += time.perf_counter() - begun
+        self.ended = time.process_time()
+        self.own += self.ended - begun
         return key, Completion(text, reason, len(request.prompt.split()), len(text.split()) + 1)
 
 
 def _driver(folder: Path, size: int) -> float:
-    """Return completions per second of the stage `generate` with an instant engine, after a small run for what loads once."""
-    from core.run import RunFolder
-    from tests import fake_run
+    """Return completions per second of CPU of the stage `generate`, after a small run for what loads once."""
+    import tests.fake_run
     from tests.fakes import FakeEmbedder, FakeScorer
+
+    fakes: Any = tests.fake_run
 
     rate = 0.0
     for rows in (12, size):
-        models: Any = fake_run.FakeModels()
+        models = fakes.FakeModels()
         models.generator = models.rewriter = models.judge = engine = _Instant()
         models.scorer, models.embedder = FakeScorer(), FakeEmbedder()
-        table = {**fake_run.TABLE, "run": {"size": rows}, "rewrite": {"enabled": False}, "style": {}}
-        fake_run.run(folder / str(rows), table=table, models=models)
-        spent = RunFolder(folder / str(rows)).manifest["stages"]["generate"]["seconds"]
-        rate = engine.completed / (spent - engine.seconds)
+        table = {**fakes.TABLE, "run": {"size": rows}, "rewrite": {"enabled": False}, "style": {}}
+        fakes.run(folder / str(rows), table=table, models=models)
+        rate = engine.completed / (engine.ended - engine.begun - engine.own)
     return rate
 
 
@@ -329,7 +342,7 @@ ROWS = (
 )  # fmt: skip
 SAME = (
     "completions", "prompt_tokens_per_candidate", "written_tokens_per_candidate", "rows_rewritten", "driver_h", "novelty_h",
-    "novelty_gb", "embedding_static_h", "embedding_minilm_h", "near_duplicates_h", "semantic_h", "table_gb", "calls_gb",
+    "candidates_of_a_day", "novelty_gb", "embedding_static_h", "embedding_minilm_h", "near_duplicates_h", "semantic_h", "table_gb", "calls_gb",
     "vectors_gb",
 )  # fmt: skip
 """What depends on neither model nor GPUs."""
@@ -349,7 +362,7 @@ def told(plans: Sequence[dict[str, Any]], rates: Rates, efficiency: float) -> st
     """Return the plans as text: what was assumed, two tables and what breaks first."""
     gpus = [f"{found['model']}, {found['gpus']} GPUs (TP {found['tensor_parallel_size']})" for found in plans]
     return "\n\n".join([
-        f"GPU rates are not ours: {SOURCE}. Assumed: {efficiency:.0%} of them are reached, the base model is the generator, "
+        f"GPU rates are not ours: {SOURCE}. Assumed: {efficiency:.0%} of them are reached, the base model is the 8B, "
         "and scoring costs what reading prompts does. Asked for per candidate: as the 135M model of run cpu-a2d75d40.",
         table_of(plans, ROWS, gpus),
         table_of(plans[:1], SAME, ["any of them"]),
@@ -374,7 +387,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             rates = measured(Path(folder))
     plans = [
-        plan(model, gpus, arguments.candidates, arguments.yields, arguments.efficiency, rates)
+        plan(model, MODELS[0], gpus, arguments.candidates, arguments.yields, arguments.efficiency, rates)
         for model in MODELS
         for gpus in GPUS
     ]
