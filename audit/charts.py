@@ -179,19 +179,23 @@ def before_and_after(rows: Rows) -> Spec:
     return _spec((line + points).properties(width=WIDTH, height=280))
 
 
-def spreads(rows: Rows) -> Spec:
-    """Draw, by `measure`, the ratio of spread after to spread before (1: as it was), by what was `done`."""
+def strip(
+    rows: Rows, name: str, amount: str, part: str, parts: Sequence[str], title: str, limits: Sequence[float]
+) -> Spec:
+    """Draw `amount` of each row as a point by `name`, told apart by `part`, with a line at each of the limits."""
     import altair as alt
 
-    mark = _chart([{"one": 1.0}]).mark_rule(strokeDash=[4, 4], color="#7f7f7f").encode(x="one:Q")
+    mark = (
+        _chart([{"limit": limit} for limit in limits]).mark_rule(strokeDash=[4, 4], color="#7f7f7f").encode(x="limit:Q")
+    )
     points = (
         _chart(rows)
         .mark_point(filled=True, size=70)
         .encode(
-            y=alt.Y("measure:N", title=None, sort=None),
-            x=alt.X("ratio:Q", title="spread within categories, after over before", scale=alt.Scale(zero=False)),
-            tooltip=["measure:N", "done:N", "ratio:Q"],
-            **_told_apart("done", ["selection", "rewriting"], alt),
+            y=alt.Y(f"{name}:N", title=None, sort=None),
+            x=alt.X(f"{amount}:Q", title=title, scale=alt.Scale(zero=False)),
+            tooltip=[*(["id:N"] if "id" in rows[0] else []), f"{name}:N", f"{part}:N", f"{amount}:Q"],
+            **_told_apart(part, parts, alt),
         )
     )
     return _spec((mark + points).properties(width=WIDTH))
@@ -201,7 +205,7 @@ def map_of(rows: Rows, told: Sequence[str]) -> Spec:
     """Draw rows at `x` and `y`; the page zooms it and shows some columns of a row. Colour comes apart."""
     import altair as alt
 
-    zoom = alt.selection_interval(bind="scales")
+    zoom = alt.selection_interval(name="zoom", bind="scales")  # its signals are the page's too
     bare = alt.Axis(labels=False, ticks=False, title=None, grid=False, domain=False)
     return _spec(
         _chart(rows)

@@ -15,6 +15,7 @@ from audit.examples import Example
 from audit.frame import TEMPLATES, framed, policy, save
 from audit.mapping import Embed, map_of
 from audit.report import Audit, show
+from audit.veiling import Veil, veil_of, veiled_audit, veiled_row
 from core.run import RunFolder
 from core.table import user_turn
 from core.text import words
@@ -31,6 +32,8 @@ FIELDS = ("category", "source", "strategy", "cluster", "response_source", "quali
 """What the map can be coloured by, where the rows have it."""
 TOLD = ("id", "category", "source")
 """What it tells of a point."""
+FATES = {"chosen": "taken", "passed": "passed, not taken", "rejected": "refused"}
+"""What became of a rewrite, by its status."""
 SECTIONS = (
     ("categories", "Categories"), ("funnel", "Funnel"), ("lengths", "Lengths"), ("strategies", "Strategies"), ("map", "Map"),
     ("rewriting", "Rewriting"), ("pairs", "Close pairs"), ("cost", "Cost"), ("rows", "Rows"), ("config", "Configuration"),
@@ -57,12 +60,14 @@ def write_page(run: RunFolder, found: Audit, embed: Embed | None, out: Path) -> 
 
 def render(run: RunFolder, found: Audit, embed: Embed | None) -> str:
     """Return the page's text."""
+    veil = veil_of(run)
+    found = veiled_audit(found, veil)
     return framed(
         "report.html.j2", f"Audit of {found.name}", SECTIONS, _charts(found), map_of(found.table, embed, FIELDS, TOLD),
-        found=found, born=sum(stage.created for stage in found.funnel), funnel=_funnel(found),
+        found=found, born=sum(stage.created for stage in found.funnel), funnel=_funnel(found, veil),
         rewrites=_rewrites(found.examples.shown if found.examples else ()),
-        borderline=_head(run.borderline, PAIRS), groups=_groups(run.duplicates), sample=_sample(found.table),
-        config=run.config.read_text(encoding="utf-8") if run.config.exists() else "", text=_as_text(found),
+        borderline=_head(run.borderline, PAIRS, veil), groups=_groups(run.duplicates, veil), sample=_sample(found.table),
+        config=run.config.read_text(encoding="utf-8") if run.config.exists() else "", text=veil(_as_text(found)),
     )  # fmt: skip
 
 
@@ -94,8 +99,13 @@ def _charts(found: Audit) -> dict[str, charts.Spec]:
         specs["seconds"] = charts.stacked(took, "stage", "seconds", "what", {"seconds": charts.KEPT})
     if pairs := _surprisals(rows):
         specs["surprisal"] = charts.before_and_after(pairs)
+    if cosines := _cosines(rows):
+        offered, limits = sorted({one["kind"] for one in cosines}), sorted({one["limit"] for one in cosines} - {None})
+        title = "cosine of rewrite and reference, 1 means the same; the line is the gate's limit"
+        specs["similarity"] = charts.strip(cosines, "fate", "cosine", "kind", offered, title, limits)
     if ratios := _ratios(found):
-        specs["style"] = charts.spreads(ratios)
+        title, done = "spread within categories, after over before", ("selection", "rewriting")
+        specs["style"] = charts.strip(ratios, "measure", "ratio", "done", done, title, [1.0])
     return specs
 
 
@@ -107,6 +117,21 @@ def _surprisals(rows: pl.DataFrame) -> list[dict[str, Any]]:
         "id", source="response_source", before=pl.col(wanted[0]).round(3), after=pl.col(wanted[1]).round(3)
     )
     return known.to_dicts()
+
+
+def _cosines(rows: pl.DataFrame) -> list[dict[str, Any]]:
+    """Return how near each rewrite of the set's rows stays to its reference, by what became of it."""
+    found = [
+        {
+            "id": id, "fate": FATES.get(one["status"], one["status"]), "kind": one["kind"],
+            "cosine": round(said["measured"], 3), "limit": said["limit"],
+        }
+        for id, offered in (rows.select("id", "rewrites").iter_rows() if "rewrites" in rows.columns else ())
+        for one in offered or ()
+        for said in one.get("verdicts") or ()
+        if said["check"] == "meaning" and said["measured"] is not None
+    ]  # fmt: skip
+    return sorted(found, key=lambda one: [*FATES.values(), one["fate"]].index(one["fate"]))
 
 
 def _ratios(found: Audit) -> list[dict[str, Any]]:
@@ -124,7 +149,7 @@ def _ratios(found: Audit) -> list[dict[str, Any]]:
     ]
 
 
-def _funnel(found: Audit) -> list[dict[str, Any]]:
+def _funnel(found: Audit, veil: Veil) -> list[dict[str, Any]]:
     widest = max((said.kept + sum(said.dropped.values()) for said in found.funnel), default=0) or 1
     stages = []
     for said in found.funnel:
@@ -133,7 +158,9 @@ def _funnel(found: Audit) -> list[dict[str, Any]]:
         reasons = [
             {
                 "name": reason, "rows": rows, "width": round(100 * rows / gone, 1),
-                "examples": _drawn(left.filter(pl.col("reason") == reason), PER_REASON, reason),
+                "examples": [
+                    veiled_row(row, veil) for row in _drawn(left.filter(pl.col("reason") == reason), PER_REASON, reason)
+                ],
             }
             for reason, rows in said.dropped.items()
         ]  # fmt: skip
@@ -171,18 +198,24 @@ def _rewrites(examples: Sequence[Example]) -> list[dict[str, Any]]:
     return rows
 
 
-def _head(path: Path, most: int) -> list[dict[str, Any]]:
-    return pl.read_parquet(path).head(most).to_dicts() if path.exists() else []
+def _head(path: Path, most: int, veil: Veil) -> list[dict[str, Any]]:
+    return (
+        [veiled_row(row, veil) for row in pl.read_parquet(path).head(most).iter_rows(named=True)]
+        if path.exists()
+        else []
+    )
 
 
-def _groups(path: Path) -> list[dict[str, Any]]:
+def _groups(path: Path, veil: Veil) -> list[dict[str, Any]]:
     """Return the largest groups of duplicates, each with its first rows and how many of it stayed."""
     if not path.exists():
         return []
     parts = pl.read_parquet(path).partition_by("group", maintain_order=True)[:GROUPS]
     return [
         {
-            "rows": [{**row, "kept": row["reason"] is None} for row in part.head(GROUP_ROWS).to_dicts()],
+            "rows": [
+                {**veiled_row(row, veil), "kept": row["reason"] is None} for row in part.head(GROUP_ROWS).to_dicts()
+            ],
             "kept": part["reason"].null_count(),
             "size": part.height,
         }

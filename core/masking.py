@@ -6,7 +6,7 @@ The same value has the same placeholder in all of them; where a kind has several
 import re
 from collections.abc import Iterable, Sequence
 
-from core.personal import finds
+from core.personal import finds, redacted
 
 NAMES = {
     "key": "key", "e-mail": "e-mail address", "IBAN": "IBAN", "card": "card number", "IP address": "IP address",
@@ -27,6 +27,13 @@ def masked(texts: Sequence[str], regions: Sequence[str]) -> tuple[list[str], lis
         kinds |= {kind for spans in found for _, _, kind in spans}
         now = _once(now, found)
     return now, [kind for kind in NAMES if kind in kinds]
+
+
+def veiled(text: str, regions: Sequence[str]) -> str:
+    """Return a text as it may be shown: each value with its kind, and redacted."""
+    for start, end, kind in reversed(finds(text, regions)):
+        text = f"{text[:start]}[{kind} {redacted(text[start:end])}]{text[end:]}"
+    return text
 
 
 def placeholders(text: str) -> list[str]:

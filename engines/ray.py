@@ -53,7 +53,8 @@ def connect(config: EngineConfig) -> None:
     _check_reachable(config.address)
     quiet: dict[str, Any] = {"configure_logging": True, "logging_level": "ERROR", "log_to_driver": False}
     try:
-        ray.init(address=config.address or None, include_dashboard=None if config.address else False, **quiet)
+        # "local", for None would join whatever cluster this machine started last, running or not.
+        ray.init(address=config.address or "local", include_dashboard=None if config.address else False, **quiet)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise _unreachable(config.address, error) from None
 
@@ -80,7 +81,7 @@ def placement(config: EngineConfig, gpus: int) -> dict[str, float]:
     """Return what an actor with a model takes: so many GPUs where the cluster has any, else `actor_cpus`."""
     import ray
 
-    resources: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    resources: Mapping[str, float] = ray.cluster_resources()
     if resources.get("GPU", 0):
         return {"num_gpus": gpus, "num_cpus": 1}
     return {"num_cpus": config.actor_cpus}

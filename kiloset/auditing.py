@@ -13,8 +13,8 @@ from audit.meanings import OF_RULES
 from audit.repeats import repeats
 from audit.set_page import write_set_page
 from audit.sets import SetAudit, Source, audit_set
+from core.masking import veiled
 from core.models import Embedder
-from core.personal import finds, redacted
 from filters.contamination import ContaminationConfig, Prompts
 from filters.languages import languages_known
 from filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
@@ -46,7 +46,7 @@ def audit_file(path: Path, benchmarks: Sequence[str] = ()) -> SetAudit:
         DataError: A file is missing or as a whole unreadable, or none of its lines holds an example.
         EmptyError: A file is empty.
     """
-    prompts = read_benchmarks(benchmarks) if benchmarks else None
+    prompts = read_benchmarks(benchmarks, "--benchmark") if benchmarks else None
     return audit_lines(path.name, read_lines(str(path)), benchmarks, prompts)
 
 
@@ -164,6 +164,4 @@ def _redacted(table: pl.DataFrame, ids: set[str]) -> pl.DataFrame:
 
 
 def _hide(text: str) -> str:
-    for start, end, kind in reversed(finds(text, REGIONS)):
-        text = f"{text[:start]}[{kind} {redacted(text[start:end])}]{text[end:]}"
-    return text
+    return veiled(text, REGIONS)

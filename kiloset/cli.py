@@ -135,7 +135,7 @@ def audit(
     page: Annotated[Path | None, typer.Option(help="Where the page is written; default: report.html in the run's folder, or FILE's name and .report.html in this folder.")] = None,
     no_page: Annotated[bool, typer.Option("--no-page", help="Print the figures only.")] = False,
     benchmark: Annotated[list[str] | None, typer.Option(metavar="FILE", help="With FILE: a benchmark whose prompts no row should repeat. May be repeated.")] = None,
-    embed: Annotated[bool, typer.Option("--embed/--no-embed", help="With FILE: a map of the rows, which takes a model (2,000 rows: half a minute).")] = False,
+    embed: Annotated[bool, typer.Option("--embed/--no-embed", help="With FILE: a map of the rows, which takes a model (2,000 rows: 40 s).")] = False,
 ) -> None:  # fmt: skip
     """Show how the set is distributed and what became of every candidate, and write it all to a page, report.html.
 
@@ -190,7 +190,7 @@ def compare(
 @app.command()
 def review(
     run: Run = None, runs: Runs = Path("runs"),
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port on this machine; default: the one this run's review had last, else any free one.")] = None,
+    port: Annotated[int | None, typer.Option(min=1024, max=65535, help="Port on this machine; default: the one this run's review had last, else any free one.")] = None,
     open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
 ) -> None:  # fmt: skip
     """Review the rows of a finished run in the browser, by keyboard: accept, reject, edit, relabel, call dropped ones back.

@@ -367,9 +367,11 @@ def read_inputs(config: RunConfig) -> Inputs:
     return Inputs(seeds, pool, labelled, Templates(config.generate.prompts), usage, benchmarks)
 
 
-def read_benchmarks(paths: Iterable[str]) -> pl.DataFrame:
-    """Return every prompt of some files with its place; of a Self-Instruct task, one for each of its inputs."""
-    setting = "[contamination] files"
+def read_benchmarks(paths: Iterable[str], setting: str = "[contamination] files") -> pl.DataFrame:
+    """Return every prompt of some files with its place; of a Self-Instruct task, one for each of its inputs.
+
+    `setting` is what errors call the option that named them.
+    """
     found: list[tuple[str, str]] = []
     for path in paths:
         before = len(found)

@@ -5,6 +5,8 @@ import hashlib
 import json
 import re
 import shutil
+from contextlib import contextmanager
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -22,6 +24,7 @@ from core.run import RunFolder
 from tests.test_audit import run, whole  # noqa: F401
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+in_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome on the PATH")
 ATTACKS = [
     "<script>document.title = 'owned'</script>",
     "</textarea></script><img src=x onerror=\"document.title='owned'\">",
@@ -115,6 +118,50 @@ def test_the_charts_hold_the_figures_of_the_audit(run):  # noqa: F811
     assert fates == {"kept": 1, "dropped": 2}
 
 
+def test_the_cosine_of_each_rewrite_with_its_reference_is_drawn_by_what_became_of_it(run):  # noqa: F811
+    found = audit(run)
+    verdict = {"check": "meaning", "status": "passed", "measured": 0.9123, "limit": 0.8}
+    offered = [
+        {"kind": "plain", "status": "rejected", "verdicts": [{**verdict, "measured": 0.4}]},
+        {"kind": "guided", "status": "chosen", "verdicts": [{**verdict, "check": "length"}, verdict]},
+        {"kind": "plain", "status": "passed", "verdicts": [{**verdict, "measured": None}]},
+    ]
+    rewrites = pl.Series([offered, None, []])
+    found = replace(found, table=found.table.with_columns(rewrites=rewrites))
+    scripts = {attrs.get("id"): text for attrs, text in Tags(render(run, found, None)).scripts}
+    line, points = json.loads(scripts["chart-similarity"])["layer"]
+    assert line["data"]["values"] == [{"limit": 0.8}]
+    assert points["data"]["values"] == [
+        {"id": found.table["id"][0], "fate": "taken", "kind": "guided", "cosine": 0.912, "limit": 0.8},
+        {"id": found.table["id"][0], "fate": "refused", "kind": "plain", "cosine": 0.4, "limit": 0.8},
+    ]
+
+
+def test_no_personal_data_is_on_the_page_unless_nobody_was_to_look_for_it(run):  # noqa: F811
+    mail, phone = "greta.holm@fjordmail.net", "+49 30 901820"
+    lines = [json.loads(line) for line in run.curated.read_text().splitlines()]
+    for line in lines:
+        line["messages"][1]["content"] += f" Write to {mail} or call {phone}."
+    run.curated.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    gone = run.dropped()
+    quoted = pl.Series([f"it holds {mail}"] * gone.height)
+    gone.with_columns(instruction=pl.format("{} for {}", "instruction", pl.lit(mail)), evidence=quoted).write_parquet(
+        run.dropped_file
+    )
+    pair = {"id": "g1", "other": "g2", "cosine": 0.9, "why": "x", "instruction": mail, "other_instruction": phone}
+    pl.DataFrame([pair]).write_parquet(run.borderline)
+    row = {"group": 0, "id": "g1", "reason": None, "instruction": f"Ask {mail}"}
+    pl.DataFrame([row], schema={**dict.fromkeys(row, pl.String), "group": pl.Int64}).write_parquet(run.duplicates)
+    page = render(run, audit(run, 20), vectors_of)
+    assert mail not in page
+    assert phone not in page
+    assert page.count("[e-mail g… (") > 5
+    run.config.write_text('[rules]\npersonal_data = "off"\n')
+    page = render(run, audit(run, 20), vectors_of)
+    assert page.count(mail) > 5
+    assert phone in page
+
+
 def test_nothing_that_a_model_wrote_becomes_markup(hostile):
     page = Tags(render(hostile, audit(hostile), vectors_of))
     assert [attrs.get("type") for tag, attrs in page.tags if tag == "script"].count(None) == 2
@@ -192,32 +239,97 @@ def test_rows_that_are_near_lie_near_on_the_map():
     assert (apart.argmin(axis=1) // 15 == np.arange(60) // 15).all()
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome on the PATH")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_browser_draws_every_chart_asks_for_nothing_and_reports_no_error(hostile, tmp_path, scheme):
+@contextmanager
+def opened(path, **how):
+    """Open a page in a browser once every chart is drawn; yield it, what it said and what it asked for."""
     from playwright.sync_api import sync_playwright
 
-    write_page(hostile, audit(hostile), vectors_of, tmp_path / "report.html")
     told, asked = [], []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(color_scheme=scheme, viewport={"width": 400, "height": 800})
+        page = browser.new_page(**how)
         page.on("console", lambda message: told.append(message.text))
         page.on("pageerror", lambda error: told.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
-        page.goto((tmp_path / "report.html").as_uri())
+        page.goto(path.as_uri())
         charts = page.locator("[data-chart]").count()
         page.wait_for_function(f"document.querySelectorAll('[data-drawn]').length === {charts}", timeout=30_000)
+        yield page, told, asked
+        browser.close()
+
+
+@in_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_draws_every_chart_asks_for_nothing_and_reports_no_error(hostile, tmp_path, scheme):
+    write_page(hostile, audit(hostile), vectors_of, tmp_path / "report.html")
+    narrow = {"width": 400, "height": 800}
+    with opened(tmp_path / "report.html", color_scheme=scheme, viewport=narrow) as (page, told, asked):
         assert page.title() == "Audit of demo"
+        charts = page.locator("[data-chart]").count()
         assert page.locator("[data-chart] svg, [data-chart] canvas").count() == charts
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
         page.select_option("#map-field", index=1)
         page.locator("#funnel summary").first.focus()
         page.keyboard.press("Enter")
         assert page.locator("#funnel details[open]").count() == 1
-        browser.close()
     assert told == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+
+
+@in_browser
+def test_the_map_is_zoomed_moved_and_read_by_the_keyboard(hostile, tmp_path):
+    write_page(hostile, audit(hostile), vectors_of, tmp_path / "report.html")
+    with opened(tmp_path / "report.html") as (page, told, _):
+        rows = json.loads(page.text_content("#chart-map"))["data"]["values"]
+        texts = [row["text"] for row in sorted(rows, key=lambda row: (row["x"], -row["y"]))]
+        page.focus("#map-field")
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.dataset.chart") == "map"
+        for key, at in (("n", 0), ("n", 1), ("p", 0), ("p", -1)):
+            page.keyboard.press(key)
+            assert page.text_content("#map-row").endswith(f" · {texts[at]}")
+        assert page.locator(".ring").is_visible()
+        canvas = page.locator("[data-chart=map] canvas")
+        whole = canvas.screenshot()
+        page.keyboard.press("+")
+        page.wait_for_timeout(100)
+        near = canvas.screenshot()
+        page.keyboard.press("ArrowRight")
+        page.wait_for_timeout(100)
+        assert not page.locator(".ring").is_visible()
+        assert len({whole, near, canvas.screenshot()}) == 3
+        for _ in range(12):
+            page.keyboard.press("ArrowRight")
+        page.keyboard.press("n")
+        assert page.text_content("#map-row") == "No row is in sight."
+        page.keyboard.press("0")
+        page.keyboard.press("n")
+        assert page.text_content("#map-row").endswith(tuple(texts))
+        assert told == []
+
+
+@in_browser
+def test_a_dark_page_is_printed_dark_on_white_and_no_chart_is_wider_than_the_paper(hostile, tmp_path):
+    write_page(hostile, audit(hostile), vectors_of, tmp_path / "report.html")
+    with opened(tmp_path / "report.html", color_scheme="dark", viewport={"width": 1280, "height": 900}) as (
+        page,
+        told,
+        _,
+    ):
+        inks = "[...new Set([...document.querySelectorAll('.chart svg text')].map((one) => one.getAttribute('fill')))]"
+        widest = (
+            "Math.max(...[...document.querySelectorAll('.chart svg, .chart canvas')].map((one) => one.clientWidth))"
+        )
+        assert page.evaluate(inks) == ["#e8eaed"]
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert page.evaluate(inks) == ["#1b1f24"]
+        assert page.evaluate(widest) <= 720
+        page.emulate_media(media="print", color_scheme="dark")
+        assert page.evaluate("getComputedStyle(document.body).color") == "rgb(27, 31, 36)"
+        page.emulate_media(media="screen", color_scheme="dark")
+        page.evaluate("dispatchEvent(new Event('afterprint'))")
+        assert page.evaluate(inks) == ["#e8eaed"]
+        assert told == []
 
 
 def test_a_run_without_its_configuration_gives_a_page_without_a_map(run):  # noqa: F811

@@ -121,6 +121,8 @@ BREAKING: dict[str, tuple[float, list[tuple[dict[str, Any], float]]]] = {
     ]),
     "response_speaks_of_itself": (0, [
         (say(response="Rome is old. As an AI language model, nothing more is known to me."), 1),
+        (say(response="As a large language model trained by OpenAI, I have no body."), 1),
+        (say(response="As a language model, I cannot see."), 1),
         (say(response="Hello! I'm SmolLM, a small model."), 1),
         (say(response="I am just an AI, so take this with care."), 1),
         (say(response="I'm sorry for your loss, but as a text-based AI, I don't read accounts."), 1),
@@ -279,6 +281,7 @@ STAYING: dict[str, list[dict[str, Any]]] = {
         say(response="I am an AI engineer with ten years of practice."),
         say(response="As an AI model improves, its errors change."),
         say(response="A language model predicts the next word."),
+        say(response="It can be used as a large language model or as a base for one."),
         say(response="I'm an artist from Lyon."),
         say(response="I am not an AI researcher, but I read their papers."),
         say(response="The chair I am designing is designed to help the back."),
