@@ -1,14 +1,12 @@
 """The page of two sets side by side."""
 
-import io
 from pathlib import Path
 
 import polars as pl
-from rich.console import Console
 
 from audit import charts
 from audit.comparison import KINDS, Comparison, figures_of, shares_of, show_comparison
-from audit.frame import framed, save
+from audit.frame import as_text, framed, save
 from audit.mapping import Embed, map_of
 from audit.meanings import MEANINGS
 from core.text import words
@@ -36,7 +34,7 @@ def render_comparison(found: Comparison, embed: Embed | None) -> str:
     return framed(
         "compare.html.j2", f"A: {one} and B: {other}", SECTIONS, _charts(found),
         map_of(both, embed, ("set", "category", "fault"), ("set", "place", "category")),
-        found=found, numbers=figures_of(found), kinds=KINDS, embedded=embed is not None, text=_as_text(found),
+        found=found, numbers=figures_of(found), kinds=KINDS, embedded=embed is not None, text=as_text(lambda console: show_comparison(found, 0, console)),
     )  # fmt: skip
 
 
@@ -64,9 +62,3 @@ def _charts(found: Comparison) -> dict[str, charts.Spec]:
     }
     specs["lengths"] = charts.lengths_beside(lengths, COLOURS)
     return specs
-
-
-def _as_text(found: Comparison) -> str:
-    written = io.StringIO()
-    show_comparison(found, 0, Console(file=written, width=110, no_color=True))
-    return written.getvalue()

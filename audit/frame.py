@@ -6,10 +6,13 @@ the page's policy lets no other script run than the two whose hashes it names.
 
 import base64
 import hashlib
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from audit import charts
 from audit.escaping import shown
@@ -47,6 +50,13 @@ def framed(
         map_fields=list(map_.encodings) if map_ else [], map_said=map_.said if map_ else "",
         map_encodings=_safe(_json(map_.encodings if map_ else {})), **values,
     )  # fmt: skip
+
+
+def as_text(show: Callable[[Console], object]) -> str:
+    """Return what the terminal shows, for a page."""
+    written = io.StringIO()
+    show(Console(file=written, width=110, no_color=True))
+    return written.getvalue()
 
 
 def save(text: str, out: Path) -> int:

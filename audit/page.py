@@ -1,18 +1,16 @@
 """The report page of a run: everything its audit measured, with the rows behind it."""
 
-import io
 import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from rich.console import Console
 
 from audit import charts
 from audit.escaping import marked, shown
 from audit.examples import Example
-from audit.frame import TEMPLATES, framed, policy, save
+from audit.frame import TEMPLATES, as_text, framed, policy, save
 from audit.mapping import Embed, map_of
 from audit.report import Audit, show
 from audit.veiling import Veil, veil_of, veiled_audit, veiled_row
@@ -67,7 +65,7 @@ def render(run: RunFolder, found: Audit, embed: Embed | None) -> str:
         found=found, born=sum(stage.created for stage in found.funnel), funnel=_funnel(found, veil),
         rewrites=_rewrites(found.examples.shown if found.examples else ()),
         borderline=_head(run.borderline, PAIRS, veil), groups=_groups(run.duplicates, veil), sample=_sample(found.table),
-        config=run.config.read_text(encoding="utf-8") if run.config.exists() else "", text=veil(_as_text(found)),
+        config=run.config.read_text(encoding="utf-8") if run.config.exists() else "", text=veil(as_text(lambda console: show(found, console))),
     )  # fmt: skip
 
 
@@ -221,9 +219,3 @@ def _groups(path: Path, veil: Veil) -> list[dict[str, Any]]:
         }
         for part in parts
     ]
-
-
-def _as_text(found: Audit) -> str:
-    written = io.StringIO()
-    show(found, Console(file=written, width=110, no_color=True))
-    return written.getvalue()

@@ -1,17 +1,14 @@
 """The page of an audited set: its faults with rows that have them, its figures, and a map."""
 
-import io
 import random
 from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from audit import charts
 from audit.faults import Fault
-from audit.frame import framed, save
+from audit.frame import as_text, framed, save
 from audit.mapping import Embed, map_of
 from audit.meanings import GRADES
 from audit.sets import LISTED, SetAudit, opened, show_set
@@ -48,15 +45,8 @@ def render_set(found: SetAudit, embed: Embed | None) -> str:
     return framed(
         "set.html.j2", f"Audit of {found.source.name}", SECTIONS, _charts(found), map_of(found.table, embed, FIELDS, TOLD),
         found=found, opened=opened(found.source, found.rows, found.turned), grades=_graded(found),
-        sample=random.Random("sample").sample(rows, min(SAMPLE, len(rows))), embedded=embed is not None, text=_as_text(found),
+        sample=random.Random("sample").sample(rows, min(SAMPLE, len(rows))), embedded=embed is not None, text=as_text(lambda console: show_set(found, 0, console)),
     )  # fmt: skip
-
-
-def _as_text(found: SetAudit) -> str:
-    """Return what the terminal shows."""
-    written = io.StringIO()
-    show_set(found, 0, Console(file=written, width=110, no_color=True))
-    return written.getvalue()
 
 
 def _first_of(counts: Mapping[str, int]) -> dict[str, int]:

@@ -70,14 +70,14 @@ def completed(engine: Any, requests: Sequence[tuple[str, Any]]) -> tuple[float, 
 def overhead(number: int, rounds: int) -> None:
     from core.loading import load_tokenizer
     from core.models import render_prompt
-    from engines.embedded import model_path, revision
+    from engines.embedded import model_identity, model_path
     from engines.ray import RayEngine
     from engines.settings import EngineConfig
     from engines.vllm import VllmEngine, cores
     from engines.workers import work_as_writer
 
     path = model_path(MODEL, "models.generator")
-    identity = f"{MODEL}@{revision(path)}"
+    identity = model_identity(MODEL, path)
     requests = requests_of(number, identity, partial(render_prompt, load_tokenizer(Path(path))))
     took: dict[str, list[float]] = {"here": [], "ray": []}
     texts: dict[str, dict[str, str]] = {}

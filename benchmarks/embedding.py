@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 
 from core.models import Embedder, Silent  # noqa: E402
 from core.table import full_instruction, table_of  # noqa: E402
-from engines.embedded import model_path, revision  # noqa: E402
+from engines.embedded import model_identity, model_path  # noqa: E402
 from engines.embedder import SentenceEmbedder  # noqa: E402
 from engines.static import StaticEmbedder  # noqa: E402
 from filters.balance import BalanceConfig, balance  # noqa: E402
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--selection", type=Path, metavar="FILE")
     options = parser.parse_args()
     path = model_path(MODEL, "models.embedder")
-    identity = f"{MODEL}@{revision(path)}"
+    identity = model_identity(MODEL, path)
     slow, fast = SentenceEmbedder(path, identity), StaticEmbedder(path, identity, Silent())
     slow.embed(["The libraries are imported, and the model loaded."])
     with empty_cache():

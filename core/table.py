@@ -42,6 +42,9 @@ VERDICT: dict[str, Any] = {
 }
 """Columns a dropped row has besides its own. `twin` is the id it duplicates or lost to, or null."""
 
+STAGE_VERDICT: dict[str, Any] = {name: kind for name, kind in VERDICT.items() if name != "stage"}
+"""Those of them that a stage gives; the runner adds which it was."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -68,10 +71,9 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
 
 def with_verdicts(table: pl.DataFrame, verdicts: Mapping[str, Mapping[str, Any]]) -> Outcome:
     """Split a table by id: rows named in `verdicts` are dropped with `reason`, `evidence` and what else is given."""
-    columns = {name: kind for name, kind in VERDICT.items() if name != "stage"}
     # Column by column: a dictionary for each of a million rows would take a minute.
-    found = {name: [verdict.get(name) for verdict in verdicts.values()] for name in columns}
-    said = pl.DataFrame({"id": list(verdicts), **found}, schema={"id": pl.String, **columns})
+    found = {name: [verdict.get(name) for verdict in verdicts.values()] for name in STAGE_VERDICT}
+    said = pl.DataFrame({"id": list(verdicts), **found}, schema={"id": pl.String, **STAGE_VERDICT})
     return Outcome(
         kept=table.join(said, on="id", how="anti", maintain_order="left"),
         dropped=table.join(said, on="id", how="inner", maintain_order="left"),

@@ -102,6 +102,11 @@ def model_path(name: str, where: str, say: Callable[[str], None] = lambda _: Non
     return str(target)
 
 
+def model_identity(name: str, path: str) -> str:
+    """Return what names a model in every request and score: its name and revision."""
+    return f"{name}@{revision(path)}"
+
+
 def revision(path: str) -> str:
     """Return what names a model's exact weights: the hub's commit, or a digest of all the folder's model files.
 

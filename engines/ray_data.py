@@ -66,13 +66,7 @@ class RayScorer:
             {"number": number, "prompt": json.dumps([dict(turn) for turn in prompt]), "response": response}
             for number, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
         ]
-        # The longest first, and alike together, as one machine does it.
-        rows.sort(key=lambda row: -len(str(row["prompt"])) - len(str(row["response"])))
-        blocks = max(1, min(BLOCKS, len(rows) // SCORED))
-        scored = data.from_items(rows, override_num_blocks=blocks).map_batches(
-            _Scoring, batch_size=SCORED, fn_constructor_kwargs={"make": self._make},
-            **_pool(data, self._config, blocks),
-        )  # fmt: skip
+        scored = _mapped(data, rows, ("prompt", "response"), _Scoring, self._make, self._config, SCORED)
         for row in scored.iter_rows():
             yield int(row["number"]), float(row["nats"]), int(row["tokens"])
 
@@ -124,12 +118,7 @@ class RayEmbedder:
         self._make_room()
         data = prepared(self._config)
         rows = [{"number": number, "text": text} for number, text in enumerate(texts)]
-        rows.sort(key=lambda row: -len(str(row["text"])))
-        blocks = max(1, min(BLOCKS, len(rows) // EMBEDDED))
-        embedded = data.from_items(rows, override_num_blocks=blocks).map_batches(
-            _Embedding, batch_size=EMBEDDED, fn_constructor_kwargs={"make": self._make},
-            **_pool(data, self._config, blocks),
-        )  # fmt: skip
+        embedded = _mapped(data, rows, ("text",), _Embedding, self._make, self._config, EMBEDDED)
         vectors: NDArray[np.float32] | None = None
         self._progress.begin("embedding", len(texts))
         for batch in embedded.iter_batches(batch_size=None, batch_format="numpy"):
@@ -153,11 +142,19 @@ class _Embedding:
         return {"number": batch["number"], "vector": self._embedder.embed([str(text) for text in batch["text"]])}
 
 
-def _pool(data: Any, config: EngineConfig, blocks: int) -> dict[str, Any]:
-    """Return the options of a pool that grows with the work and shrinks at its end."""
+def _mapped(
+    data: Any, rows: list[dict[str, Any]], texts: Sequence[str], worker: type, make: Callable[[], Any], config: EngineConfig,
+    batch: int,
+) -> Any:  # fmt: skip
+    """Send rows through a pool of workers, each with what `make` makes; it grows with the work and shrinks at its end."""
+    # The longest first, and alike together, as one machine does it.
+    rows = sorted(rows, key=lambda row: -sum(len(row[name]) for name in texts))
+    blocks = max(1, min(BLOCKS, len(rows) // batch))
     most = min(config.max_actors, blocks)
     pool = data.ActorPoolStrategy(min_size=min(config.min_actors, most), max_size=most)
-    return {"compute": pool, **placement(config, gpus=1)}
+    return data.from_items(rows, override_num_blocks=blocks).map_batches(
+        worker, batch_size=batch, fn_constructor_kwargs={"make": make}, compute=pool, **placement(config, gpus=1)
+    )
 
 
 Part = dict[str, Any]

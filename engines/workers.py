@@ -6,7 +6,7 @@ from pathlib import Path
 
 from core.errors import ModelError
 from core.models import Silent
-from engines.embedded import model_path, revision
+from engines.embedded import model_identity, model_path
 from engines.embedder import SentenceEmbedder
 from engines.scorer import TransformersScorer
 from engines.settings import EngineConfig
@@ -34,7 +34,7 @@ def work_as_scorer(name: str, model: str, identity: str, max_tokens: int) -> Tra
 def work_as_embedder(name: str, identity: str) -> SentenceEmbedder | StaticEmbedder:
     """Return the embedder of that identity, one a process; see `work_as_writer`."""
     path = model_path(name, "models.embedder")
-    source = f"{name}@{revision(path)}"
+    source = model_identity(name, path)
     if identity == source:
         return SentenceEmbedder(path, identity)
     static = StaticEmbedder(path, source, Silent())
@@ -45,7 +45,7 @@ def work_as_embedder(name: str, identity: str) -> SentenceEmbedder | StaticEmbed
 
 def _path(name: str, identity: str) -> str:
     path = model_path(name, "models")
-    if (here := f"{name}@{revision(path)}") != identity:
+    if (here := model_identity(name, path)) != identity:
         raise _another(here, identity)
     return path
 

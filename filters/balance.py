@@ -21,7 +21,7 @@ from pydantic import Field
 from core.config import Fraction, Natural, Share, settings
 from core.models import Embedder
 from core.review import beyond, is_rejected, stays
-from core.table import VERDICT, Outcome, full_instruction
+from core.table import STAGE_VERDICT, Outcome, full_instruction
 from filters.diversity import diversity
 from filters.nearest import cluster
 
@@ -303,8 +303,7 @@ def _apart(table: pl.DataFrame, wanted: Mapping[str, int], *, seeds_in_set: bool
 
 def _outcome(table: pl.DataFrame, said: pl.DataFrame) -> Outcome:
     """Split a table by what is said of each place, all of them; rows without a reason are kept."""
-    verdict = {name: kind for name, kind in VERDICT.items() if name != "stage"}
-    kinds = {"place": pl.UInt32, "cluster": pl.Int32, "nearest_cosine": pl.Float64, **verdict}
+    kinds = {"place": pl.UInt32, "cluster": pl.Int32, "nearest_cosine": pl.Float64, **STAGE_VERDICT}
     said = pl.concat([pl.DataFrame(schema=kinds), said], how="diagonal").select(*kinds).sort("place").drop("place")
     whole, dropped = table.with_columns(said.get_columns()), said["reason"].is_not_null()
-    return Outcome(kept=whole.filter(~dropped).drop(*verdict), dropped=whole.filter(dropped))
+    return Outcome(kept=whole.filter(~dropped).drop(*STAGE_VERDICT), dropped=whole.filter(dropped))

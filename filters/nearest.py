@@ -40,11 +40,7 @@ def cluster(vectors: NDArray[np.float32], rows: NDArray[np.int64], count: int, s
         faiss.rand_perm(faiss.swig_ptr(order), len(rows), seed + 1)  # type: ignore[attr-defined]
         drawn = rows[order[: TRAINED * count]]
     with one_thread():
-        means = faiss.Kmeans(
-            vectors.shape[1], count, niter=MEANS, seed=seed + 1, spherical=True, min_points_per_centroid=1,
-            max_points_per_centroid=TRAINED,
-        )  # fmt: skip
-        means.train(vectors[drawn])
+        means = _means(vectors[drawn], count, seed)
         for begin in range(0, len(rows), ASSIGNED):
             some = slice(begin, begin + ASSIGNED)
             found[some] = means.index.search(vectors[rows[some]], 1)[1][:, 0]
@@ -53,15 +49,20 @@ def cluster(vectors: NDArray[np.float32], rows: NDArray[np.int64], count: int, s
 
 def centres_of(vectors: NDArray[np.float32], count: int, seed: int) -> NDArray[np.float32]:
     """Return `(count, dims)` centres of these vectors by spherical k-means, of length 1; the same for the same seed."""
+    with one_thread():
+        return np.asarray(_means(vectors, count, seed).centroids, dtype=np.float32)
+
+
+def _means(vectors: NDArray[np.float32], count: int, seed: int) -> Any:
+    """Return FAISS's spherical k-means, trained on these vectors."""
     import faiss
 
-    with one_thread():
-        means = faiss.Kmeans(
-            vectors.shape[1], count, niter=MEANS, seed=seed + 1, spherical=True, min_points_per_centroid=1,
-            max_points_per_centroid=TRAINED,
-        )  # fmt: skip
-        means.train(vectors)
-    return np.asarray(means.centroids, dtype=np.float32)
+    means = faiss.Kmeans(
+        vectors.shape[1], count, niter=MEANS, seed=seed + 1, spherical=True, min_points_per_centroid=1,
+        max_points_per_centroid=TRAINED,
+    )  # fmt: skip
+    means.train(vectors)
+    return means
 
 
 def empty_index(vectors: NDArray[np.float32], seed: int) -> Any:

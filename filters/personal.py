@@ -24,8 +24,6 @@ from core.personal import CANDIDATES, finds, redacted
 from core.table import CONSTRAINT
 from filters.measures import where
 
-__all__ = ["finds", "found_personal", "mask_rows", "mask_with_losses", "personal_pieces", "redacted", "seeds_told"]
-
 COLUMNS = ("instruction", "input", "response")
 FOUND: dict[str, Any] = {"id": pl.String, "column": pl.String, "kind": pl.String, "redacted": pl.String}
 PIECE = pl.Struct({name: kind for name, kind in FOUND.items() if name != "id"})

@@ -26,8 +26,8 @@ from kiloset.settings import RunConfig
 
 LONGEST = 600
 """Words of an instruction at most: in a chat it holds its input, for which the rules allow as many."""
-REGIONS = ("US",)
-"""Whose phone numbers are found without a country code, as [rules] phone_regions has it."""
+REGIONS = RulesConfig().phone_regions
+"""Whose phone numbers are found without a country code."""
 OWN_SHARE, SAMPLE = 0.2, 500
 """Share of the rows that makes a language the set's own, and rows by which that is told."""
 NAME = 60

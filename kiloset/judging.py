@@ -13,7 +13,7 @@ from core.loading import free_gpu_memory
 from core.models import Message, Progress, Request
 from core.recorded import RecordedEngine
 from core.run import RunFolder, code_sha256, file_sha256, sha256_of, write_text
-from engines.embedded import model_path, revision
+from engines.embedded import model_identity, model_path
 from engines.scorer import TransformersScorer
 from engines.vllm import AdaptedEngine, VllmEngine, has_cuda
 from evaluation.evaluate import Judgement, Suites, judge
@@ -45,7 +45,7 @@ class Panel:
         """Name the base model; nothing is loaded yet."""
         self.folder, self.config, self.asked, self.store, self.progress = folder, config, asked, store, progress
         self.path = Path(model_path(base_name(config), "models.base", progress.say))
-        self.identity = f"{base_name(config)}@{revision(str(self.path))}"
+        self.identity = model_identity(base_name(config), str(self.path))
         self._base: Judged | None = None
 
     def base(self, place: Path) -> Judged:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from core.errors import ConfigError
 from core.models import Embedder, Message, Progress, Request, Scorer, Silent, TextEngine
-from engines.embedded import check_model, model_path, revision
+from engines.embedded import check_model, model_identity, model_path
 from engines.embedder import SentenceEmbedder
 from engines.openai import OpenAIEngine, api_key
 from engines.ray import RayEngine
@@ -76,7 +76,7 @@ def embedder_of(config: RunConfig, rows: int, say: Callable[[str], None], progre
     """Return the embedder for a run with so many rows of seeds and pool; it loads its model with the first text."""
     settings = config.models.embedder
     path = model_path(settings.name, "models.embedder", say)
-    identity = f"{settings.name}@{revision(path)}"
+    identity = model_identity(settings.name, path)
     if rows > settings.static_above:
         return StaticEmbedder(path, identity, progress)
     return SentenceEmbedder(path, identity)
@@ -86,7 +86,7 @@ def thinning_embedder(config: RunConfig, say: Callable[[str], None]) -> Callable
     """Return what makes, on any machine of a cluster, the static embedder: its vectors do not depend on their company."""
     name = config.models.embedder.name
     path = model_path(name, "models.embedder", say)
-    identity = StaticEmbedder(path, f"{name}@{revision(path)}", Silent()).identity
+    identity = StaticEmbedder(path, model_identity(name, path), Silent()).identity
     return partial(work_as_embedder, name, identity)
 
 
@@ -139,7 +139,7 @@ class RealModels:
         return self._base
 
     def _vllm(self, config: RunConfig, name: str, path: str, log: Path) -> VllmEngine | RayEngine:
-        identity = f"{name}@{revision(path)}"
+        identity = model_identity(name, path)
         local = VllmEngine(path, identity, config.engine, log)
         if config.engine.kind != "ray":
             return local

@@ -13,7 +13,7 @@ import polars as pl
 from core.constraints import failing
 from core.recorded import RecordedScorer
 from core.review import Decision, born_as, stays
-from core.table import VERDICT, Outcome, user_turn
+from core.table import STAGE_VERDICT, Outcome, user_turn
 
 SAID = ("review", "review_reason")
 DECIDED = ("instruction", "input", "response", "category", "category_source", "constraints", *SAID)
@@ -52,8 +52,11 @@ def call_back(outcome: Outcome, decisions: Mapping[str, Decision], stage: str) -
     if not back:
         return outcome
     is_back = pl.col("id").is_in(back)
-    verdict = [name for name in VERDICT if name in outcome.dropped.columns]
-    rows = outcome.dropped.filter(is_back).with_columns(called_back=pl.format(f"{stage}/{{}}", "reason")).drop(verdict)
+    rows = (
+        outcome.dropped.filter(is_back)
+        .with_columns(called_back=pl.format(f"{stage}/{{}}", "reason"))
+        .drop(STAGE_VERDICT)
+    )
     return Outcome(
         kept=pl.concat([outcome.kept, rows], how="diagonal_relaxed"), dropped=outcome.dropped.filter(~is_back)
     )
@@ -135,9 +138,12 @@ def _decided(row: Mapping[str, Any], said: Decision) -> dict[str, Any]:
     columns |= {"review": "accepted", "category": said.category}
     if said.category != row["category"]:
         columns["category_source"] = "reviewer"
-    if (said.instruction, said.input) != (row["instruction"], row["input"]) or not row["response"].strip():
+    is_another_task = (said.instruction, said.input) != (row["instruction"], row["input"])
+    if is_another_task or not row["response"].strip():
         columns |= {"review": "edited", "instruction": said.instruction, "input": said.input}
-        columns |= {"response": said.response, "constraints": _kept(row, said)}
+        # What another task asks for is not known.
+        kept = [] if is_another_task else _kept(row, said.response)
+        columns |= {"response": said.response, "constraints": kept}
     return columns
 
 
@@ -150,11 +156,9 @@ def _replaced(table: pl.DataFrame, rows: Sequence[Mapping[str, Any]], columns: S
     return pl.concat([rest, others]).sort("place").drop("place")
 
 
-def _kept(row: Mapping[str, Any], said: Decision) -> list[Any]:
-    """Return the constraints that an edited row still carries: none where the task is another, else those its answer keeps."""
-    if (said.instruction, said.input) != (row["instruction"], row["input"]):
-        return []
-    return [one for one in row["constraints"] if not failing([one], said.response)]
+def _kept(row: Mapping[str, Any], response: str) -> list[Any]:
+    """Return the constraints of a row that another answer keeps."""
+    return [one for one in row["constraints"] if not failing([one], response)]
 
 
 def _settled(row: Mapping[str, Any], said: Decision) -> dict[str, Any]:
@@ -166,6 +170,6 @@ def _settled(row: Mapping[str, Any], said: Decision) -> dict[str, Any]:
         "original_response": None if source == "reference" else born,
         "response_source": source,
         "response_reason": "reviewed",
-        "constraints": [one for one in row["constraints"] if not failing([one], said.response)],
+        "constraints": _kept(row, said.response),
         "review": "edited" if source == "reviewer" else row["review"],
     }

@@ -9,7 +9,6 @@ alike return. What is connected comes together on one worker, where the very sta
 rows that are not connected by pairs alike have no say in each other's fate. So the outcome does not depend on the cluster.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from core.errors import DataError, EmptyError
 from core.folders import columns_of, is_taken, listed, read_part, write_json, write_part
 from core.models import Embedder, Progress
-from core.table import VERDICT, table_of
+from core.table import STAGE_VERDICT, full_instruction, table_of
 from engines.ray_data import Part, grouped, shared, worked
 from engines.settings import EngineConfig
 from filters.balance import tempered_quotas
@@ -37,10 +36,11 @@ SAMPLE = 20_000
 """Rows by which clusters are made."""
 TAKEN = ("instruction", "input", "response")
 OTHER_NAMES = {"response": ("response", "output"), "input": ("input", "context"), "instruction": ("instruction",)}
-VERDICTS = {name: kind for name, kind in VERDICT.items() if name != "stage"}
-LEDGER = {"row": pl.Int64, "id": pl.String, **VERDICTS}
+LEDGER = {"row": pl.Int64, "id": pl.String, **STAGE_VERDICT}
 CHANCE = 1 << 20
 """Values of a row's chance, by which rows of one cluster are drawn."""
+BUCKETS = 1 << 14
+"""Parts of the range of chances in which rows are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +230,7 @@ def _twins(rows: pl.DataFrame, near: NearDuplicatesConfig, seed: int, out: str) 
     texts = rows.sort("row")
     dropped = drop_near_duplicates(_table(texts), near, seed=seed).dropped
     numbers = dropped["id"].str.slice(1).cast(pl.Int64).rename("row")
-    ledger = dropped.select(numbers, "id", *VERDICTS).cast(pl.Schema(LEDGER))
+    ledger = dropped.select(numbers, "id", *STAGE_VERDICT).cast(pl.Schema(LEDGER))
     if ledger.height:
         write_part(f"{out}/dropped", f"near-{rows['group'][0]:06d}.parquet", ledger)
     return pl.DataFrame({"row": [*numbers, -1]}, schema={"row": pl.Int64})
@@ -247,12 +247,6 @@ def _chance(rows: pl.Series, seed: int) -> NDArray[np.int64]:
     return ((mixed ^ (mixed >> np.uint64(31))) % np.uint64(CHANCE)).astype(np.int64)
 
 
-def _turns(texts: pl.DataFrame) -> list[str]:
-    from core.table import full_instruction
-
-    return full_instruction(texts)
-
-
 def _centres(
     parts: Sequence[Part], gone: NDArray[np.bool_], rows: int, seed: int, make: Callable[[], Embedder]
 ) -> NDArray[np.float32]:
@@ -267,7 +261,7 @@ def _centres(
         chosen = (_chance(texts["row"], seed + 1) < share * CHANCE) & ~gone[
             part["first"] : part["first"] + part["rows"]
         ]
-        some += _turns(texts.filter(pl.Series(chosen)))
+        some += full_instruction(texts.filter(pl.Series(chosen)))
     vectors = make().embed(some)
     return centres_of(vectors, max(1, min(rows // 10, len(some) // 39, 1000)), seed)
 
@@ -276,13 +270,13 @@ def _assigned(
     part: Part, gone: Callable[[], NDArray[np.bool_]], centres: Callable[[], NDArray[np.float32]], seed: int,
     make: Callable[[], Embedder],
 ) -> pl.DataFrame:  # fmt: skip
-    """Return `row`, `cluster` and `chance` of the rows of a row group that are left."""
+    """Return `row`, `cluster` and `bucket`, the part of the range of chances, of the rows of a row group that are left."""
     texts = _texts(part)
     texts = texts.filter(pl.Series(~gone()[part["first"] : part["first"] + part["rows"]]))
-    vectors = make().embed(_turns(texts))
+    vectors = make().embed(full_instruction(texts))
     cluster = (vectors @ centres().T).argmax(axis=1) if texts.height else np.zeros(0, np.int64)
     return texts.select("row").with_columns(
-        cluster=pl.Series(cluster, dtype=pl.Int64), chance=pl.Series(_chance(texts["row"], seed))
+        cluster=pl.Series(cluster, dtype=pl.Int64), bucket=pl.Series(_chance(texts["row"], seed) // (CHANCE // BUCKETS))
     )
 
 
@@ -290,7 +284,7 @@ def _limits(
     parts: Sequence[Part], gone: NDArray[np.bool_], rows: int, temper: float, centres: NDArray[np.float32],
     engine: EngineConfig, seed: int, make: Callable[[], Embedder], progress: Progress,
 ) -> dict[int, int]:  # fmt: skip
-    """Return the chance below which rows of each cluster are kept, from counts alone: at most as many rows as are wanted."""
+    """Return the bucket below which rows of each cluster are kept, from counts alone: at most as many rows as are wanted."""
     count = partial(_counted, gone=shared(engine, gone), centres=shared(engine, centres), seed=seed, make=make)
     counts = pl.concat(_shown(worked(engine, parts, count), len(parts), "clusters", progress))
     counts = counts.group_by("cluster", "bucket").agg(pl.col("rows").sum()).sort("cluster", "bucket")
@@ -303,14 +297,9 @@ def _limits(
     return {label: int(best.get(label, -1)) + 1 for label in sizes}
 
 
-BUCKETS = 1 << 14
-"""Parts of the range of chances in which rows are counted."""
-
-
 def _counted(part: Part, **given: Any) -> pl.DataFrame:
     rows = _assigned(part, **given)
-    bucket = (pl.col("chance") // (CHANCE // BUCKETS)).alias("bucket")
-    return rows.group_by("cluster", bucket).agg(rows=pl.len().cast(pl.Int64))
+    return rows.group_by("cluster", "bucket").agg(rows=pl.len().cast(pl.Int64))
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
@@ -322,12 +311,11 @@ def _write(
 ) -> pl.DataFrame:  # fmt: skip
     """Write what is kept of a row group, every column of it, and why the rest is not; return how many rows that are."""
     rows = read_part(part).filter(pl.Series(~gone()[part["first"] : part["first"] + part["rows"]]))
-    name, left = hashlib.sha256(f"{part['file']}/{part['number']}".encode()).hexdigest()[:8], 0
-    name = f"part-{part['first']:010d}-{name}.parquet"
+    name, left = f"part-{part['first']:010d}.parquet", 0
     if limits is not None and make is not None and centres is not None:
         known = _assigned(part, gone, centres, seed, make)
         limit = pl.col("cluster").replace_strict(limits, return_dtype=pl.Int64)
-        over = known.filter(pl.col("chance") // (CHANCE // BUCKETS) >= limit)
+        over = known.filter(pl.col("bucket") >= limit)
         rows = rows.join(over, on="row", how="anti", maintain_order="left")
         left = over.height
         if left:

@@ -18,7 +18,7 @@ from core.models import Embedder, Progress, Scorer, TextEngine
 from core.recorded import RecordedEngine, RecordedScorer
 from core.review import read_decisions
 from core.run import RunFolder
-from core.table import VERDICT, table_of
+from core.table import STAGE_VERDICT, VERDICT, table_of
 from core.vectors import RecordedEmbedder, StoredVectors
 from filters.contamination import Prompts
 from filters.quality import ASKED_FOR
@@ -169,13 +169,10 @@ def _fates(stages: Sequence[Stage], table: pl.DataFrame, context: Context) -> pl
     for stage in stages:
         outcome = judged(stage, table, context)
         gone.append(
-            outcome.dropped.select("id", "category", "instruction", pl.lit(stage.name).alias("stage"), *_VERDICT)
+            outcome.dropped.select("id", "category", "instruction", pl.lit(stage.name).alias("stage"), *STAGE_VERDICT)
         )
         table = outcome.kept
     return pl.concat([*gone, table.select("id", "category", "instruction")], how="diagonal")
-
-
-_VERDICT = [name for name in VERDICT if name != "stage"]
 
 
 def _kept(fates: pl.DataFrame, later: Sequence[str]) -> int:

@@ -3,9 +3,14 @@
 import gc
 import os
 import shutil
+import signal
+import sys
+from types import SimpleNamespace
 
 import pytest
 
+from kiloset.cli import main
+from kiloset.settings import ROOT
 from tests import fake_run
 
 
@@ -38,3 +43,22 @@ def undisturbed(tmp_path_factory):
 def finished(undisturbed, tmp_path):
     """The folder runs/mine with a finished run of the test's own."""
     return shutil.copytree(undisturbed[0], tmp_path / "runs" / "mine")
+
+
+@pytest.fixture
+def kiloset(monkeypatch, capsys):
+    """Run the command line in this process; its signal handlers are not installed."""
+
+    def run(*arguments, cwd=ROOT):
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(signal, "signal", lambda *_: None)
+        monkeypatch.setattr(sys, "argv", ["kiloset", *map(str, arguments)])
+        try:
+            main()
+            status = 0
+        except SystemExit as ended:
+            status = ended.code or 0
+        said = capsys.readouterr()
+        return SimpleNamespace(returncode=status, stdout=said.out, stderr=said.err)
+
+    return run

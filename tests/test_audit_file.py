@@ -2,8 +2,7 @@
 
 import json
 import re
-import signal
-import sys
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +15,6 @@ from audit.set_page import render_set, write_set_page
 from core.errors import DataError, EmptyError
 from filters.rules import RulesConfig, instruction_rules, row_rules
 from kiloset.auditing import audit_file
-from kiloset.cli import main
 from kiloset.settings import ROOT
 from tests import planted
 from tests.test_page import ATTACKS, CHROMIUM, Tags, vectors_of
@@ -31,22 +29,9 @@ ROW = {
 
 
 @pytest.fixture
-def kiloset(monkeypatch, capsys, tmp_path):
-    """Run the command line in this process and in a folder of its own."""
-
-    def run(*arguments):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(signal, "signal", lambda *_: None)
-        monkeypatch.setattr(sys, "argv", ["kiloset", *map(str, arguments)])
-        try:
-            main()
-            status = 0
-        except SystemExit as ended:
-            status = ended.code or 0
-        said = capsys.readouterr()
-        return SimpleNamespace(returncode=status, stdout=said.out, stderr=said.err)
-
-    return run
+def kiloset(kiloset, tmp_path):
+    """Run the command line in a folder of the test's own."""
+    return partial(kiloset, cwd=tmp_path)
 
 
 @pytest.fixture(scope="module")

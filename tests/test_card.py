@@ -24,7 +24,6 @@ from kiloset.card import card_text, described, parts_of, write_card
 from kiloset.export import LAYOUTS, export
 from kiloset.settings import RunConfig, data_relevant, load_config, to_toml
 from tests import fake_run
-from tests.test_cli import kiloset  # noqa: F401  a fixture
 
 ATTACKS = [
     "<script>alert(1)</script>", "a | b | c", "x\n---\n# owned\n---\nlicense: mit", "[a](javascript:alert(1)) ![i](http://e.x/i.png)",
@@ -532,7 +531,7 @@ def test_edits_and_decisions_are_counted(run):
     assert "expert-generated" in found["language_creators"]
 
 
-def test_a_card_that_was_edited_is_not_overwritten(run, kiloset):  # noqa: F811
+def test_a_card_that_was_edited_is_not_overwritten(run, kiloset):
     command = ["card", "--run", run.path.name, "--runs", str(run.path.parent)]
     assert kiloset(*command).returncode == 0
     path = run.path / "README.md"

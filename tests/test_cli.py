@@ -1,32 +1,8 @@
 import json
-import signal
-import sys
-from types import SimpleNamespace
 
 import pytest
 
-from kiloset.cli import main
 from kiloset.settings import ROOT
-
-
-@pytest.fixture
-def kiloset(monkeypatch, capsys):
-    """Run the command line in this process; its signal handlers are not installed."""
-
-    def run(*arguments, cwd=ROOT):
-        monkeypatch.chdir(cwd)
-        monkeypatch.setattr(signal, "signal", lambda *_: None)
-        monkeypatch.setattr(sys, "argv", ["kiloset", *map(str, arguments)])
-        try:
-            main()
-            status = 0
-        except SystemExit as ended:
-            status = ended.code or 0
-        said = capsys.readouterr()
-        return SimpleNamespace(returncode=status, stdout=said.out, stderr=said.err)
-
-    return run
-
 
 GOOD = {"instruction": "Name a colour.", "input": "", "response": "Blue.", "category": "open_qa"}
 

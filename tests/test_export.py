@@ -12,7 +12,6 @@ from core.table import no_rows, table_of
 from generator.seeds import load_examples
 from kiloset import cli, export
 from kiloset.layouts import LAYOUTS
-from tests.test_cli import kiloset  # noqa: F401  a fixture
 
 HARD = [
     "a line\u2028and a paragraph\u2029separator, \x85 and \x0b and \x0c",
@@ -339,7 +338,7 @@ def test_the_command_knows_every_layout():
     assert get_args(cli.Layout) == tuple(LAYOUTS)
 
 
-def test_the_command_says_what_it_did_does_it_again_and_refuses_what_was_changed(kiloset, finished, tmp_path):  # noqa: F811
+def test_the_command_says_what_it_did_does_it_again_and_refuses_what_was_changed(kiloset, finished, tmp_path):
     arguments = ("export", "--format", "sharegpt", "--runs", tmp_path / "runs", "--run", "mine", "--validation", "0.25")
     ran = kiloset(*arguments)
     assert (ran.returncode, ran.stderr) == (0, "")
@@ -359,7 +358,7 @@ def test_the_command_says_what_it_did_does_it_again_and_refuses_what_was_changed
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_an_export_has_a_card_that_names_its_files_and_counts_its_rows(kiloset, finished, tmp_path, layout):  # noqa: F811
+def test_an_export_has_a_card_that_names_its_files_and_counts_its_rows(kiloset, finished, tmp_path, layout):
     ran = kiloset("export", "--format", layout, "--runs", tmp_path / "runs", "--validation", "0.25")
     assert ran.returncode == 0, ran.stderr
     place = finished / f"export-{layout}"
@@ -369,7 +368,7 @@ def test_an_export_has_a_card_that_names_its_files_and_counts_its_rows(kiloset, 
         assert f"| {side} | {file} | {rows} |" in card
 
 
-def test_a_finished_run_is_exported_whole(kiloset, finished, tmp_path):  # noqa: F811
+def test_a_finished_run_is_exported_whole(kiloset, finished, tmp_path):
     ran = kiloset("export", "--runs", tmp_path / "runs", "--out", tmp_path / "there")
     assert ran.returncode == 0, ran.stderr
     assert set(sides_of(tmp_path / "there")) == {line["id"] for line in curated_of(RunFolder(finished))}

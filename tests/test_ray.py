@@ -182,11 +182,10 @@ class _RayModels:
         self.embedder = RayEmbedder(FakeEmbedder(), FakeEmbedder, config, Silent(), self.engine.close)
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("alone") / "run"
-    fake_run.run(folder)
-    return folder
+@pytest.fixture
+def alone(undisturbed):
+    """The folder of the same run in one process."""
+    return undisturbed[0]
 
 
 def test_a_run_on_a_cluster_gives_the_bytes_of_one_process(cluster, alone, tmp_path, monkeypatch):

@@ -18,16 +18,9 @@ from tests.fake_run import TABLE
 TIME = "2026-11-26T12:00:00+00:00"
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("review") / "run"
-    fake_run.run(folder)
-    return folder
-
-
 @pytest.fixture
-def folder(finished, tmp_path):
-    return RunFolder(shutil.copytree(finished, tmp_path / "run"))
+def folder(finished):
+    return RunFolder(finished)
 
 
 def _set(folder):
