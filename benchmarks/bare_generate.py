@@ -4,7 +4,7 @@ import json
 import sys
 import time
 
-from engines.vllm import load
+from kiloset.engines.vllm import load
 
 
 def main() -> None:

@@ -46,7 +46,7 @@ def cluster(nodes: int, cpus: int) -> Iterator[str]:
 
 
 def requests_of(number: int, identity: str, render: Any) -> list[tuple[str, Any]]:
-    from core.models import Request
+    from kiloset.core.models import Request
 
     made = [
         Request(
@@ -68,13 +68,13 @@ def completed(engine: Any, requests: Sequence[tuple[str, Any]]) -> tuple[float, 
 
 
 def overhead(number: int, rounds: int) -> None:
-    from core.loading import load_tokenizer
-    from core.models import render_prompt
-    from engines.embedded import model_identity, model_path
-    from engines.ray import RayEngine
-    from engines.settings import EngineConfig
-    from engines.vllm import VllmEngine, cores
-    from engines.workers import work_as_writer
+    from kiloset.core.loading import load_tokenizer
+    from kiloset.core.models import render_prompt
+    from kiloset.engines.embedded import model_identity, model_path
+    from kiloset.engines.ray import RayEngine
+    from kiloset.engines.settings import EngineConfig
+    from kiloset.engines.vllm import VllmEngine, cores
+    from kiloset.engines.workers import work_as_writer
 
     path = model_path(MODEL, "models.generator")
     identity = model_identity(MODEL, path)
@@ -136,9 +136,9 @@ def million(rows: int) -> None:
     import polars as pl
 
     from benchmarks.near_duplicates import write_texts
-    from core.models import Silent
-    from engines.settings import EngineConfig
-    from filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
+    from kiloset.core.models import Silent
+    from kiloset.engines.settings import EngineConfig
+    from kiloset.filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
     from kiloset.thinning import _table, thin
 
     place = Path(tempfile.mkdtemp(prefix="kiloset-cluster-"))

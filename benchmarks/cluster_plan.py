@@ -124,7 +124,7 @@ class Rates:
     driver_per_s: float = 1350
     """Completions that the driver takes, looks at and stores in a second when the engine takes no time (`--measure`)."""
     commits_per_s: float = 28_000
-    """Completions that `core.calls.CallStore` commits in a second, each by itself (`--measure`)."""
+    """Completions that `kiloset.core.calls.CallStore` commits in a second, each by itself (`--measure`)."""
     novelty_ns: float = 1050
     """Nanoseconds in which a new instruction is compared with one of the pool (`--measure`)."""
     novelty_bytes: float = 2400
@@ -244,8 +244,8 @@ def measured(folder: Path, commits: int = 20_000, pool: int = 20_000, size: int 
 
 def _commits(path: Path, number: int) -> float:
     """Return completions of common size committed per second of the clock, each noted as sent before, in groups of 100."""
-    from core.calls import CallStore
-    from core.models import Completion, Request
+    from kiloset.core.calls import CallStore
+    from kiloset.core.models import Completion, Request
 
     request = Request("x" * (TEXT_BYTES - 220), "response", 512, 0.5, 0.9)
     keys = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(number)]
@@ -264,7 +264,7 @@ def _novelty(pool: int, looks: int = 100) -> tuple[float, float]:
 
     Instructions are 18 words (the mean of run cpu-a2d75d40), drawn from 20,000 by Zipf's law.
     """
-    from generator.novelty import NoveltyIndex
+    from kiloset.generator.novelty import NoveltyIndex
 
     rng = random.Random(0)
     vocabulary, weights = [f"w{n}" for n in range(20_000)], list(accumulate(1 / (n + 1) for n in range(20_000)))
@@ -300,7 +300,7 @@ class _Instant:
         self._waiting.extend(requests)
 
     def receive(self) -> Any:
-        from core.models import Completion
+        from kiloset.core.models import Completion
         from tests.fakes import ANSWER_TURN, plausible
 
         begun = time.process_time()

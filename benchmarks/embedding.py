@@ -4,7 +4,7 @@ Texts of 36 words are drawn anew for each round from the words of the bundled se
 into an empty cache first; that is told apart.
 
 With --selection FILE (JSON lines with instruction, input and output) a tenth of its rows are chosen by
-`filters.balance` with either embedder, under the same quality, the number of words in the output. The overlap of the
+`kiloset.filters.balance` with either embedder, under the same quality, the number of words in the output. The overlap of the
 two choices is told beside that of two runs with MiniLM and different seeds of k-means, that with a choice by quality
 alone, and that of random choices; and the Vendi score of each in the space of each embedder.
 
@@ -30,13 +30,13 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from core.models import Embedder, Silent  # noqa: E402
-from core.table import full_instruction, table_of  # noqa: E402
-from engines.embedded import model_identity, model_path  # noqa: E402
-from engines.embedder import SentenceEmbedder  # noqa: E402
-from engines.static import StaticEmbedder  # noqa: E402
-from filters.balance import BalanceConfig, balance  # noqa: E402
-from filters.diversity import vendi_score  # noqa: E402
+from kiloset.core.models import Embedder, Silent  # noqa: E402
+from kiloset.core.table import full_instruction, table_of  # noqa: E402
+from kiloset.engines.embedded import model_identity, model_path  # noqa: E402
+from kiloset.engines.embedder import SentenceEmbedder  # noqa: E402
+from kiloset.engines.static import StaticEmbedder  # noqa: E402
+from kiloset.filters.balance import BalanceConfig, balance  # noqa: E402
+from kiloset.filters.diversity import vendi_score  # noqa: E402
 
 MODEL = "embedded:all-minilm-l6-v2"
 WORDS = 36

@@ -21,10 +21,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from core.calls import CallStore  # noqa: E402
-from core.models import Request, Silent, seed_of  # noqa: E402
-from engines.embedded import model_path  # noqa: E402
-from engines.vllm import cores, cpu_environment, has_cuda  # noqa: E402
+from kiloset.core.calls import CallStore  # noqa: E402
+from kiloset.core.models import Request, Silent, seed_of  # noqa: E402
+from kiloset.engines.embedded import model_path  # noqa: E402
+from kiloset.engines.vllm import cores, cpu_environment, has_cuda  # noqa: E402
 from kiloset.models import real_models  # noqa: E402
 from kiloset.pipeline import context_of, generate_rows, read_inputs  # noqa: E402
 from kiloset.settings import RunConfig, load_config  # noqa: E402
@@ -77,7 +77,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=80)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--config", type=Path, default=ROOT / "configs" / ("gpu.toml" if has_cuda() else "cpu.toml"))
+    parser.add_argument(
+        "--config", type=Path, default=ROOT / "kiloset" / "configs" / ("gpu.toml" if has_cuda() else "cpu.toml")
+    )
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE")
     options = parser.parse_args()
     config = load_config(options.config, [f"run.size={options.size}", *options.set])

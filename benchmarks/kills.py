@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from core.calls import CallStore  # noqa: E402
+from kiloset.core.calls import CallStore  # noqa: E402
 
 
 def command(runs: Path, name: str, config: Path) -> list[str]:
@@ -29,7 +29,7 @@ def command(runs: Path, name: str, config: Path) -> list[str]:
     return [
         sys.executable,
         "-m",
-        "kiloset.cli",
+        "kiloset.cli.app",
         "dataset",
         "--config",
         str(config),
@@ -56,7 +56,9 @@ def engines(log: Path) -> int:
     found = 0
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            ours = b"engines.vllm" in (folder / "cmdline").read_bytes() and (folder / "fd" / "2").readlink() == log
+            ours = (
+                b"kiloset.engines.vllm" in (folder / "cmdline").read_bytes() and (folder / "fd" / "2").readlink() == log
+            )
             found += ours and (folder / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
         except OSError:
             continue
@@ -86,7 +88,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "cpu.toml")
+    parser.add_argument("--config", type=Path, default=ROOT / "kiloset" / "configs" / "cpu.toml")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--longest", type=float, default=60.0, help="seconds before a kill, at most")
     options = parser.parse_args()

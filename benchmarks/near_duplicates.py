@@ -60,8 +60,8 @@ def read_texts(path: Path) -> list[str]:
 def ours(path: Path) -> int:
     import polars as pl
 
-    from core.table import table_of
-    from filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
+    from kiloset.core.table import table_of
+    from kiloset.filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
 
     rows = pl.read_lines(path, name="instruction", row_index_name="id")
     blank = table_of([])
@@ -128,8 +128,8 @@ def recall(path: Path) -> tuple[float, int, int]:
     import polars as pl
     from scipy.sparse import csr_matrix
 
-    from core.text import normal_form
-    from filters.minhash import BANDS, ROWS, normal_texts, signatures
+    from kiloset.core.text import normal_form
+    from kiloset.filters.minhash import BANDS, ROWS, normal_texts, signatures
 
     keys = sorted({normal_form(text) for text in read_texts(path)[:SAMPLE]})
     sets = [{f" {key} "[i : i + 5] for i in range(len(key) - 2)} for key in keys]
@@ -186,12 +186,12 @@ def planted(path: Path) -> None:
     """Plant 30 edited copies of each kind among the instructions of a file, and tell which are found, here and by meaning."""
     import polars as pl
 
-    from core.table import table_of
-    from core.text import normal_form
-    from engines.embedded import model_path
-    from engines.embedder import SentenceEmbedder
-    from filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
-    from filters.semantic import SemanticConfig, drop_semantic_duplicates
+    from kiloset.core.table import table_of
+    from kiloset.core.text import normal_form
+    from kiloset.engines.embedded import model_path
+    from kiloset.engines.embedder import SentenceEmbedder
+    from kiloset.filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
+    from kiloset.filters.semantic import SemanticConfig, drop_semantic_duplicates
 
     rng = random.Random(0)
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -23,12 +23,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from core.loading import load_model, load_tokenizer  # noqa: E402
-from core.models import tokenize_example  # noqa: E402
-from core.table import full_instruction  # noqa: E402
-from engines.embedded import model_path  # noqa: E402
-from engines.scorer import TransformersScorer  # noqa: E402
-from generator.seeds import load_examples  # noqa: E402
+from kiloset.core.loading import load_model, load_tokenizer  # noqa: E402
+from kiloset.core.models import tokenize_example  # noqa: E402
+from kiloset.core.table import full_instruction  # noqa: E402
+from kiloset.data.examples import load_examples  # noqa: E402
+from kiloset.engines.embedded import model_path  # noqa: E402
+from kiloset.engines.scorer import TransformersScorer  # noqa: E402
 
 BATCH = 16
 LONGEST = 2048

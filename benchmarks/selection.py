@@ -28,11 +28,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from near_duplicates import write_texts  # noqa: E402
 
-from core.table import ROW  # noqa: E402
-from filters.balance import BalanceConfig, balance  # noqa: E402
-from filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates  # noqa: E402
-from filters.rules import RulesConfig, drop_by_rules  # noqa: E402
-from filters.semantic import SemanticConfig, drop_semantic_duplicates  # noqa: E402
+from kiloset.core.table import ROW  # noqa: E402
+from kiloset.filters.balance import BalanceConfig, balance  # noqa: E402
+from kiloset.filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates  # noqa: E402
+from kiloset.filters.rules import RulesConfig, drop_by_rules  # noqa: E402
+from kiloset.filters.semantic import SemanticConfig, drop_semantic_duplicates  # noqa: E402
 
 DIMS, CATEGORIES, THEMES = 384, 14, 200
 BLOCK = 10_000

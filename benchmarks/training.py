@@ -46,16 +46,16 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from core.loading import load_model, load_tokenizer  # noqa: E402
-from core.models import Silent, tokenize_example  # noqa: E402
-from core.run import RunFolder  # noqa: E402
-from core.table import full_instruction  # noqa: E402
-from engines.embedded import model_path  # noqa: E402
-from generator.seeds import load_examples  # noqa: E402
-from train.data import Example, planned  # noqa: E402
-from train.fitting import CLIP  # noqa: E402
-from train.lora import train  # noqa: E402
-from train.settings import TrainConfig  # noqa: E402
+from kiloset.core.loading import load_model, load_tokenizer  # noqa: E402
+from kiloset.core.models import Silent, tokenize_example  # noqa: E402
+from kiloset.core.run import RunFolder  # noqa: E402
+from kiloset.core.table import full_instruction  # noqa: E402
+from kiloset.data.examples import load_examples  # noqa: E402
+from kiloset.engines.embedded import model_path  # noqa: E402
+from kiloset.train.data import Example, planned  # noqa: E402
+from kiloset.train.fitting import CLIP  # noqa: E402
+from kiloset.train.lora import train  # noqa: E402
+from kiloset.train.settings import TrainConfig  # noqa: E402
 
 ROWS_A_STEP = 16
 TRIED_STEPS = 3

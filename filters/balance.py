@@ -18,12 +18,12 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 
-from core.config import Fraction, Natural, Share, settings
-from core.models import Embedder
-from core.review import beyond, is_rejected, stays
-from core.table import STAGE_VERDICT, Outcome, full_instruction
-from filters.diversity import diversity
-from filters.nearest import cluster
+from kiloset.core.config import Fraction, Natural, Share, settings
+from kiloset.core.models import Embedder
+from kiloset.core.review import beyond, is_rejected, stays
+from kiloset.core.table import STAGE_VERDICT, Outcome, full_instruction
+from kiloset.filters.diversity import diversity
+from kiloset.filters.nearest import cluster
 
 JUDGED = 512
 """Rows held against those taken at a time, at most."""
@@ -70,7 +70,7 @@ def balance(
         seed: Of k-means, and of the selector `random`.
         seeds_in_set: Whether seeds may be taken; otherwise they leave as `seed_kept_apart`.
         fill: Whether other categories make up for one that falls short.
-        figures: Told how diverse the candidates, the taken rows and as many random ones are (`filters.diversity`), if given;
+        figures: Told how diverse the candidates, the taken rows and as many random ones are (`kiloset.filters.diversity`), if given;
             by the same clusters with every selector.
     """
     apart = _apart(table, wanted, seeds_in_set=seeds_in_set)

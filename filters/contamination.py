@@ -33,13 +33,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from core.config import Count, Names, Share, settings
-from core.table import Outcome, full_instruction, with_verdicts
-from core.text import SIGNS, normal_form, numbers, words
-from filters.slots import NAME
+from kiloset.core.config import Count, Names, Share, settings
+from kiloset.core.table import Outcome, full_instruction, with_verdicts
+from kiloset.core.text import SIGNS, normal_form, numbers, words
+from kiloset.filters.slots import NAME
 
 if TYPE_CHECKING:
-    from filters.minhash import Texts
+    from kiloset.filters.minhash import Texts
 
 SHORTEST, SHORTEST_ANSWERED, LONG = 5, 8, 13
 """Words from which a prompt is looked for as a whole, from which in responses too, and from which by n-grams."""
@@ -268,14 +268,14 @@ def _ends_a_sentence(phrase: Sequence[str], text: str) -> bool:
 
 
 def _normal(texts: Sequence[str]) -> "Texts":
-    from filters.minhash import normal_texts
+    from kiloset.filters.minhash import normal_texts
 
     return normal_texts(pl.Series(texts, dtype=pl.String), pl.Series([""] * len(texts), dtype=pl.String))
 
 
 def _bands(texts: "Texts") -> Hashes:
     """Return a hash of each band of each signature, `(BANDS, texts)`."""
-    from filters.minhash import BANDS, ROWS, signatures
+    from kiloset.filters.minhash import BANDS, ROWS, signatures
 
     rows = signatures(texts, seed=0).reshape(-1, BANDS, ROWS).astype(np.uint64)
     found = np.zeros(rows.shape[:2], np.uint64)
@@ -285,7 +285,7 @@ def _bands(texts: "Texts") -> Hashes:
 
 
 def _jaccard(first: "Texts", row: int, second: "Texts", other: int) -> float:
-    from filters.minhash import grams
+    from kiloset.filters.minhash import grams
 
     one, two = grams(first, row, 5), grams(second, other, 5)
     common = np.intersect1d(one, two, assume_unique=True).size

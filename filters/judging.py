@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from core.models import Embedder, chat_request
-from core.recorded import RecordedEngine
-from core.text import words_and_signs
+from kiloset.core.models import Embedder, chat_request
+from kiloset.core.recorded import RecordedEngine
+from kiloset.core.text import words_and_signs
 
 LABEL_WORDS = 3
 """An answer of at most so many words agrees with one that holds it, or does not; no cosine tells 12 from 13."""

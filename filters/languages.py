@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from filters.measures import where
+from kiloset.filters.measures import where
 
 SURE = 0.5
 """Probability of the language found, in [0, 1], above which a text is in it."""

@@ -1,4 +1,4 @@
-"""What rules measure of many texts at once, as Polars expressions that agree with `core.text` to the letter."""
+"""What rules measure of many texts at once, as Polars expressions that agree with `kiloset.core.text` to the letter."""
 
 import re
 import sys
@@ -22,7 +22,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 def repeat_rate(column: str, *, least_words: int = 0) -> pl.Expr:
     """Measure the fraction, in [0, 1], of a text's 4-grams of words that have occurred before in it.
 
-    As `core.text.repeat_rate` has it, but for 64-bit hashes that are equal by chance; 0 for texts of fewer than `least_words`.
+    As `kiloset.core.text.repeat_rate` has it, but for 64-bit hashes that are equal by chance; 0 for texts of fewer than `least_words`.
     """
     return pl.col(column).map_batches(lambda texts: _by_words(texts, _rates, least_words), return_dtype=pl.Float64)
 
@@ -33,7 +33,7 @@ def top_word_share(column: str, *, least_words: int) -> pl.Expr:
 
 
 def may_begin_alike(one: str, other: str) -> pl.Expr:
-    """Tell where two texts may have one normal form (`core.text.normal_form`), by their first words if those are ASCII."""
+    """Tell where two texts may have one normal form (`kiloset.core.text.normal_form`), by their first words if those are ASCII."""
     first, second = (pl.col(column).str.extract(FIRST_WORD).str.to_lowercase() for column in (one, other))
     return (first == second).fill_null(True)
 
@@ -68,7 +68,7 @@ def _by_words(
 
 
 def _hashed(texts: pl.Series) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Return the hashes of `core.text.words` of some texts, one text after the other, and how many each has."""
+    """Return the hashes of `kiloset.core.text.words` of some texts, one text after the other, and how many each has."""
     pattern, special, folds = _alphabet()
     found = texts.str.extract_all(pattern)
     words = found.explode(empty_as_null=False).str.to_lowercase()
@@ -79,7 +79,7 @@ def _hashed(texts: pl.Series) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
 
 @cache
 def _alphabet() -> tuple[str, str, dict[str, str]]:
-    r"""Return `core.text.WORD` as Polars' pattern, one for what lower case does not fold, and how that is folded.
+    r"""Return `kiloset.core.text.WORD` as Polars' pattern, one for what lower case does not fold, and how that is folded.
 
     Unicode grows: what a letter is, Python says, and not the newer tables of Polars. Takes 0.2 s, once.
     """

@@ -23,7 +23,7 @@ import polars as pl
 from numba import njit
 from numpy.typing import NDArray
 
-from core.text import normal_form
+from kiloset.core.text import normal_form
 
 BANDS, ROWS = 25, 5
 SHORT_WORDS = 9
@@ -180,7 +180,7 @@ def linked(
 
 
 def normal_texts(instructions: pl.Series, inputs: pl.Series) -> Texts:
-    """Return the normal forms (`core.text.normal_form`) of instructions with their inputs."""
+    """Return the normal forms (`kiloset.core.text.normal_form`) of instructions with their inputs."""
     _start()
     given = [_beyond_ascii_normal(each) for each in (instructions, inputs)]
     sizes = [each.str.len_bytes().cast(pl.Int64).to_numpy() for each in given]

@@ -13,9 +13,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from core.config import Count, Share, settings
-from core.table import Outcome, with_verdicts
-from filters.slots import SlotsOf
+from kiloset.core.config import Count, Share, settings
+from kiloset.core.table import Outcome, with_verdicts
+from kiloset.filters.slots import SlotsOf
 
 
 @settings
@@ -45,7 +45,7 @@ def drop_near_duplicates(
         seed: Of the hash functions.
         warn: Told if a row was not compared with all that might be like it, for there were thousands of them.
     """
-    from filters.minhash import normal_texts
+    from kiloset.filters.minhash import normal_texts
 
     rows = best_first(table)
     texts = normal_texts(rows["instruction"], rows["input"])
@@ -77,7 +77,7 @@ def _drop_near(
     config: NearDuplicatesConfig, seed: int, verdicts: dict[str, dict[str, Any]], warn: Callable[[str], None] | None,
 ) -> None:  # fmt: skip
     """Walk through the rows, best first; drop those with a twin already kept, and templates beyond their share."""
-    from filters.minhash import FIVE_GRAMS, FOUR_GRAMS, LONGEST_WALK, SAME_WORDS, SHORT_JACCARD, Like, Walk
+    from kiloset.filters.minhash import FIVE_GRAMS, FOUR_GRAMS, LONGEST_WALK, SAME_WORDS, SHORT_JACCARD, Like, Walk
 
     said = {
         FIVE_GRAMS: ("character 5-grams", config.threshold),
@@ -129,5 +129,5 @@ def best_first(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def verdict(reason: str, evidence: str, measured: float, limit: float, twin: str) -> dict[str, Any]:
-    """Return what `core.table.with_verdicts` takes of a row that left for another one."""
+    """Return what `kiloset.core.table.with_verdicts` takes of a row that left for another one."""
     return {"reason": reason, "evidence": evidence, "measured": measured, "limit": limit, "twin": twin}

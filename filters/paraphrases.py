@@ -9,7 +9,7 @@ in other languages more pairs count as different, none as alike.
 import re
 from functools import lru_cache
 
-from core.text import words_and_signs
+from kiloset.core.text import words_and_signs
 
 REMEMBERED = 8192
 """Texts whose words are kept."""

@@ -1,6 +1,6 @@
 """Personal data in a table's rows: which hold some, listed without the values, and masked.
 
-What counts is `core.personal`'s to say; how it is masked, `core.masking`'s. Under `[rules] personal_data = "mask"` the stage
+What counts is `kiloset.data.personal`'s to say; how it is masked, `kiloset.data.masking`'s. Under `[rules] personal_data = "mask"` the stage
 `rules` is where it happens: in its file, in those of all later stages, in its rows of dropped.parquet, in curated.jsonl and in
 what later models are shown, no value of a row is found any more. What still holds values, and stays as it is:
 
@@ -17,12 +17,12 @@ from typing import Any
 
 import polars as pl
 
-from core.constraints import failing
-from core.errors import DataError
-from core.masking import NAMES, masked
-from core.personal import CANDIDATES, finds, redacted
-from core.table import CONSTRAINT
-from filters.measures import where
+from kiloset.core.constraints import failing
+from kiloset.core.errors import DataError
+from kiloset.core.table import CONSTRAINT
+from kiloset.data.masking import NAMES, masked
+from kiloset.data.personal import CANDIDATES, finds, redacted
+from kiloset.filters.measures import where
 
 COLUMNS = ("instruction", "input", "response")
 FOUND: dict[str, Any] = {"id": pl.String, "column": pl.String, "kind": pl.String, "redacted": pl.String}

@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from core.config import Count, NonNegative, settings
-from core.models import Embedder, Message
-from core.recorded import RecordedEngine, RecordedScorer
-from core.table import full_instruction
-from filters.judging import agreements, ratings
-from filters.rules import RulesConfig, rule_nearness
+from kiloset.core.config import Count, NonNegative, settings
+from kiloset.core.models import Embedder, Message
+from kiloset.core.recorded import RecordedEngine, RecordedScorer
+from kiloset.core.table import full_instruction
+from kiloset.filters.judging import agreements, ratings
+from kiloset.filters.rules import RulesConfig, rule_nearness
 
 LEAST_IFD = 0.3
 """What a lower one counts as, and one of 1 or more, which Cherry drops: there the instruction does not help."""
@@ -81,8 +81,8 @@ def with_quality(
     """Add a column for every term, null where it was not measured, and `quality`.
 
     `relevance` (cosine of task and response), `response_words` (words), `rule_nearness` (fraction in [0, 1],
-    `filters.rules.rule_nearness`), `surprisal` (of the response given the instruction, nats per token), `ifd` (a
-    ratio), `consistency` (`filters.judging.agreements`), `judge` (mean rating in [1, 5]), `judge_ratings` (how many
+    `kiloset.filters.rules.rule_nearness`), `surprisal` (of the response given the instruction, nats per token), `ifd` (a
+    ratio), `consistency` (`kiloset.filters.judging.agreements`), `judge` (mean rating in [1, 5]), `judge_ratings` (how many
     ratings that is of) and `quality` (`weighed`). A row too long for the base model has neither `surprisal` nor `ifd`.
 
     Args:

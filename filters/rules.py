@@ -12,15 +12,15 @@ from typing import Any, Literal
 
 import polars as pl
 
-from core.config import Count, Fraction, Names, settings
-from core.constraints import failing
-from core.errors import ConfigError
-from core.personal import check_regions
-from core.table import Outcome, no_rows
-from core.text import normal_form
-from filters.languages import SURE, foreign, languages_known, languages_told_apart
-from filters.measures import WHITE, holds, may_begin_alike, repeat_rate, top_word_share, where
-from filters.personal import LOSSES, PIECE, mask_with_losses, personal_pieces
+from kiloset.core.config import Count, Fraction, Names, settings
+from kiloset.core.constraints import failing
+from kiloset.core.errors import ConfigError
+from kiloset.core.table import Outcome, no_rows
+from kiloset.core.text import normal_form
+from kiloset.data.personal import check_regions
+from kiloset.filters.languages import SURE, foreign, languages_known, languages_told_apart
+from kiloset.filters.measures import WHITE, holds, may_begin_alike, repeat_rate, top_word_share, where
+from kiloset.filters.personal import LOSSES, PIECE, mask_with_losses, personal_pieces
 
 MEDIA = r"images?|pictures?|photos?|photographs?|videos?|audio|recordings?|files?|graphs?|maps?|diagrams?|charts?|attachments?|screenshots?"
 TEXTS = r"texts?|passages?|sentences?|paragraphs?|lists?|articles?|story|stories|data|code|snippets?|functions?|e-?mails?|messages?|words?|poems?|songs?|links?|tables?|reviews?|statements?|conversations?|numbers|items|facts|notes?"
@@ -254,7 +254,7 @@ def drop_by_rules(table: pl.DataFrame, config: RulesConfig, pieces: pl.Series | 
     """Drop rows, other than seeds, that break a rule of either kind; the first rule broken is the reason.
 
     Without `[rules] languages` those of the seeds in the table are allowed, and all where it has none (`with_languages`).
-    Under `personal_data = "mask"` rows, seeds too, are masked first (`filters.personal.mask_rows`), those that are dropped as well.
+    Under `personal_data = "mask"` rows, seeds too, are masked first (`kiloset.filters.personal.mask_rows`), those that are dropped as well.
 
     Args:
         table: The rows.

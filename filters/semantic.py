@@ -14,14 +14,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from core.config import Share, settings
-from core.errors import ConfigError
-from core.models import Embedder
-from core.table import Outcome, full_instruction, with_verdicts
-from filters.near_duplicates import best_first, verdict
-from filters.nearest import EXACT, empty_index, one_thread
-from filters.paraphrases import difference
-from filters.slots import SlotsOf
+from kiloset.core.config import Share, settings
+from kiloset.core.errors import ConfigError
+from kiloset.core.models import Embedder
+from kiloset.core.table import Outcome, full_instruction, with_verdicts
+from kiloset.filters.near_duplicates import best_first, verdict
+from kiloset.filters.nearest import EXACT, empty_index, one_thread
+from kiloset.filters.paraphrases import difference
+from kiloset.filters.slots import SlotsOf
 
 BLOCK = 1024
 """Rows compared at a time."""

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import polars as pl
 
-from core.text import numbers, words
+from kiloset.core.text import numbers, words
 
 REMEMBERED = 8192
 """Texts whose slots are kept: generation judges its rows again after each wave."""

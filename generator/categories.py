@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 from pydantic import AfterValidator, Field, ValidationInfo
 
-from core.config import Count, Positive, Share, settings
-from core.errors import ConfigError, DataError
-from core.models import Embedder
-from core.table import full_instruction
+from kiloset.core.config import Count, Positive, Share, settings
+from kiloset.core.errors import ConfigError, DataError
+from kiloset.core.models import Embedder
+from kiloset.core.table import full_instruction
 
 Weights = Annotated[dict[str, Positive], Field(min_length=1)]
 

@@ -2,7 +2,7 @@
 
 import re
 
-from core.constraint_text import sentence_spans
+from kiloset.core.constraint_text import sentence_spans
 
 ITEM = (
     r"(?!(?:in|on|at|by|for|of|to|from|with|as|if|when|while|after|before|during|since|although|because|however|yes|no|well"

@@ -11,12 +11,12 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from core.constraints import failing
-from generator.edits import make_pass
-from generator.parsing import read_instruction
-from generator.phrasing import draw, with_constraints
-from generator.self_instruct import ask
-from generator.strategy import Strategy
+from kiloset.core.constraints import failing
+from kiloset.generator.edits import make_pass
+from kiloset.generator.parsing import read_instruction
+from kiloset.generator.phrasing import draw, with_constraints
+from kiloset.generator.self_instruct import ask
+from kiloset.generator.strategy import Strategy
 
 CONSTRAINT = Strategy("constraint", ask, read_instruction, constrained=True)
 

@@ -5,12 +5,12 @@ generous, by a factor of about three: a budget is used up in a few waves, each o
 left over.
 """
 
-from generator.evolve import OPERATORS
-from generator.lives import INPUT_DEMONSTRATIONS, STRATEGIES, Lives
-from generator.magpie import before_user
-from generator.planning import Pair
-from generator.strategy import readable
-from generator.templates import Templates
+from kiloset.generator.evolve import OPERATORS
+from kiloset.generator.lives import INPUT_DEMONSTRATIONS, STRATEGIES, Lives
+from kiloset.generator.magpie import before_user
+from kiloset.generator.planning import Pair
+from kiloset.generator.strategy import readable
+from kiloset.generator.templates import Templates
 
 SLACK = 16
 """Tokens for begin and end of a text, and for where two pieces meet."""

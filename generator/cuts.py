@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from core.constraint_text import count_phrase, count_words, sentence_spans
+from kiloset.core.constraint_text import count_phrase, count_words, sentence_spans
 
 Args = Mapping[str, Any]
 

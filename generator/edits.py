@@ -12,13 +12,21 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from core.constraint_checks import HIGHLIGHT, OPTIONS
-from core.constraint_text import paragraphs, sentence_spans, sentences, separated
-from core.constraints import check, validate
-from core.form import FUNCTION_WORDS
-from core.text import WORD, squash, words
-from generator.commas import without_commas
-from generator.cuts import LIST_MARK, WHOLE, Args, drop_forbidden, drop_surplus, keep_first_sentences, keep_first_words
+from kiloset.core.constraint_checks import HIGHLIGHT, OPTIONS
+from kiloset.core.constraint_text import paragraphs, sentence_spans, sentences, separated
+from kiloset.core.constraints import check, validate
+from kiloset.core.form import FUNCTION_WORDS
+from kiloset.core.text import WORD, squash, words
+from kiloset.generator.commas import without_commas
+from kiloset.generator.cuts import (
+    LIST_MARK,
+    WHOLE,
+    Args,
+    drop_forbidden,
+    drop_surplus,
+    keep_first_sentences,
+    keep_first_words,
+)
 
 LEAST_WORDS = 3
 """Fewest words a cut answer may have."""

@@ -7,9 +7,9 @@ row; the new task must pass the same novelty gate as any other, also against its
 
 import random
 
-from core.models import chat_request
-from generator.parsing import read_task
-from generator.strategy import Birth, Setting, Strategy, readable
+from kiloset.core.models import chat_request
+from kiloset.generator.parsing import read_task
+from kiloset.generator.strategy import Birth, Setting, Strategy, readable
 
 OPERATORS = {
     "deepen_requirement": "Write a new task that is this one with one more requirement that makes it harder.",

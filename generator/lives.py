@@ -13,23 +13,23 @@ from typing import Any
 
 import polars as pl
 
-from core.constraints import failing
-from core.models import Completion, Request, chat_request
-from core.recorded import Flow, RecordedEngine
-from core.table import Outcome, table_of, user_turn
-from core.text import squash
-from generator import constraint
-from generator.constraint import CONSTRAINT
-from generator.demonstrations import Demonstrations, Row
-from generator.evolve import EVOLVE
-from generator.magpie import MAGPIE
-from generator.novelty import NoveltyIndex
-from generator.parsing import LONGEST_LABEL, read_input, read_labelled_input
-from generator.planning import Asks
-from generator.self_instruct import SELF_INSTRUCT
-from generator.settings import GenerateConfig
-from generator.strategy import Birth, Sampling, Setting, Strategy, text_request
-from generator.templates import Templates
+from kiloset.core.constraints import failing
+from kiloset.core.models import Completion, Request, chat_request
+from kiloset.core.recorded import Flow, RecordedEngine
+from kiloset.core.table import Outcome, table_of, user_turn
+from kiloset.core.text import squash
+from kiloset.generator import constraint
+from kiloset.generator.constraint import CONSTRAINT
+from kiloset.generator.demonstrations import Demonstrations, Row
+from kiloset.generator.evolve import EVOLVE
+from kiloset.generator.magpie import MAGPIE
+from kiloset.generator.novelty import NoveltyIndex
+from kiloset.generator.parsing import LONGEST_LABEL, read_input, read_labelled_input
+from kiloset.generator.planning import Asks
+from kiloset.generator.self_instruct import SELF_INSTRUCT
+from kiloset.generator.settings import GenerateConfig
+from kiloset.generator.strategy import Birth, Sampling, Setting, Strategy, text_request
+from kiloset.generator.templates import Templates
 
 Judge = Callable[[pl.DataFrame], Outcome]
 

@@ -16,16 +16,16 @@ from typing import Any
 
 import polars as pl
 
-from core.progress import Standing
-from core.recorded import Flow, RecordedEngine
-from core.table import Outcome, table_of, with_verdicts
-from generator.costs import Costs
-from generator.demonstrations import Row
-from generator.lives import PURPOSES, Judge, Lives, Wave
-from generator.magpie import before_user
-from generator.planning import Asks, Pair, Tally, asked, plan_wave, within
-from generator.settings import GenerateConfig
-from generator.templates import Templates
+from kiloset.core.progress import Standing
+from kiloset.core.recorded import Flow, RecordedEngine
+from kiloset.core.table import Outcome, table_of, with_verdicts
+from kiloset.generator.costs import Costs
+from kiloset.generator.demonstrations import Row
+from kiloset.generator.lives import PURPOSES, Judge, Lives, Wave
+from kiloset.generator.magpie import before_user
+from kiloset.generator.planning import Asks, Pair, Tally, asked, plan_wave, within
+from kiloset.generator.settings import GenerateConfig
+from kiloset.generator.templates import Templates
 
 LOOKS = (0.6, 0.85, 1.0)
 """When a wave's rows are looked at again: after so many of them are over, in the order asked for. The rest keeps the engine at

@@ -7,10 +7,10 @@ engine that takes the template's beginning as it is.
 
 import random
 
-from core.errors import ConfigError
-from core.models import Request
-from core.text import squash
-from generator.strategy import Birth, Setting, Strategy, Writer, readable
+from kiloset.core.errors import ConfigError
+from kiloset.core.models import Request
+from kiloset.core.text import squash
+from kiloset.generator.strategy import Birth, Setting, Strategy, Writer, readable
 
 MARK = "\x00"
 

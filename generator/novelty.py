@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from rapidfuzz.distance import LCSseq
 
-from core.text import words_and_signs
+from kiloset.core.text import words_and_signs
 
 
 class NoveltyIndex:

@@ -2,7 +2,7 @@
 
 import re
 
-from core.text import squash
+from kiloset.core.text import squash
 
 NUMBERING = re.compile(r"\d{1,3}[.)]\s+")
 QUOTES = '"“”'

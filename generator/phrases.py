@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from string import Template
 from typing import Any
 
-from core.text import words
+from kiloset.core.text import words
 
 LESS, LEAST = "less than", "at least"
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from core.constraint_text import language_of
-from core.constraints import validate
-from core.form import FUNCTION_WORDS
-from core.text import WORD, words
-from generator.phrases import CHOICES, FILLERS, TASK_WORDS, worded
+from kiloset.core.constraint_text import language_of
+from kiloset.core.constraints import validate
+from kiloset.core.form import FUNCTION_WORDS
+from kiloset.core.text import WORD, words
+from kiloset.generator.phrases import CHOICES, FILLERS, TASK_WORDS, worded
 
 MOST = 3
 """Constraints drawn at once."""

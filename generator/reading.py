@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from core.models import Embedder
+from kiloset.core.models import Embedder
 
 Floats = NDArray[np.float64]
 Task = tuple[str, bool]

@@ -7,9 +7,9 @@ since small models repeat themselves further down the list; several are sampled 
 
 import random
 
-from core.text import squash
-from generator.parsing import read_instruction
-from generator.strategy import Birth, Setting, Strategy, readable, text_request
+from kiloset.core.text import squash
+from kiloset.generator.parsing import read_instruction
+from kiloset.generator.strategy import Birth, Setting, Strategy, readable, text_request
 
 STOP = ("\n",)
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from core.config import Count, Fraction, Names, Natural, NonNegative, Positive, Share, settings
+from kiloset.core.config import Count, Fraction, Names, Natural, NonNegative, Positive, Share, settings
 
 STRATEGIES = ("self_instruct", "evolve", "magpie", "constraint")
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from core.models import Renderer, Request, chat_request
-from generator.demonstrations import Demonstrations
-from generator.templates import Templates
+from kiloset.core.models import Renderer, Request, chat_request
+from kiloset.generator.demonstrations import Demonstrations
+from kiloset.generator.templates import Templates
 
 
 class Writer(Renderer, Protocol):

@@ -14,8 +14,8 @@ from typing import Any
 from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from core.errors import ConfigError
-from core.run import sha256_of
+from kiloset.core.errors import ConfigError
+from kiloset.core.run import sha256_of
 
 BUNDLED = Path(__file__).resolve().parent / "prompts"
 EXAMPLE = {"task": "Tell a story.", "text": "A ship.", "answer": "Once."}

@@ -15,14 +15,14 @@ from typing import Any
 
 import polars as pl
 
-from core.errors import EmptyError
-from core.models import Embedder
-from core.run import sha256_of
-from core.table import full_instruction
-from generator.categories import CategoriesConfig
-from generator.files import SUFFIXES, values_of
-from generator.reading import Reading, Task, learn_categories, task_of
-from generator.seeds import prompt_of
+from kiloset.core.errors import EmptyError
+from kiloset.core.models import Embedder
+from kiloset.core.run import sha256_of
+from kiloset.core.table import full_instruction
+from kiloset.data.examples import prompt_of
+from kiloset.data.files import SUFFIXES, values_of
+from kiloset.generator.categories import CategoriesConfig
+from kiloset.generator.reading import Reading, Task, learn_categories, task_of
 
 PART = 1024
 """Tasks embedded at once."""

@@ -8,21 +8,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from core.calls import CallStore
-from core.loading import free_gpu_memory
-from core.models import Message, Progress, Request
-from core.recorded import RecordedEngine
-from core.run import RunFolder, code_sha256, file_sha256, sha256_of, write_text
-from engines.embedded import model_identity, model_path
-from engines.scorer import TransformersScorer
-from engines.vllm import AdaptedEngine, VllmEngine, has_cuda
-from evaluation.evaluate import Judgement, Suites, judge
-from evaluation.metrics import Metric
-from evaluation.settings import EvaluationConfig
+from kiloset.core.calls import CallStore
+from kiloset.core.loading import free_gpu_memory
+from kiloset.core.models import Message, Progress, Request
+from kiloset.core.recorded import RecordedEngine
+from kiloset.core.run import RunFolder, code_sha256, file_sha256, sha256_of, write_text
+from kiloset.engines.embedded import model_identity, model_path
+from kiloset.engines.scorer import TransformersScorer
+from kiloset.engines.vllm import AdaptedEngine, VllmEngine, has_cuda
+from kiloset.evaluation.evaluate import Judgement, Suites, judge
+from kiloset.evaluation.metrics import Metric
+from kiloset.evaluation.settings import EvaluationConfig
 from kiloset.models import base_name
 from kiloset.settings import RunConfig
-from train.data import read_curated
-from train.merge import check_adapter, merge_adapter
+from kiloset.train.data import read_curated
+from kiloset.train.merge import check_adapter, merge_adapter
 
 ANSWERS, METRICS = "answers.jsonl", "metrics.json"
 

@@ -6,17 +6,17 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from core.errors import ConfigError
-from core.models import Embedder, Message, Progress, Request, Scorer, Silent, TextEngine
-from engines.embedded import check_model, model_identity, model_path
-from engines.embedder import SentenceEmbedder
-from engines.openai import OpenAIEngine, api_key
-from engines.ray import RayEngine
-from engines.ray_data import RayEmbedder, RayScorer
-from engines.scorer import TransformersScorer
-from engines.static import StaticEmbedder
-from engines.vllm import VllmEngine, has_cuda
-from engines.workers import work_as_embedder, work_as_scorer, work_as_writer
+from kiloset.core.errors import ConfigError
+from kiloset.core.models import Embedder, Message, Progress, Request, Scorer, Silent, TextEngine
+from kiloset.engines.embedded import check_model, model_identity, model_path
+from kiloset.engines.embedder import SentenceEmbedder
+from kiloset.engines.openai import OpenAIEngine, api_key
+from kiloset.engines.ray import RayEngine
+from kiloset.engines.ray_data import RayEmbedder, RayScorer
+from kiloset.engines.scorer import TransformersScorer
+from kiloset.engines.static import StaticEmbedder
+from kiloset.engines.vllm import VllmEngine, has_cuda
+from kiloset.engines.workers import work_as_embedder, work_as_scorer, work_as_writer
 from kiloset.settings import RunConfig
 
 
@@ -45,7 +45,7 @@ def check_models(config: RunConfig) -> None:
 
     Raises:
         ConfigError: The generator is behind a server, and it or the base model has no name.
-        ModelError: See `engines.embedded.check_model` and `engines.openai.api_key`.
+        ModelError: See `kiloset.engines.embedded.check_model` and `kiloset.engines.openai.api_key`.
     """
     if config.engine.kind == "openai":
         _check_names_beside_a_server(config)

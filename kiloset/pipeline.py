@@ -13,38 +13,38 @@ from typing import Any
 
 import polars as pl
 
-from core.calls import CallStore
-from core.errors import ConfigError, EmptyError
-from core.models import Embedder, Progress
-from core.recorded import RecordedEngine, RecordedScorer
-from core.review import Decision, beyond, read_decisions, stays
-from core.run import RunFolder, code_sha256, file_sha256, machine_facts, sha256_of, write_atomically, write_text
-from core.table import Outcome, check_outcome, full_instruction, no_rows, table_of, with_verdicts
-from core.vectors import RecordedEmbedder
-from filters.balance import balance
-from filters.contamination import BENCHMARKS, Prompts, drop_contaminated
-from filters.groups import duplicate_groups
-from filters.near_duplicates import drop_near_duplicates
-from filters.personal import found_personal, mask_rows, personal_pieces, seeds_told
-from filters.quality import with_measured, with_quality
-from filters.rules import check_rule_names, drop_by_rules, screen_instructions, with_languages
-from filters.semantic import check_semantic, drop_semantic_duplicates
-from generator.categories import check_pool_categories, check_target, label_by_neighbours, wanted_rows
-from generator.files import SUFFIXES, values_of
-from generator.lives import PURPOSES
-from generator.loop import Generated, generate
-from generator.planning import Asks, Tally
-from generator.seeds import load_examples, prompt_of
-from generator.templates import Templates
-from generator.usage import Usage, UsageCounts, count_usage, read_usage, recorded_counts
-from kiloset.curated import curated_text, is_edited, write_curated
+from kiloset.core.calls import CallStore
+from kiloset.core.errors import ConfigError, EmptyError
+from kiloset.core.models import Embedder, Progress
+from kiloset.core.recorded import RecordedEngine, RecordedScorer
+from kiloset.core.review import Decision, beyond, read_decisions, stays
+from kiloset.core.run import RunFolder, code_sha256, file_sha256, machine_facts, sha256_of, write_atomically, write_text
+from kiloset.core.table import Outcome, check_outcome, full_instruction, no_rows, table_of, with_verdicts
+from kiloset.core.vectors import RecordedEmbedder
+from kiloset.data.curated import curated_text, is_edited, write_curated
+from kiloset.data.examples import load_examples, prompt_of
+from kiloset.data.files import SUFFIXES, values_of
+from kiloset.filters.balance import balance
+from kiloset.filters.contamination import BENCHMARKS, Prompts, drop_contaminated
+from kiloset.filters.groups import duplicate_groups
+from kiloset.filters.near_duplicates import drop_near_duplicates
+from kiloset.filters.personal import found_personal, mask_rows, personal_pieces, seeds_told
+from kiloset.filters.quality import with_measured, with_quality
+from kiloset.filters.rules import check_rule_names, drop_by_rules, screen_instructions, with_languages
+from kiloset.filters.semantic import check_semantic, drop_semantic_duplicates
+from kiloset.generator.categories import check_pool_categories, check_target, label_by_neighbours, wanted_rows
+from kiloset.generator.lives import PURPOSES
+from kiloset.generator.loop import Generated, generate
+from kiloset.generator.planning import Asks, Tally
+from kiloset.generator.templates import Templates
+from kiloset.generator.usage import Usage, UsageCounts, count_usage, read_usage, recorded_counts
 from kiloset.models import Models
 from kiloset.plan import Evidence, measured
-from kiloset.reviews import Reviewed, call_back, reviewed, settle, with_decisions
-from kiloset.settings import ROOT, RunConfig, check_same, to_toml
-from rewrite.ranker import RANKER_FILE, train_ranker
-from rewrite.rewrite import rewrite
-from rewrite.style import rank_by_style
+from kiloset.review.apply import Reviewed, call_back, reviewed, settle, with_decisions
+from kiloset.rewrite.ranker import RANKER_FILE, train_ranker
+from kiloset.rewrite.rewrite import rewrite
+from kiloset.rewrite.style import rank_by_style
+from kiloset.settings import PACKAGE, RunConfig, check_same, to_toml
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Context:
     lacking: "Lacking | None" = None
     """What the set lacked after all stages, for the generation that goes back for it."""
     measured: pl.DataFrame | None = None
-    """What models measured of rows before (`id` and columns of `filters.quality.MODEL_TERMS`); if given, none is asked."""
+    """What models measured of rows before (`id` and columns of `kiloset.filters.quality.MODEL_TERMS`); if given, none is asked."""
     notes: dict[str, Any] = field(default_factory=dict)
     """What stages have to say besides their tables; goes to the manifest."""
     tables: dict[str, pl.DataFrame] = field(default_factory=dict)
@@ -155,7 +155,7 @@ class Result:
     review: Reviewed | None = None
     """What became of the decisions of a review, if there are any."""
     ended: str = "done"
-    """Why generation ended: `done`, or what was in its way (`generator.loop.Generated`)."""
+    """Why generation ended: `done`, or what was in its way (`kiloset.generator.loop.Generated`)."""
     shortfalls: tuple[Shortfall, ...] = ()
 
     @property
@@ -386,8 +386,8 @@ def read_benchmarks(paths: Iterable[str], setting: str = "[contamination] files"
 
 
 def located(path: str) -> str:
-    """Return a path as it is if it exists, else under the project's own folder if it exists there."""
-    ours = ROOT / path
+    """Return a path as it is if it exists, else inside the package if it exists there."""
+    ours = PACKAGE / path
     return str(ours) if not Path(path).exists() and not Path(path).is_absolute() and ours.exists() else path
 
 

@@ -14,15 +14,15 @@ from typing import Any
 
 import polars as pl
 
-from core.calls import CallStore
-from core.errors import KilosetError
-from core.run import RunFolder
-from core.table import table_of
-from filters.judging import RATING_TOKENS
-from generator.categories import wanted_rows
-from generator.lives import PURPOSES
-from generator.planning import PRIOR_WEIGHT, PRIOR_YIELD
-from generator.settings import GenerateConfig
+from kiloset.core.calls import CallStore
+from kiloset.core.errors import KilosetError
+from kiloset.core.run import RunFolder
+from kiloset.core.table import table_of
+from kiloset.filters.judging import RATING_TOKENS
+from kiloset.generator.categories import wanted_rows
+from kiloset.generator.lives import PURPOSES
+from kiloset.generator.planning import PRIOR_WEIGHT, PRIOR_YIELD
+from kiloset.generator.settings import GenerateConfig
 from kiloset.settings import ModelSettings, RunConfig
 
 BIRTH = {"self_instruct": "instruction", "evolve": "evolve", "magpie": "magpie", "constraint": "instruction"}

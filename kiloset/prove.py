@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from core.loading import free_gpu_memory
-from core.models import Progress
-from core.run import RunFolder, sha256_of, write_text
-from engines.embedded import model_path
-from evaluation.evaluate import suites
-from kiloset.arms import Arm, arms_of
+from kiloset.core.loading import free_gpu_memory
+from kiloset.core.models import Progress
+from kiloset.core.run import RunFolder, sha256_of, write_text
+from kiloset.engines.embedded import model_path
+from kiloset.evaluation.arms import Arm, arms_of
+from kiloset.evaluation.evaluate import suites
+from kiloset.evaluation.proof import Proof, prove
 from kiloset.judging import Judged, panel, taught_by, validation_rows
 from kiloset.models import base_name
-from kiloset.proof import Proof, prove
 from kiloset.settings import RunConfig
-from train.lora import train_adapter
-from train.settings import TrainConfig
+from kiloset.train.lora import train_adapter
+from kiloset.train.settings import TrainConfig
 
 
 def prove_run(folder: RunFolder, config: RunConfig, progress: Progress) -> Proof:

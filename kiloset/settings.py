@@ -2,33 +2,45 @@
 
 from collections.abc import Collection
 from dataclasses import asdict, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
 import tomli_w
 from pydantic import Field
 
-from core.config import Count, Fraction, Natural, NonNegative, describe, parse, read_toml, settings, with_override
-from core.errors import ConfigError
-from core.run import sha256_of
-from engines.settings import EngineConfig
-from evaluation.settings import EvaluationConfig
-from filters.balance import BalanceConfig
-from filters.contamination import ContaminationConfig
-from filters.near_duplicates import NearDuplicatesConfig
-from filters.quality import QualityConfig
-from filters.rules import RulesConfig
-from filters.semantic import SemanticConfig
-from generator.categories import CategoriesConfig
-from generator.seeds import PoolConfig, SeedsConfig
-from generator.settings import GenerateConfig
-from kiloset.proof import ProveConfig
-from rewrite.gate import GateConfig
-from rewrite.rewrite import RewriteConfig
-from rewrite.style import StyleConfig
-from train.settings import TrainConfig
+from kiloset.core.config import (
+    Count,
+    Fraction,
+    Natural,
+    NonNegative,
+    describe,
+    parse,
+    read_toml,
+    settings,
+    with_override,
+)
+from kiloset.core.errors import ConfigError
+from kiloset.core.run import sha256_of
+from kiloset.data.examples import PoolConfig, SeedsConfig
+from kiloset.engines.settings import EngineConfig
+from kiloset.evaluation.proof import ProveConfig
+from kiloset.evaluation.settings import EvaluationConfig
+from kiloset.filters.balance import BalanceConfig
+from kiloset.filters.contamination import ContaminationConfig
+from kiloset.filters.near_duplicates import NearDuplicatesConfig
+from kiloset.filters.quality import QualityConfig
+from kiloset.filters.rules import RulesConfig
+from kiloset.filters.semantic import SemanticConfig
+from kiloset.generator.categories import CategoriesConfig
+from kiloset.generator.settings import GenerateConfig
+from kiloset.rewrite.gate import GateConfig
+from kiloset.rewrite.rewrite import RewriteConfig
+from kiloset.rewrite.style import StyleConfig
+from kiloset.train.settings import TrainConfig
 
-ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(str(files("kiloset")))
+"""The installed package; configs and the bundled seeds are files in it."""
 
 
 @settings
@@ -137,7 +149,7 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
     """Read a TOML and apply `table.key=value` overrides.
 
     Raises:
-        ConfigError: See `core.config.parse`.
+        ConfigError: See `kiloset.core.config.parse`.
     """
     table = read_toml(path)
     for assignment in overrides:

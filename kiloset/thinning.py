@@ -3,7 +3,7 @@
 The pool is a folder of Parquet files, and so is what is left of it. Row groups are read, and files written, by the
 cluster's workers; the driver sees row numbers and counts only. A row group is what a worker holds at once.
 
-Near-duplicates: the keys of `filters.minhash` bring rows together that may be alike (a shuffle for a few bands at a time, so
+Near-duplicates: the keys of `kiloset.filters.minhash` bring rows together that may be alike (a shuffle for a few bands at a time, so
 that texts are not all multiplied by 26 at once); pairs are verified exactly where they land, and those that connect what is
 alike return. What is connected comes together on one worker, where the very stage function of one machine judges it: two
 rows that are not connected by pairs alike have no say in each other's fate. So the outcome does not depend on the cluster.
@@ -19,14 +19,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from core.errors import DataError, EmptyError
-from core.folders import columns_of, is_taken, listed, read_part, write_json, write_part
-from core.models import Embedder, Progress
-from core.table import STAGE_VERDICT, full_instruction, table_of
-from engines.ray_data import Part, grouped, shared, worked
-from engines.settings import EngineConfig
-from filters.balance import tempered_quotas
-from filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
+from kiloset.core.errors import DataError, EmptyError
+from kiloset.core.folders import columns_of, is_taken, listed, read_part, write_json, write_part
+from kiloset.core.models import Embedder, Progress
+from kiloset.core.table import STAGE_VERDICT, full_instruction, table_of
+from kiloset.engines.ray_data import Part, grouped, shared, worked
+from kiloset.engines.settings import EngineConfig
+from kiloset.filters.balance import tempered_quotas
+from kiloset.filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
 
 SHUFFLED_BYTES = 1 << 30
 """Most that is shuffled at once, about: as many bands are taken together as fit it, one at least. A shuffle takes seconds."""
@@ -140,7 +140,7 @@ def _pairs(
     parts: Sequence[Part], total: int, near: NearDuplicatesConfig, engine: EngineConfig, seed: int, progress: Progress
 ) -> tuple[NDArray[np.int64], int]:
     """Return `(pairs, 2)` numbers of rows that are alike, enough to connect all such rows."""
-    from filters.minhash import BANDS
+    from kiloset.filters.minhash import BANDS
 
     found: list[pl.DataFrame] = []
     columns = list(range(BANDS + 1))
@@ -160,7 +160,7 @@ def _pairs(
 
 def _entries(part: Part, columns: Sequence[int], seed: int, groups: int) -> pl.DataFrame:
     """Return, for each text of a row group and each band, its key and the text."""
-    from filters.minhash import band_keys, normal_texts
+    from kiloset.filters.minhash import band_keys, normal_texts
 
     texts = _texts(part).drop("response")
     keys = band_keys(normal_texts(texts["instruction"], texts["input"]), seed)[:, list(columns)]
@@ -171,7 +171,7 @@ def _entries(part: Part, columns: Sequence[int], seed: int, groups: int) -> pl.D
 
 def _linked(entries: pl.DataFrame, threshold: float) -> pl.DataFrame:
     """Return pairs of a group's rows that share a key and are alike, and how often a comparison was cut short."""
-    from filters.minhash import linked, normal_texts
+    from kiloset.filters.minhash import linked, normal_texts
 
     entries = entries.filter(pl.col("key").is_duplicated()).sort("key", "row")
     texts = entries.unique("row", keep="first").sort("row")
@@ -251,7 +251,7 @@ def _centres(
     parts: Sequence[Part], gone: NDArray[np.bool_], rows: int, seed: int, make: Callable[[], Embedder]
 ) -> NDArray[np.float32]:
     """Return `(clusters, dims)` centres by k-means of a sample of the rows that are left."""
-    from filters.nearest import centres_of
+    from kiloset.filters.nearest import centres_of
 
     left = len(gone) - int(gone.sum())
     share = min(1.0, SAMPLE / left)

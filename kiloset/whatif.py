@@ -12,18 +12,18 @@ from typing import Any
 
 import polars as pl
 
-from core.calls import CallStore
-from core.errors import ConfigError, DataError
-from core.models import Embedder, Progress, Scorer, TextEngine
-from core.recorded import RecordedEngine, RecordedScorer
-from core.review import read_decisions
-from core.run import RunFolder
-from core.table import STAGE_VERDICT, VERDICT, table_of
-from core.vectors import RecordedEmbedder, StoredVectors
-from filters.contamination import Prompts
-from filters.quality import ASKED_FOR
-from filters.rules import instruction_rules, screen_instructions, with_languages
-from generator.templates import Templates
+from kiloset.core.calls import CallStore
+from kiloset.core.errors import ConfigError, DataError
+from kiloset.core.models import Embedder, Progress, Scorer, TextEngine
+from kiloset.core.recorded import RecordedEngine, RecordedScorer
+from kiloset.core.review import read_decisions
+from kiloset.core.run import RunFolder
+from kiloset.core.table import STAGE_VERDICT, VERDICT, table_of
+from kiloset.core.vectors import RecordedEmbedder, StoredVectors
+from kiloset.filters.contamination import Prompts
+from kiloset.filters.quality import ASKED_FOR
+from kiloset.filters.rules import instruction_rules, screen_instructions, with_languages
+from kiloset.generator.templates import Templates
 from kiloset.pipeline import STAGES, Context, Inputs, Stage, judged, read_benchmarks
 from kiloset.settings import RunConfig, load_config
 

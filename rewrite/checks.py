@@ -16,10 +16,10 @@ from itertools import islice
 from textwrap import dedent
 from typing import Literal, NamedTuple, NoReturn
 
-from core.form import FUNCTION_WORDS, LIST_LINE
-from core.masking import placeholders
-from core.personal import finds, redacted
-from core.text import GAP, LIST_MARK, NUMBER, WORD, normal_form, numbers, squash, words
+from kiloset.core.form import FUNCTION_WORDS, LIST_LINE
+from kiloset.core.text import GAP, LIST_MARK, NUMBER, WORD, normal_form, numbers, squash, words
+from kiloset.data.masking import placeholders
+from kiloset.data.personal import finds, redacted
 
 FEW_NUMBERS = 3
 """Up to this many numbers none may be lost."""
@@ -121,7 +121,7 @@ class Verdict:
 
 
 def keeps_privacy(instruction: str, reference: str, rewrite: str) -> Verdict:
-    """`personal`: no personal data comes in that neither text holds, and what stands for some (`core.masking`) returns.
+    """`personal`: no personal data comes in that neither text holds, and what stands for some (`kiloset.data.masking`) returns.
 
     Of phone numbers only those with "+" are known here, without a region; the digits of others are new numbers. No
     value is quoted.

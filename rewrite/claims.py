@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, pairwise
 
-from core.form import FUNCTION_WORDS
-from core.text import WORD, words
-from rewrite.checks import Verdict, fences, names_of, not_applicable, plain, series, verdict
+from kiloset.core.form import FUNCTION_WORDS
+from kiloset.core.text import WORD, words
+from kiloset.rewrite.checks import Verdict, fences, names_of, not_applicable, plain, series, verdict
 
 MOST_SENTENCES = 100
 """Sentences compared, of each text; an answer of 1,024 tokens has fewer as a rule."""

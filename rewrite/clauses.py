@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 from rapidfuzz.distance import LCSseq
 
-from core.form import FUNCTION_WORDS
-from core.text import words_and_signs
-from rewrite.checks import Verdict, fences, not_applicable, verdict
-from rewrite.claims import stem_of
+from kiloset.core.form import FUNCTION_WORDS
+from kiloset.core.text import words_and_signs
+from kiloset.rewrite.checks import Verdict, fences, not_applicable, verdict
+from kiloset.rewrite.claims import stem_of
 
 ROOT = 5
 """First letters of a stem that are compared ("concentrate", "concentration")."""

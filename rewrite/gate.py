@@ -24,12 +24,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from core.config import Fraction, Natural, Share, settings
-from core.constraints import failing
-from core.text import WORD, normal_form, numbers, repeat_rate, squash, words
-from rewrite import checks, claims, clauses
-from rewrite.checks import Verdict, fences, not_applicable, plain, verdict
-from rewrite.passages import Covered
+from kiloset.core.config import Fraction, Natural, Share, settings
+from kiloset.core.constraints import failing
+from kiloset.core.text import WORD, normal_form, numbers, repeat_rate, squash, words
+from kiloset.rewrite import checks, claims, clauses
+from kiloset.rewrite.checks import Verdict, fences, not_applicable, plain, verdict
+from kiloset.rewrite.passages import Covered
 
 __all__ = ["GateConfig", "Verdict", "first_failure", "judge"]
 
@@ -134,11 +134,11 @@ def judge(
 
     `instruction` is instruction and input joined, `finish_reason` is the engine's, `meaning` the cosine between the
     embeddings of reference and rewrite, or None where none was computed, `constraints` the row's own, which a table keeps
-    as `core.table.CONSTRAINT`, `covered` what `rewrite.passages` found sentence by sentence, or None where it was not asked.
+    as `kiloset.core.table.CONSTRAINT`, `covered` what `kiloset.rewrite.passages` found sentence by sentence, or None where it was not asked.
     A pure function of its arguments.
 
     Raises:
-        DataError: A constraint is none that `core.constraints` knows.
+        DataError: A constraint is none that `kiloset.core.constraints` knows.
     """
     return [
         is_finished(reference, rewrite, finish_reason),

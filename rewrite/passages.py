@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from core.models import Embedder
-from core.text import squash, words
+from kiloset.core.models import Embedder
+from kiloset.core.text import squash, words
 
 SHORT = 8
 """Words below which a sentence takes in the next."""

@@ -7,7 +7,7 @@ direct above referenced above human by a margin, and two representations: of wha
 nearer to human than to direct, and of how it is said, in which direct lies nearer to referenced than to human.
 
 Departures. The encoder is the run's embedder, frozen, so that linear layers on its vectors stand where SCAR trains one.
-The form representation is learnt from the counts of `core.form` and not from the maximum over the tokens' last hidden
+The form representation is learnt from the counts of `kiloset.core.form` and not from the maximum over the tokens' last hidden
 states: without training these tell little of form. Inputs are standardised, layers are smaller, and the learning rate is
 that of a small network. The answers are those sampled for rewriting, in place of GPT-3.5's; no judge rates them, instead
 they must have passed checks of the gate (`usable`). All answers of a kind count, with equal weight a row. Folds of whole
@@ -32,10 +32,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from core.errors import DataError
-from core.form import FORM_COLUMNS, form_of
-from core.models import Embedder
-from core.table import full_instruction
+from kiloset.core.errors import DataError
+from kiloset.core.form import FORM_COLUMNS, form_of
+from kiloset.core.models import Embedder
+from kiloset.core.table import full_instruction
 
 RANKER_FILE = "ranker.safetensors"
 """Its name in the run folder."""

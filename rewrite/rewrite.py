@@ -23,15 +23,15 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from core.config import Count, Fraction, Natural, NonNegative, Share, settings
-from core.form import opening
-from core.models import Embedder, Message, Request, chat_request
-from core.recorded import RecordedEngine, RecordedScorer
-from core.review import is_edited
-from core.table import Outcome, full_instruction, with_verdicts
-from core.text import words
-from rewrite.gate import GateConfig, Verdict, first_failure, judge
-from rewrite.passages import Covered, covered
+from kiloset.core.config import Count, Fraction, Natural, NonNegative, Share, settings
+from kiloset.core.form import opening
+from kiloset.core.models import Embedder, Message, Request, chat_request
+from kiloset.core.recorded import RecordedEngine, RecordedScorer
+from kiloset.core.review import is_edited
+from kiloset.core.table import Outcome, full_instruction, with_verdicts
+from kiloset.core.text import words
+from kiloset.rewrite.gate import GateConfig, Verdict, first_failure, judge
+from kiloset.rewrite.passages import Covered, covered
 
 REWRITE: dict[str, Any] = {
     "kind": pl.String, "status": pl.String, "check": pl.String, "evidence": pl.String,

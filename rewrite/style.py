@@ -3,7 +3,7 @@
 After Li et al., "SCAR: Data Selection via Style Consistency-Aware Response Ranking" (ACL 2025, arXiv:2406.10882), who
 find that consistent linguistic form and instructional surprisal help fine-tuning. Departures: they take the best by a
 ranker's score over the whole set; here every category keeps its rows, a row's distance is the mean absolute robust
-z-score of its form vector and surprisal within its category, and a SCAR-style ranker (`rewrite.ranker`), where there is
+z-score of its form vector and surprisal within its category, and a SCAR-style ranker (`kiloset.rewrite.ranker`), where there is
 one, adds its score as a robust z-score within the category too.
 """
 
@@ -14,10 +14,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from core.config import Count, NonNegative, settings
-from core.form import FORM_COLUMNS, form_of
-from core.review import beyond, stays
-from core.table import Outcome, with_verdicts
+from kiloset.core.config import Count, NonNegative, settings
+from kiloset.core.form import FORM_COLUMNS, form_of
+from kiloset.core.review import beyond, stays
+from kiloset.core.table import Outcome, with_verdicts
 
 MAD_TO_SIGMA = 1.4826
 """The standard deviation of a normal distribution, over its median absolute deviation."""

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from kiloset.cli import main
-from kiloset.settings import ROOT
+from kiloset.cli.app import main
 from tests import fake_run
+from tests.paths import ROOT
 
 
 def pytest_collection():

@@ -5,12 +5,13 @@ import signal
 import sys
 from pathlib import Path
 
-from core.config import parse
-from core.models import Silent
-from core.run import RunFolder
+from kiloset.core.config import parse
+from kiloset.core.models import Silent
+from kiloset.core.run import RunFolder
 from kiloset.pipeline import read_inputs, run_pipeline
-from kiloset.settings import ROOT, RunConfig
+from kiloset.settings import RunConfig
 from tests.fakes import FakeEmbedder, FakeEngine, FakeScorer
+from tests.paths import ROOT
 
 TABLE = {
     "run": {"size": 12, "validation": 0.25},

@@ -13,9 +13,9 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from core.models import Completion, Message, Request
-from core.text import words
-from rewrite.rewrite import guided_prompt
+from kiloset.core.models import Completion, Message, Request
+from kiloset.core.text import words
+from kiloset.rewrite.rewrite import guided_prompt
 
 DIMS = 32
 ANSWER_TURN = "<assistant>"

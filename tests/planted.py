@@ -3,7 +3,7 @@
 import json
 import random
 
-from core.text import words
+from kiloset.core.text import words
 
 NOUNS = words(
     "garden river teacher engine market forest bridge kitchen library mountain village harbour orchestra painter doctor farmer window"

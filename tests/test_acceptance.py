@@ -5,9 +5,9 @@ import io
 import polars as pl
 from rich.console import Console
 
-from audit.acceptance import Check, Kind, acceptance, show_acceptance
-from audit.rewriting import candidates
-from core.table import table_of
+from kiloset.audit.acceptance import Check, Kind, acceptance, show_acceptance
+from kiloset.audit.rewriting import candidates
+from kiloset.core.table import table_of
 
 
 def verdicts(**status):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from audit.answers import cut_answers, is_without_stop, too_short
+from kiloset.audit.answers import cut_answers, is_without_stop, too_short
 from tests import planted
 
 

@@ -17,15 +17,15 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from audit.explain import explain, show_life
-from audit.figures import duplicates, funnel, js_distance, lengths, spread
-from audit.report import _show_vendi, audit, show
-from core.calls import CallStore
-from core.errors import DataError
-from core.models import Completion, Request
-from core.run import RunFolder, file_sha256
-from core.table import ROW, VERDICT, table_of, user_turn, with_verdicts
-from core.text import normal_form
+from kiloset.audit.explain import explain, show_life
+from kiloset.audit.figures import duplicates, funnel, js_distance, lengths, spread
+from kiloset.audit.report import _show_vendi, audit, show
+from kiloset.core.calls import CallStore
+from kiloset.core.errors import DataError
+from kiloset.core.models import Completion, Request
+from kiloset.core.run import RunFolder, file_sha256
+from kiloset.core.table import ROW, VERDICT, table_of, user_turn, with_verdicts
+from kiloset.core.text import normal_form
 
 HOSTILE = "Say [red]x[/red] and :smile: \x1b[2J\x9b2J\u202e now\\"
 SHOWN = "Say [red]x[/red] and :smile: [2J2J now\\"

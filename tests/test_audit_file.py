@@ -8,15 +8,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from audit.answers import is_begun
-from audit.faults import SHOWN
-from audit.meanings import MEANINGS, OF_RULES
-from audit.set_page import render_set, write_set_page
-from core.errors import DataError, EmptyError
-from filters.rules import RulesConfig, instruction_rules, row_rules
-from kiloset.auditing import audit_file
-from kiloset.settings import ROOT
+from kiloset.audit.answers import is_begun
+from kiloset.audit.faults import SHOWN
+from kiloset.audit.files import audit_file
+from kiloset.audit.meanings import MEANINGS, OF_RULES
+from kiloset.audit.set_page import render_set, write_set_page
+from kiloset.core.errors import DataError, EmptyError
+from kiloset.filters.rules import RulesConfig, instruction_rules, row_rules
 from tests import planted
+from tests.paths import ROOT
 from tests.test_page import ATTACKS, CHROMIUM, Tags, vectors_of
 
 DOLLY = ROOT.parent / "shared" / "data" / "dolly-2000.jsonl"

@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from core.config import parse
-from core.errors import ConfigError
-from core.table import Outcome, check_outcome, table_of
-from filters.balance import BalanceConfig, balance, cluster_count, tempered_quotas
-from filters.diversity import vendi_score
-from filters.nearest import cluster
+from kiloset.core.config import parse
+from kiloset.core.errors import ConfigError
+from kiloset.core.table import Outcome, check_outcome, table_of
+from kiloset.filters.balance import BalanceConfig, balance, cluster_count, tempered_quotas
+from kiloset.filters.diversity import vendi_score
+from kiloset.filters.nearest import cluster
 
 
 class Known:
@@ -334,7 +334,7 @@ def test_a_large_category_is_trained_on_a_sample_as_faiss_draws_it_and_all_of_it
     means = faiss.Kmeans(6, 3, niter=25, seed=8, spherical=True)  # 3 * 256 rows of 1,900 are drawn
     means.train(vectors[rows])
     whole = means.index.search(vectors[rows], 1)[1][:, 0]
-    monkeypatch.setattr("filters.nearest.ASSIGNED", 128)
+    monkeypatch.setattr("kiloset.filters.nearest.ASSIGNED", 128)
     assert cluster(vectors, rows, 3, seed=7).tolist() == whole.tolist()
 
 
@@ -343,7 +343,7 @@ def test_a_large_category_is_trained_on_a_sample_as_faiss_draws_it_and_all_of_it
 def test_rows_judged_in_blocks_are_those_judged_one_by_one(
     judged: int, fill: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("filters.balance.JUDGED", judged)
+    monkeypatch.setattr("kiloset.filters.balance.JUDGED", judged)
     rows, embedder = candidates(["a", "b", "b"] * 70, crowding=0.25, seed=9)
     rows = rows.with_columns(pl.col("quality").round(0))  # ties are broken by id
     vectors = embedder.embed(rows["instruction"].to_list()).astype(np.float64)

@@ -3,11 +3,11 @@
 import json
 from collections import Counter
 
-from core.text import words
-from filters.rules import RulesConfig, drop_by_rules
-from generator.novelty import NoveltyIndex
-from generator.seeds import load_examples
-from kiloset.settings import ROOT
+from kiloset.core.text import words
+from kiloset.data.examples import load_examples
+from kiloset.filters.rules import RulesConfig, drop_by_rules
+from kiloset.generator.novelty import NoveltyIndex
+from tests.paths import ROOT
 
 PATH = ROOT / "seeds" / "seeds.jsonl"
 

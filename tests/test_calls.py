@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from core.calls import APPLICATION_ID, SCHEMA, CallStore
-from core.errors import DataError
-from core.models import Completion, Request, Silent
-from core.recorded import RecordedEngine, RecordedScorer
+from kiloset.core.calls import APPLICATION_ID, SCHEMA, CallStore
+from kiloset.core.errors import DataError
+from kiloset.core.models import Completion, Request, Silent
+from kiloset.core.recorded import RecordedEngine, RecordedScorer
 from tests.fakes import InBatches
 
 REQUEST = Request("Say hi", "response", 20, 0.7, 0.9)
@@ -370,7 +370,7 @@ def test_a_smaller_limit_sends_nothing_and_calls_what_is_longer_cut(store):
 def test_hours_count_the_work_and_not_the_pause(store, monkeypatch):
     clock = iter([0.0, 10.0, 30.0, 9000.0])
     for number, now in enumerate(clock):
-        monkeypatch.setattr("core.calls.time.time", lambda now=now: now)
+        monkeypatch.setattr("kiloset.core.calls.time.time", lambda now=now: now)
         store.add("m", f"k{number}", REQUEST, Completion("x", "stop", 1, 1))
     assert store.spent(["response"]) == (4, 8, pytest.approx((10 + 20 + 60) / 3600))
     assert store.spent(["plain"]) == (0, 0, 0.0)

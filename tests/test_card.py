@@ -13,15 +13,15 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from audit.card import HOLDS
-from audit.facts import private
-from audit.markdown import fenced, inline, table
-from core.config import parse
-from core.errors import DataError, EmptyError
-from core.review import Decision, ReviewFile, born_as
-from core.run import RunFolder, file_sha256
-from kiloset.card import card_text, described, parts_of, write_card
-from kiloset.export import LAYOUTS, export
+from kiloset.core.config import parse
+from kiloset.core.errors import DataError, EmptyError
+from kiloset.core.review import Decision, ReviewFile, born_as
+from kiloset.core.run import RunFolder, file_sha256
+from kiloset.publish.card import HOLDS
+from kiloset.publish.card_text import card_text, described, parts_of, write_card
+from kiloset.publish.export import LAYOUTS, export
+from kiloset.publish.facts import private
+from kiloset.publish.markdown import fenced, inline, table
 from kiloset.settings import RunConfig, data_relevant, load_config, to_toml
 from tests import fake_run
 
@@ -340,7 +340,7 @@ def test_a_block_of_code_ends_where_it_should(one):
 
 
 def test_languages_that_yaml_reads_as_something_else_stay_names(run, monkeypatch):
-    monkeypatch.setattr("kiloset.card.languages_known", lambda texts: ("no", "en"))
+    monkeypatch.setattr("kiloset.publish.card_text.languages_known", lambda texts: ("no", "en"))
     assert read(card_text(run, "", ()))[0]["language"] == ["no", "en"]
 
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.config import parse
-from core.errors import ConfigError, DataError
-from core.table import table_of
-from generator.categories import (
+from kiloset.core.config import parse
+from kiloset.core.errors import ConfigError, DataError
+from kiloset.core.table import table_of
+from kiloset.generator.categories import (
     CategoriesConfig,
     apportion,
     check_pool_categories,

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from kiloset.settings import ROOT
+from tests.paths import ROOT
 
 GOOD = {"instruction": "Name a colour.", "input": "", "response": "Blue.", "category": "open_qa"}
 
@@ -130,7 +130,14 @@ def test_a_plan_writes_nothing_and_says_what_it_goes_by(kiloset, tmp_path):
 
 
 def test_a_plan_as_json_is_of_the_config_that_dataset_would_run(kiloset, tmp_path):
-    common = ["--config", ROOT / "configs" / "smoke.toml", "--runs", tmp_path / "runs", "--json", "--no-probe"]
+    common = [
+        "--config",
+        ROOT / "kiloset" / "configs" / "smoke.toml",
+        "--runs",
+        tmp_path / "runs",
+        "--json",
+        "--no-probe",
+    ]
     ran = kiloset("plan", *common, "--size", "14", "--set", "generate.max_requests=1", cwd=tmp_path)
     made = json.loads(ran.stdout)
     assert made["run"].startswith("smoke-")

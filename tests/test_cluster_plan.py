@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from core.calls import CallStore
+from kiloset.core.calls import CallStore
 
 _found = importlib.util.spec_from_file_location(
     "cluster_plan", Path(__file__).parents[1] / "benchmarks/cluster_plan.py"

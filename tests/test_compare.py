@@ -8,13 +8,13 @@ import polars as pl
 import pytest
 from scipy.spatial.distance import jensenshannon
 
-from audit.comparison import figures_of, shares_of
-from audit.comparison_page import render_comparison, write_comparison_page
-from audit.figures import shingles
-from core.errors import DataError
-from filters.diversity import vendi_score
-from generator.lines import read_lines
-from kiloset.comparing import compare, located, twins_in
+from kiloset.audit.comparing import compare, located, twins_in
+from kiloset.audit.comparison import figures_of, shares_of
+from kiloset.audit.comparison_page import render_comparison, write_comparison_page
+from kiloset.audit.figures import shingles
+from kiloset.core.errors import DataError
+from kiloset.data.lines import read_lines
+from kiloset.filters.diversity import vendi_score
 from tests import planted
 from tests.fakes import FakeEmbedder
 from tests.test_audit_file import hostile, kiloset, opened  # noqa: F401

@@ -1,8 +1,9 @@
 import pytest
 
-from core.config import describe, parse, read_toml, with_override
-from core.errors import ConfigError
-from kiloset.settings import ROOT, RunConfig, check_same, data_relevant, load_config, run_name, to_toml
+from kiloset.core.config import describe, parse, read_toml, with_override
+from kiloset.core.errors import ConfigError
+from kiloset.settings import RunConfig, check_same, data_relevant, load_config, run_name, to_toml
+from tests.paths import ROOT
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_a_config_path_that_cannot_be_read_is_named(tmp_path, path, cause):
 
 @pytest.mark.parametrize("name", ["cpu", "gpu", "smoke"])
 def test_the_shipped_configs_are_valid_and_written_back_unchanged(name, tmp_path):
-    config = load_config(ROOT / "configs" / f"{name}.toml", [])
+    config = load_config(ROOT / "kiloset" / "configs" / f"{name}.toml", [])
     (tmp_path / "config.toml").write_text(to_toml(config))
     assert load_config(tmp_path / "config.toml", []) == config
 

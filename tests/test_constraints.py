@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core import constraint_text
-from core.constraint_checks import CHECKS
-from core.constraint_text import count_words, language_of, sentence_spans, sentences
-from core.constraints import ARGS, IDS, LANGUAGES, check, check_loose, failing, validate
-from core.errors import DataError
+from kiloset.core import constraint_text
+from kiloset.core.constraint_checks import CHECKS
+from kiloset.core.constraint_text import count_words, language_of, sentence_spans, sentences
+from kiloset.core.constraints import ARGS, IDS, LANGUAGES, check, check_loose, failing, validate
+from kiloset.core.errors import DataError
 
 FENCE = "```"
 LESS, LEAST = "less than", "at least"

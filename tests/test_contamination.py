@@ -11,14 +11,15 @@ from typing import Any
 import polars as pl
 import pytest
 
-from core.config import parse
-from core.errors import DataError, EmptyError
-from core.run import RunFolder
-from core.table import check_outcome, table_of
-from filters.contamination import BENCHMARKS, ContaminationConfig, Prompts, drop_contaminated
+from kiloset.core.config import parse
+from kiloset.core.errors import DataError, EmptyError
+from kiloset.core.run import RunFolder
+from kiloset.core.table import check_outcome, table_of
+from kiloset.filters.contamination import BENCHMARKS, ContaminationConfig, Prompts, drop_contaminated
 from kiloset.pipeline import read_inputs, run_pipeline
-from kiloset.settings import ROOT, RunConfig
+from kiloset.settings import RunConfig
 from tests import fake_run
+from tests.paths import ROOT
 
 CONFIG = ContaminationConfig()
 DATA = ROOT.parent / "shared" / "data"

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from audit.distribution import distribution, show_distribution
+from kiloset.audit.distribution import distribution, show_distribution
 
 USAGE = {
     "prompts": 9000, "sampled": 5000, "unsure_share": 0.592, "min_confidence": 0.5, "mean_confidence": 0.476,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from filters.diversity import diversity, evenness, nearest_cosines, vendi_score
+from kiloset.filters.diversity import diversity, evenness, nearest_cosines, vendi_score
 
 
 def unit(rows):
@@ -19,7 +19,7 @@ def test_equal_rows_count_once_and_rows_at_right_angles_each():
 
 @pytest.mark.parametrize("shape", [(5, 30), (60, 8)])
 def test_the_score_is_that_of_the_whole_kernel(shape, monkeypatch):
-    monkeypatch.setattr("filters.diversity.WIDE", 7)
+    monkeypatch.setattr("kiloset.filters.diversity.WIDE", 7)
     vectors = unit(np.random.default_rng(1).normal(size=shape))
     shares = np.linalg.eigvalsh(vectors.astype(float) @ vectors.T.astype(float) / len(vectors))
     shares = shares[shares > 1e-12]
@@ -27,7 +27,7 @@ def test_the_score_is_that_of_the_whole_kernel(shape, monkeypatch):
 
 
 def test_the_nearest_other_row_is_found_in_any_block(monkeypatch):
-    monkeypatch.setattr("filters.diversity.BLOCK", 7)
+    monkeypatch.setattr("kiloset.filters.diversity.BLOCK", 7)
     vectors = unit(np.random.default_rng(2).normal(size=(40, 6)))
     naive = [max(float(a @ b) for j, b in enumerate(vectors) if j != i) for i, a in enumerate(vectors)]
     assert nearest_cosines(vectors) == pytest.approx(naive, abs=1e-6)

@@ -5,8 +5,8 @@ from math import isnan, nan
 
 import pytest
 
-from core.text import normal_form
-from evaluation.drift import DATA, kl_metric, nll_metrics, texts
+from kiloset.core.text import normal_form
+from kiloset.evaluation.drift import DATA, kl_metric, nll_metrics, texts
 
 OWN = re.compile(r"written for this project, [\w ]+")
 PUBLIC = re.compile(r"[A-Z]\w+(?: \w+)+, .+, (\d{4})")

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.constraints import check, failing
-from core.errors import DataError
-from core.table import table_of
-from core.text import words
-from filters.rules import RulesConfig, drop_by_rules
-from generator.commas import MOST_DASHES, without_commas
-from generator.edits import ADDING, EDITS, make_pass
-from generator.phrasing import WEIGHTS, draw
+from kiloset.core.constraints import check, failing
+from kiloset.core.errors import DataError
+from kiloset.core.table import table_of
+from kiloset.core.text import words
+from kiloset.filters.rules import RulesConfig, drop_by_rules
+from kiloset.generator.commas import MOST_DASHES, without_commas
+from kiloset.generator.edits import ADDING, EDITS, make_pass
+from kiloset.generator.phrasing import WEIGHTS, draw
 
 LESS, LEAST = "less than", "at least"
 BREAD = (

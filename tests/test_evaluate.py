@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from core.calls import CallStore
-from core.errors import DataError
-from core.models import Completion, Message, Request, Silent
-from core.recorded import RecordedEngine
-from evaluation import drift, forgetting, rigidity
-from evaluation.evaluate import Judgement, Suites, judge, suites
-from evaluation.ifeval import Item
-from evaluation.settings import EvaluationConfig
+from kiloset.core.calls import CallStore
+from kiloset.core.errors import DataError
+from kiloset.core.models import Completion, Message, Request, Silent
+from kiloset.core.recorded import RecordedEngine
+from kiloset.evaluation import drift, forgetting, rigidity
+from kiloset.evaluation.evaluate import Judgement, Suites, judge, suites
+from kiloset.evaluation.ifeval import Item
+from kiloset.evaluation.settings import EvaluationConfig
 
 CONFIG = EvaluationConfig(prompts=10, max_tokens=7)
 ITEMS = (

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from audit.examples import (
+from kiloset.audit.examples import (
     BEST,
     CHARACTERS,
     LINES,
@@ -22,7 +22,7 @@ from audit.examples import (
     nearest_first,
     show_examples,
 )
-from core.table import table_of
+from kiloset.core.table import table_of
 
 ROOT = Path(__file__).resolve().parent.parent
 GATE = {"shortest_ratio": 0.5, "longest_ratio": 2.0, "length_slack_words": 2}

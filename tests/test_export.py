@@ -6,12 +6,13 @@ from typing import get_args
 import polars as pl
 import pytest
 
-from core.errors import ConfigError, DataError, EmptyError
-from core.run import RunFolder
-from core.table import no_rows, table_of
-from generator.seeds import load_examples
-from kiloset import cli, export
-from kiloset.layouts import LAYOUTS
+from kiloset.cli import app as cli
+from kiloset.core.errors import ConfigError, DataError, EmptyError
+from kiloset.core.run import RunFolder
+from kiloset.core.table import no_rows, table_of
+from kiloset.data.examples import load_examples
+from kiloset.publish import export
+from kiloset.publish.layouts import LAYOUTS
 
 HARD = [
     "a line\u2028and a paragraph\u2029separator, \x85 and \x0b and \x0c",

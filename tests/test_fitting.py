@@ -9,14 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from core.errors import ModelError
-from core.models import Silent
-from core.run import RunFolder
+from kiloset.core.errors import ModelError
+from kiloset.core.models import Silent
+from kiloset.core.run import RunFolder
+from kiloset.train import fitting
+from kiloset.train.checkpoint import CHECKPOINT, read_fingerprint
+from kiloset.train.lora import TrainReport, train
+from kiloset.train.settings import TrainConfig
 from tests.test_lora import COLORS, DROPPING, PLAIN, TRAIN, VALIDATION, model_path, one_thread, row, run_of
-from train import fitting
-from train.checkpoint import CHECKPOINT, read_fingerprint
-from train.lora import TrainReport, train
-from train.settings import TrainConfig
 
 __all__ = ["model_path", "one_thread"]
 

@@ -6,10 +6,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from train.data import Example
-from train.flops import PEAKS, peak_flops, training_flops
-from train.lora import add_adapter
-from train.settings import TrainConfig
+from kiloset.train.data import Example
+from kiloset.train.flops import PEAKS, peak_flops, training_flops
+from kiloset.train.lora import add_adapter
+from kiloset.train.settings import TrainConfig
 
 SIZES: dict[str, Any] = {"vocab_size": 1000, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3}
 HEADS: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}

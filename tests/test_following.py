@@ -2,10 +2,10 @@
 
 import pytest
 
-from core.constraints import check
-from evaluation.following import by_type, judged, metrics, prompts
-from evaluation.ifeval import Item
-from evaluation.metrics import Answer, Prompt, mean_of
+from kiloset.core.constraints import check
+from kiloset.evaluation.following import by_type, judged, metrics, prompts
+from kiloset.evaluation.ifeval import Item
+from kiloset.evaluation.metrics import Answer, Prompt, mean_of
 
 COMMA, JSON, TITLE, END = (
     "punctuation:no_comma", "detectable_format:json_format", "detectable_format:title", "startend:end_checker",

@@ -4,9 +4,9 @@ from math import nan
 
 import pytest
 
-from core.errors import DataError
-from core.text import normal_form
-from evaluation.forgetting import (
+from kiloset.core.errors import DataError
+from kiloset.core.text import normal_form
+from kiloset.evaluation.forgetting import (
     Choice,
     Task,
     choice_metrics,
@@ -17,7 +17,7 @@ from evaluation.forgetting import (
     written,
     written_metrics,
 )
-from evaluation.metrics import Answer, Metric
+from kiloset.evaluation.metrics import Answer, Metric
 
 TOLERANCE = 0.2
 """How far guessing by length may be from guessing at random, in accuracy; 40 items give a standard error of 0.08."""

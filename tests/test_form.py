@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.form import FORM_COLUMNS, form_of, opening
+from kiloset.core.form import FORM_COLUMNS, form_of, opening
 
 ANSWER = """# Tea
 

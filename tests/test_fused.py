@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from train.fused import _mask, fuse_adapters
+from kiloset.train.fused import _mask, fuse_adapters
 
 
 class Net(nn.Module):

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.config import parse
-from core.errors import ConfigError, DataError
-from rewrite.gate import GateConfig, Verdict, first_failure, judge
-from rewrite.passages import Covered
+from kiloset.core.config import parse
+from kiloset.core.errors import ConfigError, DataError
+from kiloset.rewrite.gate import GateConfig, Verdict, first_failure, judge
+from kiloset.rewrite.passages import Covered
 
 SLUGS = [
     "finished", "leak", "length", "short_reference", "personal", "numbers", "new_numbers", "units", "names", "new_names", "quotes",

@@ -3,7 +3,7 @@
 `gate_pairs.jsonl`: 30 faithful and 30 broken pairs, on which the gate was then improved. `gate_pairs_hard.jsonl`: 12 and 12
 more, written against the gate's blind spots after that round; they gave precision 9/16 and recall 9/12, and the second round
 used them. So neither file tells how the gate does on unseen pairs. `meaning` is the cosine of MiniLM between the two texts,
-`kept` and `given` are those of `rewrite.passages`.
+`kept` and `given` are those of `kiloset.rewrite.passages`.
 """
 
 import json
@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from rewrite.gate import GateConfig, judge
-from rewrite.passages import Covered, covered
+from kiloset.rewrite.gate import GateConfig, judge
+from kiloset.rewrite.passages import Covered, covered
 
 DATA = Path(__file__).parent / "data"
 
@@ -123,8 +123,8 @@ def test_on_the_hard_pairs_the_gate_errs_as_known() -> None:
 @pytest.mark.models
 @pytest.mark.parametrize("file", sorted(DATA.glob("gate_pairs*.jsonl")), ids=lambda file: file.stem)
 def test_the_stored_cosines_are_those_of_the_embedded_model(file: Path) -> None:
-    from engines.embedded import model_path
-    from engines.embedder import SentenceEmbedder
+    from kiloset.engines.embedded import model_path
+    from kiloset.engines.embedder import SentenceEmbedder
 
     pairs = read(file)
     embedder = SentenceEmbedder(model_path("embedded:all-minilm-l6-v2", "models.embedder"), "x")

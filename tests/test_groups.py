@@ -4,9 +4,9 @@ import random
 
 import polars as pl
 
-from core.table import table_of
-from filters.groups import DUPLICATES, duplicate_groups
-from filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
+from kiloset.core.table import table_of
+from kiloset.filters.groups import DUPLICATES, duplicate_groups
+from kiloset.filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
 
 
 def rows(*ids: str) -> pl.DataFrame:

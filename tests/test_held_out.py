@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from core.constraint_checks import OPTIONS
-from core.constraint_text import count_phrase, count_words, language_of
-from core.constraints import IDS, check
-from core.text import normal_form, words
-from evaluation.held_out import FREQUENCIES, compatible, held_out
-from evaluation.tasks import LETTERS, OPEN, YES_OR_NO
-from evaluation.wordings import CHOICES, ENDINGS, FIRST_WORDS, LANGUAGES, LEAST, LESS, WORDINGS
-from generator import phrases
+from kiloset.core.constraint_checks import OPTIONS
+from kiloset.core.constraint_text import count_phrase, count_words, language_of
+from kiloset.core.constraints import IDS, check
+from kiloset.core.text import normal_form, words
+from kiloset.evaluation.held_out import FREQUENCIES, compatible, held_out
+from kiloset.evaluation.tasks import LETTERS, OPEN, YES_OR_NO
+from kiloset.evaluation.wordings import CHOICES, ENDINGS, FIRST_WORDS, LANGUAGES, LEAST, LESS, WORDINGS
+from kiloset.generator import phrases
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = (*OPEN, *YES_OR_NO, *LETTERS)
@@ -293,7 +293,7 @@ def test_a_set_depends_on_its_seed_alone():
     random.setstate(state)
     assert held_out(150, 4, [])[0] != held_out(150, 3, [])[0]
     code = (
-        "from evaluation.held_out import held_out; import hashlib;"
+        "from kiloset.evaluation.held_out import held_out; import hashlib;"
         "print(hashlib.sha256(repr(held_out(150, 3, [])).encode()).hexdigest())"
     )
     here = hashlib.sha256(repr(held_out(150, 3, [])).encode()).hexdigest()

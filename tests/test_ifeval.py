@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from core.errors import DataError
-from evaluation.ifeval import Item, read_ifeval
+from kiloset.core.errors import DataError
+from kiloset.evaluation.ifeval import Item, read_ifeval
 
 ROW = {"key": 7, "prompt": "Say hi.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
 NULLS = {"num_words": None, "relation": None, "keywords": None}

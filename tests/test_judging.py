@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from core.calls import CallStore
-from core.models import Request, Silent, chat_request
-from core.recorded import RecordedEngine
-from filters.judging import RATING_SCHEMA, agreements, rating_prompt, ratings, read_rating
+from kiloset.core.calls import CallStore
+from kiloset.core.models import Request, Silent, chat_request
+from kiloset.core.recorded import RecordedEngine
+from kiloset.filters.judging import RATING_SCHEMA, agreements, rating_prompt, ratings, read_rating
 from tests.fakes import FakeEmbedder, FakeEngine
 
 SAMPLING = {"max_tokens": 64, "temperature": 0.5, "top_p": 0.9}

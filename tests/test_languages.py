@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from filters import languages
-from filters.languages import LEAST_WORDS, NAMED, SKIMMED, foreign, languages_known
+from kiloset.filters import languages
+from kiloset.filters.languages import LEAST_WORDS, NAMED, SKIMMED, foreign, languages_known
 
 SENTENCES = {
     "en": ["I do not know whether the train will be on time tomorrow morning, but I hope so.",

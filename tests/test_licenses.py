@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from audit.licenses import Conflict, common_licence, conflicts, normal_id
+from kiloset.audit.licenses import Conflict, common_licence, conflicts, normal_id
 
 CLAUSES = {
     "share-alike: what": "share",

@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from audit.lineage import Step, lineage, show_lineage
-from core.table import VERDICT, table_of
+from kiloset.audit.lineage import Step, lineage, show_lineage
+from kiloset.core.table import VERDICT, table_of
 
 ROWS = [
     {"id": "s0001", "source": "seed", "instruction": "Seed."},

@@ -6,8 +6,8 @@ import json
 import polars as pl
 import pytest
 
-from generator.lines import read_lines
-from kiloset.auditing import audit_file
+from kiloset.audit.files import audit_file
+from kiloset.data.lines import read_lines
 from tests import planted
 from tests.test_audit_file import ROW, audited, kiloset, named  # noqa: F401
 

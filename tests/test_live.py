@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 
-from core.progress import Pace, Standing
-from kiloset.live import AROUND, Json, Lines, Terminal, duration, printable, standing_line, watching
+from kiloset.cli.live import AROUND, Json, Lines, Terminal, duration, printable, standing_line, watching
+from kiloset.core.progress import Pace, Standing
 
 HOSTILE = {
     "[red]x[/red]": "[red]x[/red]",

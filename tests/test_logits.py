@@ -11,8 +11,8 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from core.errors import ModelError
-from core.logits import check_logits, logits_at
+from kiloset.core.errors import ModelError
+from kiloset.core.logits import check_logits, logits_at
 
 SIZES = {
     "vocab_size": 90, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,

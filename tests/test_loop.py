@@ -12,14 +12,14 @@ from typing import Any
 import polars as pl
 import pytest
 
-from core.calls import CallStore
-from core.models import Request, Silent
-from core.recorded import RecordedEngine
-from core.table import Outcome, check_outcome, table_of, with_verdicts
-from core.text import words
-from generator.loop import Generated, generate
-from generator.settings import GenerateConfig
-from generator.templates import Templates
+from kiloset.core.calls import CallStore
+from kiloset.core.models import Request, Silent
+from kiloset.core.recorded import RecordedEngine
+from kiloset.core.table import Outcome, check_outcome, table_of, with_verdicts
+from kiloset.core.text import words
+from kiloset.generator.loop import Generated, generate
+from kiloset.generator.settings import GenerateConfig
+from kiloset.generator.templates import Templates
 from tests.fakes import FakeEngine, plausible
 from tests.test_novelty import longest_common_subsequence
 

@@ -22,18 +22,18 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from core.config import parse, settings
-from core.errors import ConfigError, DataError, EmptyError, ModelError
-from core.models import Silent
-from core.run import RunFolder
-from train.checkpoint import save_adapter
-from train.data import Example, micro_batches, planned, read_curated, tokenize_rows
-from train.fitting import accumulate_gradients, fit
-from train.fused import fuse_adapters
-from train.lora import TrainReport, add_adapter, train
-from train.loss import collate
-from train.packed import use_packing
-from train.settings import TrainConfig
+from kiloset.core.config import parse, settings
+from kiloset.core.errors import ConfigError, DataError, EmptyError, ModelError
+from kiloset.core.models import Silent
+from kiloset.core.run import RunFolder
+from kiloset.train.checkpoint import save_adapter
+from kiloset.train.data import Example, micro_batches, planned, read_curated, tokenize_rows
+from kiloset.train.fitting import accumulate_gradients, fit
+from kiloset.train.fused import fuse_adapters
+from kiloset.train.lora import TrainReport, add_adapter, train
+from kiloset.train.loss import collate
+from kiloset.train.packed import use_packing
+from kiloset.train.settings import TrainConfig
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.constraints import failing
-from core.errors import ConfigError
-from core.masking import NAMES, PLACEHOLDER, masked, placeholders
-from core.personal import CANDIDATES, finds
-from core.table import check_outcome, table_of
-from filters import personal
-from filters.personal import found_personal, mask_rows, personal_pieces, seeds_told
-from filters.rules import RulesConfig, check_rule_names, drop_by_rules
+from kiloset.core.constraints import failing
+from kiloset.core.errors import ConfigError
+from kiloset.core.table import check_outcome, table_of
+from kiloset.data.masking import NAMES, PLACEHOLDER, masked, placeholders
+from kiloset.data.personal import CANDIDATES, finds
+from kiloset.filters import personal
+from kiloset.filters.personal import found_personal, mask_rows, personal_pieces, seeds_told
+from kiloset.filters.rules import RulesConfig, check_rule_names, drop_by_rules
 from tests import fake_run
 from tests.fakes import plausible
 from tests.test_personal import CASES, FREE, US

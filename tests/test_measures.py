@@ -5,9 +5,9 @@ import sys
 import polars as pl
 import pytest
 
-from core.text import WORD, normal_form, repeat_rate, words
-from filters import measures
-from filters.measures import FIRST_WORD, WHITE, may_begin_alike, where
+from kiloset.core.text import WORD, normal_form, repeat_rate, words
+from kiloset.filters import measures
+from kiloset.filters.measures import FIRST_WORD, WHITE, may_begin_alike, where
 
 EVERY = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
 

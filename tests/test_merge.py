@@ -8,14 +8,14 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from core.errors import DataError, ModelError
-from core.loading import load_adapter, load_model
-from core.models import Silent
+from kiloset.core.errors import DataError, ModelError
+from kiloset.core.loading import load_adapter, load_model
+from kiloset.core.models import Silent
+from kiloset.train.lora import train
+from kiloset.train.merge import merge_adapter
+from kiloset.train.settings import TrainConfig
+from kiloset.train.shown import masked_rows
 from tests.test_lora import TRAIN, VALIDATION, model_path, one_thread, run_of
-from train.lora import train
-from train.merge import merge_adapter
-from train.settings import TrainConfig
-from train.shown import masked_rows
 
 __all__ = ["model_path", "one_thread"]
 IDS = torch.tensor([[5, 9, 40, 41, 7, 100, 200, 3]])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from evaluation.metrics import Metric, difference, difference_over_seeds, mean_of
+from kiloset.evaluation.metrics import Metric, difference, difference_over_seeds, mean_of
 
 
 def metric(sums: list[float], counts: list[float] | None = None, better: str = "higher") -> Metric:

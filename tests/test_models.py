@@ -14,18 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from core.models import Request, chat_request
-from core.run import RunFolder
-from engines.embedded import MODELS, model_path
-from engines.embedder import SentenceEmbedder
-from engines.scorer import TransformersScorer
-from engines.settings import EngineConfig
-from engines.vllm import VllmEngine, cpu_environment
-from kiloset.settings import ROOT
+from kiloset.core.models import Request, chat_request
+from kiloset.core.run import RunFolder
+from kiloset.engines.embedded import MODELS, model_path
+from kiloset.engines.embedder import SentenceEmbedder
+from kiloset.engines.scorer import TransformersScorer
+from kiloset.engines.settings import EngineConfig
+from kiloset.engines.vllm import VllmEngine, cpu_environment
+from tests.paths import ROOT
 
 pytestmark = pytest.mark.models
 
-SMOKE = ROOT / "configs" / "smoke.toml"
+SMOKE = ROOT / "kiloset" / "configs" / "smoke.toml"
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +34,7 @@ def language_model():
 
 
 def _command(*arguments):
-    return [sys.executable, "-m", "kiloset.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "kiloset.cli.app", *map(str, arguments)]
 
 
 def _kiloset(*arguments):
@@ -51,7 +51,7 @@ def _engines(log):
             theirs = os.readlink(folder / "fd" / "2")
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
-        if b"engines.vllm" in line and state != "Z" and theirs == str(log):
+        if b"kiloset.engines.vllm" in line and state != "Z" and theirs == str(log):
             found.append(int(folder.name))
     return found
 
@@ -249,7 +249,7 @@ def test_scores_equal_a_plain_forward_pass_whatever_the_batch(language_model):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from core.models import tokenize_example
+    from kiloset.core.models import tokenize_example
 
     prompts = [
         [{"role": "user", "content": text}] for text in ("What is 2 + 2?", "Name a colour, please.", "Hi", "Sum.")
@@ -280,7 +280,7 @@ def test_the_embedder_returns_directions_in_which_like_is_near_like():
 
 RECHECK = """
 import json, sys
-from core.constraints import check
+from kiloset.core.constraints import check
 rows = [json.loads(line) for line in open(sys.argv[1], encoding="utf-8")]
 carried = [(row, one) for row in rows for one in row["constraints"]]
 assert all(check(one["id"], one["args"], row["messages"][1]["content"]) for row, one in carried)
@@ -353,8 +353,8 @@ def test_the_embedded_model_is_converted_once_and_whole(tmp_path, monkeypatch, l
 
 
 def test_a_changed_package_file_is_refused(tmp_path, monkeypatch):
-    from core.errors import ModelError
-    from engines import embedded
+    from kiloset.core.errors import ModelError
+    from kiloset.engines import embedded
 
     wrong = embedded.EmbeddedModel(**{**_fields(MODELS["smollm2-135m-instruct"]), "sha256": "0" * 64})
     monkeypatch.setitem(MODELS, "smollm2-135m-instruct", wrong)

@@ -16,11 +16,11 @@ import pytest
 from datasketch import MinHash
 from scipy.sparse import csr_matrix
 
-from core.table import check_outcome, table_of
-from core.text import normal_form
-from filters import minhash
-from filters.minhash import BANDS, ROWS, Texts, normal_texts, signatures
-from filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
+from kiloset.core.table import check_outcome, table_of
+from kiloset.core.text import normal_form
+from kiloset.filters import minhash
+from kiloset.filters.minhash import BANDS, ROWS, Texts, normal_texts, signatures
+from kiloset.filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
 
 CONFIG = NearDuplicatesConfig()
 DOLLY = Path(__file__).parents[2] / "shared" / "data" / "dolly-2000.jsonl"
@@ -255,7 +255,7 @@ def test_a_walk_that_is_cut_short_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     rows, many = table(*texts), NearDuplicatesConfig(per_template=100)
     assert drop_near_duplicates(rows, many, seed=0, warn=told.append).dropped.is_empty()
     assert told == []
-    monkeypatch.setattr("filters.minhash.LONGEST_WALK", 5)
+    monkeypatch.setattr("kiloset.filters.minhash.LONGEST_WALK", 5)
     drop_near_duplicates(rows, many, seed=0, warn=told.append)
     assert len(told) == 1
     assert "a row was compared with 5 of the rows that share a band with it" in told[0]

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.text import words_and_signs as words
-from generator.novelty import NoveltyIndex, rouge_l
+from kiloset.core.text import words_and_signs as words
+from kiloset.generator.novelty import NoveltyIndex, rouge_l
 
 VOCABULARY = [
     "write",

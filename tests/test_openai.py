@@ -13,13 +13,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from core.calls import CallStore
-from core.config import parse, settings
-from core.errors import ConfigError, ModelError
-from core.models import Request, Silent
-from core.recorded import RecordedEngine
-from engines.openai import OpenAIEngine, api_key, identity, is_loopback
-from engines.settings import EngineConfig
+from kiloset.core.calls import CallStore
+from kiloset.core.config import parse, settings
+from kiloset.core.errors import ConfigError, ModelError
+from kiloset.core.models import Request, Silent
+from kiloset.core.recorded import RecordedEngine
+from kiloset.engines.openai import OpenAIEngine, api_key, identity, is_loopback
+from kiloset.engines.settings import EngineConfig
 
 KEY = "sk-very-secret-4711"
 STALL_SECONDS = 5.0

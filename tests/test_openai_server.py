@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from core.models import Request
-from engines.embedded import model_path
-from engines.openai import OpenAIEngine
-from engines.settings import EngineConfig
-from engines.vllm import cpu_environment, has_cuda
+from kiloset.core.models import Request
+from kiloset.engines.embedded import model_path
+from kiloset.engines.openai import OpenAIEngine
+from kiloset.engines.settings import EngineConfig
+from kiloset.engines.vllm import cpu_environment, has_cuda
 
 pytestmark = pytest.mark.models
 
@@ -133,8 +133,8 @@ def _ask(engine, requests):
 
 
 def _template_tokens(turn):
-    from core.loading import load_tokenizer
-    from core.models import render_prompt
+    from kiloset.core.loading import load_tokenizer
+    from kiloset.core.models import render_prompt
 
     tokenizer = load_tokenizer(Path(model_path("embedded:smollm2-135m-instruct", "models.generator")))
     return len(

@@ -13,14 +13,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from audit import charts
-from audit.escaping import CHARACTERS, marked, shown
-from audit.frame import policy
-from audit.mapping import project
-from audit.page import render, write_page
-from audit.report import audit
-from core.errors import DataError
-from core.run import RunFolder
+from kiloset.audit import charts
+from kiloset.audit.escaping import CHARACTERS, marked, shown
+from kiloset.audit.frame import policy
+from kiloset.audit.mapping import project
+from kiloset.audit.page import render, write_page
+from kiloset.audit.report import audit
+from kiloset.core.errors import DataError
+from kiloset.core.run import RunFolder
 from tests.test_audit import run, whole  # noqa: F401
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from filters.paraphrases import difference
+from kiloset.filters.paraphrases import difference
 
 OPPOSITES = [
     ("Write a dinner recipe with garlic.", "Write a dinner recipe without garlic."),

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.text import squash, words
-from rewrite.passages import SHORT, Covered, covered, sentences, stretches
+from kiloset.core.text import squash, words
+from kiloset.rewrite.passages import SHORT, Covered, covered, sentences, stretches
 from tests.fakes import FakeEmbedder
 
 LONG = [

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.config import parse
-from core.errors import ConfigError
-from core.personal import CANDIDATES, IBAN_LENGTHS, finds, is_iban, passes_luhn
-from core.table import check_outcome, table_of
-from filters.personal import found_personal
-from filters.rules import RulesConfig, check_rule_names, drop_by_rules
 from kiloset import pipeline
+from kiloset.core.config import parse
+from kiloset.core.errors import ConfigError
+from kiloset.core.table import check_outcome, table_of
+from kiloset.data.personal import CANDIDATES, IBAN_LENGTHS, finds, is_iban, passes_luhn
+from kiloset.filters.personal import found_personal
+from kiloset.filters.rules import RulesConfig, check_rule_names, drop_by_rules
 from kiloset.settings import RunConfig
 
 US = ("US",)

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from core.constraints import IDS, check, validate
-from core.table import table_of
-from core.text import words
-from filters.rules import RulesConfig, drop_by_rules
-from generator.phrases import CHOICES, ENDINGS, FILLERS, PHRASES, worded
-from generator.phrasing import (
+from kiloset.core.constraints import IDS, check, validate
+from kiloset.core.table import table_of
+from kiloset.core.text import words
+from kiloset.filters.rules import RulesConfig, drop_by_rules
+from kiloset.generator.phrases import CHOICES, ENDINGS, FILLERS, PHRASES, worded
+from kiloset.generator.phrasing import (
     ADDED,
     AROUND,
     CONFLICTS,

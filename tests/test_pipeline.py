@@ -10,21 +10,22 @@ from contextlib import ExitStack, closing
 import polars as pl
 import pytest
 
-from core.calls import CallStore
-from core.config import parse
-from core.errors import ConfigError, EmptyError
-from core.models import Silent
-from core.run import RunFolder
-from core.table import full_instruction
-from generator.lives import PURPOSES
+from kiloset.core.calls import CallStore
+from kiloset.core.config import parse
+from kiloset.core.errors import ConfigError, EmptyError
+from kiloset.core.models import Silent
+from kiloset.core.run import RunFolder
+from kiloset.core.table import full_instruction
+from kiloset.generator.lives import PURPOSES
 from kiloset.models import embedder_of
 from kiloset.pipeline import STAGES, probe, read_inputs
-from kiloset.settings import ROOT, RunConfig
+from kiloset.rewrite.ranker import load_ranker
+from kiloset.settings import RunConfig
 from kiloset.whatif import what_if
-from rewrite.ranker import load_ranker
 from tests import fake_run
 from tests.fake_run import FakeModels, Halt, Moments
 from tests.fakes import FakeEmbedder, FakeScorer, plausible
+from tests.paths import ROOT
 
 PARTS = (0.15, 0.5, 0.9)
 

@@ -8,10 +8,10 @@ import threading
 import pytest
 from datasets import load_from_disk
 
-from core.errors import DataError
-from kiloset import placing
-from kiloset.layouts import LAYOUTS
-from kiloset.placing import MARKER, put_in_place
+from kiloset.core.errors import DataError
+from kiloset.publish import placing
+from kiloset.publish.layouts import LAYOUTS
+from kiloset.publish.placing import MARKER, put_in_place
 from tests.test_export import (
     curated_of,
     exported,

@@ -10,14 +10,15 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from core.calls import CallStore
-from core.config import parse
-from core.errors import ConfigError
-from core.models import Completion, Request
-from core.run import RunFolder
-from core.table import no_rows, table_of
-from generator.lives import PURPOSES
-from generator.settings import STRATEGIES
+from kiloset.cli.show import plan_line, show_plan
+from kiloset.core.calls import CallStore
+from kiloset.core.config import parse
+from kiloset.core.errors import ConfigError
+from kiloset.core.models import Completion, Request
+from kiloset.core.run import RunFolder
+from kiloset.core.table import no_rows, table_of
+from kiloset.generator.lives import PURPOSES
+from kiloset.generator.settings import STRATEGIES
 from kiloset.plan import (
     BIRTH,
     MEASURES,
@@ -35,7 +36,6 @@ from kiloset.plan import (
     rows_wanted,
 )
 from kiloset.settings import NOT_CONTENT, RunConfig, check_same, data_relevant, run_name, settings_help, to_toml
-from kiloset.show import plan_line, show_plan
 
 MODEL, BASE = "org/writer", "org/base"
 PLAIN = {

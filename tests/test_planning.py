@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generator.demonstrations import Demonstrations
-from generator.planning import Tally, asked, plan_wave, within
+from kiloset.generator.demonstrations import Demonstrations
+from kiloset.generator.planning import Tally, asked, plan_wave, within
 
 NOTHING = Tally(Counter(), Counter())
 ONE = {"self_instruct": 1.0}

@@ -4,8 +4,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from core.errors import ModelError
-from core.models import chat_request, render_prompt, tokenize_example
+from kiloset.core.errors import ModelError
+from kiloset.core.models import chat_request, render_prompt, tokenize_example
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }} {{ m['content'] }}<|im_end|> {% endfor %}"

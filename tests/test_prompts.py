@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.errors import ConfigError
-from core.text import squash
-from generator.lives import INPUT_STOP, LABELLED_STOP, compact
-from generator.parsing import read_input, read_instruction, read_labelled_input, read_task
-from generator.self_instruct import STOP
-from generator.strategy import readable
-from generator.templates import VALUES, Templates
+from kiloset.core.errors import ConfigError
+from kiloset.core.text import squash
+from kiloset.generator.lives import INPUT_STOP, LABELLED_STOP, compact
+from kiloset.generator.parsing import read_input, read_instruction, read_labelled_input, read_task
+from kiloset.generator.self_instruct import STOP
+from kiloset.generator.strategy import readable
+from kiloset.generator.templates import VALUES, Templates
 
 BUNDLED = Templates()
 

@@ -11,15 +11,15 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from core.config import parse, settings
-from core.errors import ConfigError, DataError
-from core.run import RunFolder
-from core.table import VERDICT, table_of
-from evaluation.evaluate import Suites
-from evaluation.metrics import Metric
-from kiloset.arms import ARMS, arms_of
-from kiloset.proof import Guard, ProveConfig, guards, prove
-from kiloset.show import show_proof
+from kiloset.cli.show import show_proof
+from kiloset.core.config import parse, settings
+from kiloset.core.errors import ConfigError, DataError
+from kiloset.core.run import RunFolder
+from kiloset.core.table import VERDICT, table_of
+from kiloset.evaluation.arms import ARMS, arms_of
+from kiloset.evaluation.evaluate import Suites
+from kiloset.evaluation.metrics import Metric
+from kiloset.evaluation.proof import Guard, ProveConfig, guards, prove
 
 Better = Literal["higher", "lower", "neither"]
 TARGET = "following strict prompt"

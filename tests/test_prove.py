@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from core.models import Silent
-from core.run import RunFolder, file_sha256
 from kiloset import prove as module
+from kiloset.core.models import Silent
+from kiloset.core.run import RunFolder, file_sha256
+from kiloset.evaluation.proof import Proof, ProveConfig
 from kiloset.judging import Judged
-from kiloset.proof import Proof, ProveConfig
 from kiloset.prove import prove_run
 from kiloset.settings import RunConfig
+from kiloset.train.settings import TrainConfig
 from tests.test_lora import model_path, one_thread
 from tests.test_proof import model, run_of
-from train.settings import TrainConfig
 
 __all__ = ["model_path", "one_thread"]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from core.errors import ConfigError, DataError
-from core.run import RunFolder
-from kiloset import push as pushing
-from kiloset.export import export
+from kiloset.core.errors import ConfigError, DataError
+from kiloset.core.run import RunFolder
+from kiloset.publish import push as pushing
+from kiloset.publish.export import export
 from tests.fake_hub import TOKEN, Repo, serving
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -259,7 +259,7 @@ def test_the_hubs_words_cannot_colour_the_screen(hub, run, monkeypatch):
     assert len(str(refused.value)) < 600
 
 
-CLI = "import sys; from kiloset.cli import main; sys.argv = ['kiloset', *sys.argv[1:]]; main()"
+CLI = "import sys; from kiloset.cli.app import main; sys.argv = ['kiloset', *sys.argv[1:]]; main()"
 
 
 def kiloset(hub, run, *arguments, **environment):

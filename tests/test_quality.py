@@ -10,14 +10,14 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 
-from core.calls import CallStore
-from core.config import parse
-from core.errors import ConfigError
-from core.models import Message, Request, Silent
-from core.recorded import RecordedEngine, RecordedScorer
-from core.table import table_of
-from filters.quality import TERMS, QualityConfig, weighed, with_measured, with_quality
-from filters.rules import RulesConfig
+from kiloset.core.calls import CallStore
+from kiloset.core.config import parse
+from kiloset.core.errors import ConfigError
+from kiloset.core.models import Message, Request, Silent
+from kiloset.core.recorded import RecordedEngine, RecordedScorer
+from kiloset.core.table import table_of
+from kiloset.filters.quality import TERMS, QualityConfig, weighed, with_measured, with_quality
+from kiloset.filters.rules import RulesConfig
 from tests.fakes import FakeEmbedder, FakeEngine, FakeScorer
 
 

@@ -10,12 +10,12 @@ import polars as pl
 import pytest
 import torch
 
-from core.errors import DataError
-from core.form import FORM_COLUMNS
-from core.table import full_instruction, table_of
-from rewrite import ranker
-from rewrite.ranker import Answers, Ranker, beats_length, load_ranker, train_ranker, usable
-from rewrite.rewrite import REWRITE
+from kiloset.core.errors import DataError
+from kiloset.core.form import FORM_COLUMNS
+from kiloset.core.table import full_instruction, table_of
+from kiloset.rewrite import ranker
+from kiloset.rewrite.ranker import Answers, Ranker, beats_length, load_ranker, train_ranker, usable
+from kiloset.rewrite.rewrite import REWRITE
 from tests.fakes import ADJECTIVES, NOUNS, PLACES, FakeEmbedder
 
 

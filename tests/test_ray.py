@@ -14,14 +14,14 @@ import pytest
 
 ray = pytest.importorskip("ray")
 
-from core.calls import CallStore  # noqa: E402
-from core.errors import ModelError  # noqa: E402
-from core.models import Request, Silent  # noqa: E402
-from core.run import RunFolder  # noqa: E402
-from engines import ray_data  # noqa: E402
-from engines.ray import RayEngine  # noqa: E402
-from engines.ray_data import RayEmbedder, RayScorer  # noqa: E402
-from engines.settings import EngineConfig  # noqa: E402
+from kiloset.core.calls import CallStore  # noqa: E402
+from kiloset.core.errors import ModelError  # noqa: E402
+from kiloset.core.models import Request, Silent  # noqa: E402
+from kiloset.core.run import RunFolder  # noqa: E402
+from kiloset.engines import ray_data  # noqa: E402
+from kiloset.engines.ray import RayEngine  # noqa: E402
+from kiloset.engines.ray_data import RayEmbedder, RayScorer  # noqa: E402
+from kiloset.engines.settings import EngineConfig  # noqa: E402
 from tests import fake_run  # noqa: E402
 from tests.fakes import FakeEmbedder, FakeEngine, FakeScorer  # noqa: E402
 
@@ -143,7 +143,7 @@ def test_no_cluster_at_an_address_is_one_line():
 
 
 def test_actors_come_with_the_work_and_go_when_it_is_done(two_nodes, monkeypatch):
-    monkeypatch.setattr("engines.ray.IDLE_SECONDS", 0.2)
+    monkeypatch.setattr("kiloset.engines.ray.IDLE_SECONDS", 0.2)
     engine = RayEngine("fake@1", FakeEngine(), partial(SlowEngine, 0.05), _config(two_nodes))
     engine.submit(_requests(3))
     for _ in range(3):
@@ -232,7 +232,7 @@ def _wait_for(log, lines):
 DRIVER = """
 import sys
 from pathlib import Path
-from engines.settings import EngineConfig
+from kiloset.engines.settings import EngineConfig
 from tests import fake_run
 from tests.test_ray import _RayModels
 models = _RayModels(EngineConfig(kind="ray", address=sys.argv[2], max_num_seqs=8, max_actors=2), sys.argv[3])

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from core.errors import ModelError
-from engines.ray import connect
-from engines.settings import EngineConfig
+from kiloset.core.errors import ModelError
+from kiloset.engines.ray import connect
+from kiloset.engines.settings import EngineConfig
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from generator.reading import TEMPERATURES, UNFITTED, CategoryReader, learn_categories, task_of
+from kiloset.generator.reading import TEMPERATURES, UNFITTED, CategoryReader, learn_categories, task_of
 from tests.fakes import FakeEmbedder
 
 TEXTS = ["sum the odd numbers", "add two and two", "count the even numbers", "sing of the sea", "rhyme on the moon"]

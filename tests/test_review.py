@@ -7,14 +7,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from audit.borderline import in_order
-from audit.review import by_category, neighbours, overlaid, progress, read_rows, select, signature
-from audit.review_filter import SCORES, Filter, read_filter
-from audit.review_row import show_row
-from core.errors import DataError
-from core.review import Decision, born_as
-from core.run import RunFolder, file_sha256
-from core.table import table_of, user_turn, with_verdicts
+from kiloset.core.errors import DataError
+from kiloset.core.review import Decision, born_as
+from kiloset.core.run import RunFolder, file_sha256
+from kiloset.core.table import table_of, user_turn, with_verdicts
+from kiloset.review.borderline import in_order
+from kiloset.review.filter import SCORES, Filter, read_filter
+from kiloset.review.row_view import show_row
+from kiloset.review.rows import by_category, neighbours, overlaid, progress, read_rows, select, signature
 
 CATEGORIES = ("code", "maths", "writing")
 CONSTRAINT = {"id": "change_case:english_lowercase", "args": "{}"}

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from core.errors import DataError
-from core.review import Decision, ReviewFile, born_as, held, read_decisions
+from kiloset.core.errors import DataError
+from kiloset.core.review import Decision, ReviewFile, born_as, held, read_decisions
 
 
 def _accept(id, response="Yes."):
@@ -60,7 +60,9 @@ def test_an_unfinished_line_does_not_count_and_is_cut_off_before_the_next(tmp_pa
 
 def test_only_one_process_holds_the_decisions(tmp_path):
     path = tmp_path / "review.jsonl"
-    code = f"from pathlib import Path; from core.review import held\nwith held(Path({str(path)!r})): print('held')"
+    code = (
+        f"from pathlib import Path; from kiloset.core.review import held\nwith held(Path({str(path)!r})): print('held')"
+    )
     with held(path):
         ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert "another review of this run is open" in ran.stderr

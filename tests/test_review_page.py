@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from core.review import read_decisions
+from kiloset.core.review import read_decisions
 from tests.test_review import make_run
 from tests.test_review_server import ATTACKS
 from tests.test_reviewing import start

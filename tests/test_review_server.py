@@ -9,11 +9,11 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import pytest
 from starlette.testclient import TestClient
 
-from audit.guard import HEADERS, Guard
-from audit.review import read_rows
-from audit.review_form import LARGEST
-from audit.server import REASONS, Review
-from core.review import held, read_decisions
+from kiloset.core.review import held, read_decisions
+from kiloset.review.form import LARGEST
+from kiloset.review.guard import HEADERS, Guard
+from kiloset.review.rows import read_rows
+from kiloset.review.server import REASONS, Review
 from tests.test_review import ATTACK, make_run
 
 TOKEN = "t" * 43

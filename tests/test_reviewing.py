@@ -10,12 +10,12 @@ import sys
 import polars as pl
 import pytest
 
-from audit.review import overlaid, read_rows
-from core.errors import DataError
-from core.run import RunFolder
-from kiloset.reviewing import _listener, check_untouched, ending
-from kiloset.settings import ROOT
+from kiloset.core.errors import DataError
+from kiloset.core.run import RunFolder
+from kiloset.review.launch import _listener, check_untouched, ending
+from kiloset.review.rows import overlaid, read_rows
 from tests import fake_run
+from tests.paths import ROOT
 from tests.test_review_server import folder, send, served, serving  # noqa: F401
 
 
@@ -80,7 +80,7 @@ def start(folder, *more):  # noqa: F811
     command = [
         sys.executable,
         "-m",
-        "kiloset.cli",
+        "kiloset.cli.app",
         "review",
         "--runs",
         folder.path.parent,

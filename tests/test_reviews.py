@@ -7,11 +7,11 @@ from contextlib import closing
 import polars as pl
 import pytest
 
-from core.calls import CallStore
-from core.review import Decision, born_as, held
-from core.run import RunFolder
-from generator.lives import PURPOSES
-from kiloset.reviews import _settled
+from kiloset.core.calls import CallStore
+from kiloset.core.review import Decision, born_as, held
+from kiloset.core.run import RunFolder
+from kiloset.generator.lives import PURPOSES
+from kiloset.review.apply import _settled
 from tests import fake_run
 from tests.fake_run import TABLE
 

@@ -10,12 +10,12 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 
-from core.calls import CallStore
-from core.models import Completion, Message, Request, Silent
-from core.recorded import RecordedEngine, RecordedScorer
-from core.table import Outcome, check_outcome, table_of
-from rewrite.gate import GateConfig, judge
-from rewrite.rewrite import RewriteConfig, guided_prompt, rewrite
+from kiloset.core.calls import CallStore
+from kiloset.core.models import Completion, Message, Request, Silent
+from kiloset.core.recorded import RecordedEngine, RecordedScorer
+from kiloset.core.table import Outcome, check_outcome, table_of
+from kiloset.rewrite.gate import GateConfig, judge
+from kiloset.rewrite.rewrite import RewriteConfig, guided_prompt, rewrite
 from tests.fakes import InBatches
 
 TASK = "Why does water boil?"

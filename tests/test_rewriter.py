@@ -7,9 +7,9 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from core.config import parse
-from core.errors import ModelError
-from core.models import Silent
+from kiloset.core.config import parse
+from kiloset.core.errors import ModelError
+from kiloset.core.models import Silent
 from kiloset.models import RealModels, check_models
 from kiloset.settings import RunConfig
 

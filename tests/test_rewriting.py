@@ -11,8 +11,15 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from audit.rewriting import came_to_rewriting, candidates, length_ratios, mean_interval, rewriting, show_rewriting
-from core.table import table_of, with_verdicts
+from kiloset.audit.rewriting import (
+    came_to_rewriting,
+    candidates,
+    length_ratios,
+    mean_interval,
+    rewriting,
+    show_rewriting,
+)
+from kiloset.core.table import table_of, with_verdicts
 
 ROWS = [
     {"id": "a", "category": "maths", "response": "one two three"},

@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 
-from core.constraints import check
-from core.text import normal_form
-from evaluation.metrics import Answer
-from evaluation.rigidity import (
+from kiloset.core.constraints import check
+from kiloset.core.text import normal_form
+from kiloset.evaluation.metrics import Answer
+from kiloset.evaluation.rigidity import (
     DATA,
     consistency,
     consistency_metrics,

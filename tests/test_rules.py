@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.config import parse
-from core.constraints import IDS
-from core.errors import ConfigError
-from core.table import Outcome, check_outcome, table_of
-from core.text import repeat_rate, words
-from filters import rules
-from filters.rules import (
+from kiloset.core.config import parse
+from kiloset.core.constraints import IDS
+from kiloset.core.errors import ConfigError
+from kiloset.core.table import Outcome, check_outcome, table_of
+from kiloset.core.text import repeat_rate, words
+from kiloset.filters import rules
+from kiloset.filters.rules import (
     RulesConfig,
     check_rule_names,
     drop_by_rules,

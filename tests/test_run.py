@@ -4,10 +4,10 @@ import os
 import polars as pl
 import pytest
 
-from core.errors import DataError
-from core.run import RunFolder, file_sha256
-from core.table import table_of, with_verdicts
-from kiloset.curated import is_edited, write_curated
+from kiloset.core.errors import DataError
+from kiloset.core.run import RunFolder, file_sha256
+from kiloset.core.table import table_of, with_verdicts
+from kiloset.data.curated import is_edited, write_curated
 from tests import fake_run
 
 

@@ -10,12 +10,12 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from core.calls import CallStore
-from core.models import Message, Silent, tokenize_example
-from core.recorded import RecordedScorer
-from core.table import table_of
-from engines.scorer import TransformersScorer
-from filters.quality import NO_INSTRUCTION, difficulty
+from kiloset.core.calls import CallStore
+from kiloset.core.models import Message, Silent, tokenize_example
+from kiloset.core.recorded import RecordedScorer
+from kiloset.core.table import table_of
+from kiloset.engines.scorer import TransformersScorer
+from kiloset.filters.quality import NO_INSTRUCTION, difficulty
 
 TEMPLATES = {
     "chat": "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

@@ -12,9 +12,9 @@ import httpx
 import polars as pl
 import pytest
 
-from core.errors import DataError, EmptyError
-from filters.rules import RulesConfig, drop_by_rules
-from generator.seeds import load_examples
+from kiloset.core.errors import DataError, EmptyError
+from kiloset.data.examples import load_examples
+from kiloset.filters.rules import RulesConfig, drop_by_rules
 
 LAYOUTS: dict[str, list[dict[str, Any]]] = {
     "own": [

@@ -9,10 +9,10 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 
-from core.errors import ConfigError
-from core.table import check_outcome, full_instruction, table_of
-from filters import nearest, semantic
-from filters.semantic import SemanticConfig, check_semantic, drop_semantic_duplicates
+from kiloset.core.errors import ConfigError
+from kiloset.core.table import check_outcome, full_instruction, table_of
+from kiloset.filters import nearest, semantic
+from kiloset.filters.semantic import SemanticConfig, check_semantic, drop_semantic_duplicates
 from tests.test_paraphrases import ALIKE, MISSED, OPPOSITES
 
 CONFIG = SemanticConfig()
@@ -290,8 +290,8 @@ def test_the_bound_of_review_is_checked_against_the_threshold():
 
 @pytest.mark.models
 def test_minilm_and_the_words_together_drop_paraphrases_and_no_opposite():
-    from engines.embedded import model_path
-    from engines.embedder import SentenceEmbedder
+    from kiloset.engines.embedded import model_path
+    from kiloset.engines.embedder import SentenceEmbedder
 
     embedder = SentenceEmbedder(model_path("embedded:all-minilm-l6-v2", "models.embedder"), "x")
     for pairs, dropped in ((ALIKE, 5), ([*OPPOSITES, *MISSED], 0)):

@@ -9,7 +9,7 @@ from collections import Counter
 import polars as pl
 import pytest
 
-from kiloset.splitting import held_out_rows
+from kiloset.data.splitting import held_out_rows
 from tests.test_export import curated_of, exported, line_of, lines_in, run_of, sides_of, write_lines
 
 WORDS = [

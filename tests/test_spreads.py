@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from audit.spreads import show_ranker, show_style, spreads, style
-from core.form import FORM_COLUMNS
-from core.table import table_of
+from kiloset.audit.spreads import show_ranker, show_style, spreads, style
+from kiloset.core.form import FORM_COLUMNS
+from kiloset.core.table import table_of
 
 
 def shown(draw, found, width=100):

@@ -14,11 +14,11 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from core.errors import ModelError
-from core.models import Silent
-from engines import static
-from engines.static import SIF, TOKENS, StaticEmbedder, token_weights
-from kiloset.settings import ROOT
+from kiloset.core.errors import ModelError
+from kiloset.core.models import Silent
+from kiloset.engines import static
+from kiloset.engines.static import SIF, TOKENS, StaticEmbedder, token_weights
+from tests.paths import ROOT
 
 WORDS = [
     "the",
@@ -251,8 +251,8 @@ def test_what_cannot_be_distilled_or_read_is_refused_in_one_line(embedder, model
 DISTIL = """
 import sys, time
 from pathlib import Path
-from core.models import Silent
-from engines import static
+from kiloset.core.models import Silent
+from kiloset.engines import static
 import model2vec.persistence as persistence
 
 save = persistence.save_pretrained
@@ -283,8 +283,8 @@ def test_a_process_killed_just_before_the_rename_leaves_no_model_behind(model, t
 def test_distilled_from_minilm_it_finds_nearly_what_minilm_finds_near(tmp_path, monkeypatch):
     from scipy.stats import spearmanr
 
-    from engines.embedded import model_path
-    from engines.embedder import SentenceEmbedder
+    from kiloset.engines.embedded import model_path
+    from kiloset.engines.embedder import SentenceEmbedder
 
     path = model_path("embedded:all-minilm-l6-v2", "models.embedder")
     monkeypatch.setenv("KILOSET_CACHE", str(tmp_path))

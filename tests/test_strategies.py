@@ -6,8 +6,8 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from audit.strategies import ConstraintFate, Fate, show_strategies, strategies
-from core.table import VERDICT, table_of
+from kiloset.audit.strategies import ConstraintFate, Fate, show_strategies, strategies
+from kiloset.core.table import VERDICT, table_of
 
 TITLE, COMMA = "detectable_format:title", "punctuation:no_comma"
 BOTH = [{"id": TITLE, "args": "{}"}, {"id": COMMA, "args": "{}"}]

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.form import FORM_COLUMNS
-from core.table import Outcome, check_outcome, table_of
-from rewrite.style import StyleConfig, rank_by_style, robust_z, with_style
+from kiloset.core.form import FORM_COLUMNS
+from kiloset.core.table import Outcome, check_outcome, table_of
+from kiloset.rewrite.style import StyleConfig, rank_by_style, robust_z, with_style
 
 BY_STYLE = StyleConfig(consistency_weight=1.0)
 

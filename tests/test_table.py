@@ -1,8 +1,8 @@
 import polars as pl
 import pytest
 
-from core.errors import StageError
-from core.table import ROW, VERDICT, Outcome, check_outcome, no_rows, table_of, user_turn, with_verdicts
+from kiloset.core.errors import StageError
+from kiloset.core.table import ROW, VERDICT, Outcome, check_outcome, no_rows, table_of, user_turn, with_verdicts
 
 
 def _rows(*ids):

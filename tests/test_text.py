@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.text import numbers
+from kiloset.core.text import numbers
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,13 @@ import pytest
 
 ray = pytest.importorskip("ray")
 
-from core.errors import DataError, EmptyError  # noqa: E402
-from core.folders import listed, read_part, write_part  # noqa: E402
-from core.models import Silent  # noqa: E402
-from engines.settings import EngineConfig  # noqa: E402
-from filters.balance import tempered_quotas  # noqa: E402
-from filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates  # noqa: E402
 from kiloset import thinning  # noqa: E402
+from kiloset.core.errors import DataError, EmptyError  # noqa: E402
+from kiloset.core.folders import listed, read_part, write_part  # noqa: E402
+from kiloset.core.models import Silent  # noqa: E402
+from kiloset.engines.settings import EngineConfig  # noqa: E402
+from kiloset.filters.balance import tempered_quotas  # noqa: E402
+from kiloset.filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates  # noqa: E402
 from kiloset.thinning import _table, thin  # noqa: E402
 from tests.fakes import FakeEmbedder  # noqa: E402
 from tests.test_ray import cluster, head, two_nodes  # noqa: E402, F401

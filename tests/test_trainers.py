@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from core.loading import load_model, load_tokenizer
-from core.models import tokenize_example
-from engines.embedded import model_path
+from kiloset.core.loading import load_model, load_tokenizer
+from kiloset.core.models import tokenize_example
+from kiloset.engines.embedded import model_path
 from tests.test_export import curated_of, exported, run_of, write_lines
 
 pytestmark = pytest.mark.models

@@ -9,12 +9,12 @@ from typing import Any
 import polars as pl
 import pytest
 
-from core.config import parse
-from core.errors import DataError, EmptyError
-from core.table import table_of
-from generator.categories import CategoriesConfig, wanted_rows
-from generator.reading import learn_categories
-from generator.usage import Usage, count_usage, read_usage, recorded_counts
+from kiloset.core.config import parse
+from kiloset.core.errors import DataError, EmptyError
+from kiloset.core.table import table_of
+from kiloset.generator.categories import CategoriesConfig, wanted_rows
+from kiloset.generator.reading import learn_categories
+from kiloset.generator.usage import Usage, count_usage, read_usage, recorded_counts
 from tests.fakes import FakeEmbedder
 
 SEEDS = [
@@ -157,7 +157,7 @@ class Noting:
 
 @pytest.mark.parametrize("part", [1, 2, 1024])
 def test_prompts_count_as_often_as_they_stand_there(monkeypatch: pytest.MonkeyPatch, part: int) -> None:
-    monkeypatch.setattr("generator.usage.PART", part)
+    monkeypatch.setattr("kiloset.generator.usage.PART", part)
     reader = learn_categories([(text, False) for text, _ in SEEDS], [name for _, name in SEEDS], FakeEmbedder())
     expected, sure, confidence = Counter[str](), 0, 0.0
     for task, count in USAGE.tasks.items():

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from core import vectors
-from core.calls import CallStore
-from core.models import Silent
-from core.vectors import RecordedEmbedder
+from kiloset.core import vectors
+from kiloset.core.calls import CallStore
+from kiloset.core.models import Silent
+from kiloset.core.vectors import RecordedEmbedder
 
 
 class InCompany:

@@ -11,18 +11,18 @@ from typing import Any
 import polars as pl
 import pytest
 
-from core.calls import CallStore
-from core.constraints import failing
-from core.errors import ConfigError
-from core.models import Request, Silent
-from core.progress import Standing
-from core.recorded import RecordedEngine
-from generator.evolve import OPERATORS
-from generator.lives import PURPOSES
-from generator.loop import generate
-from generator.planning import Tally
-from generator.settings import GenerateConfig
-from generator.templates import Templates
+from kiloset.core.calls import CallStore
+from kiloset.core.constraints import failing
+from kiloset.core.errors import ConfigError
+from kiloset.core.models import Request, Silent
+from kiloset.core.progress import Standing
+from kiloset.core.recorded import RecordedEngine
+from kiloset.generator.evolve import OPERATORS
+from kiloset.generator.lives import PURPOSES
+from kiloset.generator.loop import generate
+from kiloset.generator.planning import Tally
+from kiloset.generator.settings import GenerateConfig
+from kiloset.generator.templates import Templates
 from tests.fakes import FakeEngine, plausible
 from tests.test_loop import (
     SEEDS,
@@ -132,7 +132,7 @@ def test_when_the_hours_are_over_nothing_more_is_sent_and_what_came_is_kept(
     store: CallStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = itertools.count(0.0, 1.5)  # seconds, each time the clock is read
-    monkeypatch.setattr("generator.loop.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("kiloset.generator.loop.time.monotonic", lambda: next(now))
     engine = FakeEngine(answer=good)
     made = generated(store, engine, wanted={"stories": 200}, max_hours=1.0)
     assert made.ended == "max_hours"

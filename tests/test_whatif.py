@@ -6,12 +6,12 @@ from contextlib import closing
 import polars as pl
 import pytest
 
-from core.calls import CallStore
-from core.errors import ConfigError, DataError
-from core.models import Silent
-from core.run import RunFolder
-from filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
-from filters.rules import RulesConfig, drop_by_rules
+from kiloset.core.calls import CallStore
+from kiloset.core.errors import ConfigError, DataError
+from kiloset.core.models import Silent
+from kiloset.core.run import RunFolder
+from kiloset.filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
+from kiloset.filters.rules import RulesConfig, drop_by_rules
 from kiloset.pipeline import STAGES
 from kiloset.whatif import what_if
 from tests import fake_run

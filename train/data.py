@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from core.errors import DataError
-from core.models import PLAIN_TURNS, tokenize_example
+from kiloset.core.errors import DataError
+from kiloset.core.models import PLAIN_TURNS, tokenize_example
 
 if TYPE_CHECKING:
     import torch

@@ -8,13 +8,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.errors import ModelError
-from core.models import Progress
-from train.checkpoint import CHECKPOINT, METRICS, Metrics, Standing, read_checkpoint, write_checkpoint
-from train.data import Example, micro_batches, planned
-from train.flops import training_flops
-from train.loss import mean_loss, summed_loss
-from train.settings import TrainConfig
+from kiloset.core.errors import ModelError
+from kiloset.core.models import Progress
+from kiloset.train.checkpoint import CHECKPOINT, METRICS, Metrics, Standing, read_checkpoint, write_checkpoint
+from kiloset.train.data import Example, micro_batches, planned
+from kiloset.train.flops import training_flops
+from kiloset.train.loss import mean_loss, summed_loss
+from kiloset.train.settings import TrainConfig
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,7 @@ alone, the output embedding response positions alone. Recomputed activations do 
 from collections.abc import Sequence
 from typing import Any
 
-from train.data import Example
+from kiloset.train.data import Example
 
 PEAKS = {
     "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "H800": 989e12, "B200": 2250e12, "A100": 312e12, "A800": 312e12,

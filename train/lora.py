@@ -16,20 +16,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.errors import ConfigError, EmptyError
-from core.loading import load_model, load_tokenizer
-from core.logits import check_logits
-from core.models import Progress
-from core.run import RunFolder, code_sha256, file_sha256, sha256_of
-from core.text import squash
-from train.checkpoint import replacing, save_adapter
-from train.data import SPLITS, read_curated, tokenize_rows
-from train.fitting import Fitted, fit, trainable
-from train.flops import peak_flops
-from train.fused import fuse_adapters
-from train.loss import collate
-from train.packed import use_packing
-from train.settings import TrainConfig
+from kiloset.core.errors import ConfigError, EmptyError
+from kiloset.core.loading import load_model, load_tokenizer
+from kiloset.core.logits import check_logits
+from kiloset.core.models import Progress
+from kiloset.core.run import RunFolder, code_sha256, file_sha256, sha256_of
+from kiloset.core.text import squash
+from kiloset.train.checkpoint import replacing, save_adapter
+from kiloset.train.data import SPLITS, read_curated, tokenize_rows
+from kiloset.train.fitting import Fitted, fit, trainable
+from kiloset.train.flops import peak_flops
+from kiloset.train.fused import fuse_adapters
+from kiloset.train.loss import collate
+from kiloset.train.packed import use_packing
+from kiloset.train.settings import TrainConfig
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -116,7 +116,7 @@ def train_adapter(
     interrupted, of the same rows, settings, model and code, goes on to the same weights.
 
     Args:
-        rows: By split (`train.data.SPLITS`), with the columns `id` and `messages`.
+        rows: By split (`kiloset.train.data.SPLITS`), with the columns `id` and `messages`.
         rows_sha256: Hash of these rows, by which an interrupted training of them is known again.
         config: The `[train]` table.
         model_path: The base model's folder.

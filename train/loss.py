@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from core.logits import logits_of, padded, states_at
-from train.data import Example, micro_batches
-from train.packed import packed_states
+from kiloset.core.logits import logits_of, padded, states_at
+from kiloset.train.data import Example, micro_batches
+from kiloset.train.packed import packed_states
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +41,7 @@ def response_states(model: Any, examples: Sequence[Example], *, packed: bool) ->
     Args:
         model: A PEFT model.
         examples: The examples of a batch.
-        packed: Whether the model computes packed rows (`train.packed.use_packing`).
+        packed: Whether the model computes packed rows (`kiloset.train.packed.use_packing`).
     """
     import torch
 

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from core.errors import DataError, ModelError
-from core.loading import load_tokenizer
-from core.text import squash
-from train.checkpoint import replaced
+from kiloset.core.errors import DataError, ModelError
+from kiloset.core.loading import load_tokenizer
+from kiloset.core.text import squash
+from kiloset.train.checkpoint import replaced
 
 
 def merge_adapter(model_path: Path, adapter: Path, folder: Path) -> None:

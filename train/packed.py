@@ -10,7 +10,7 @@ state, or that bend attention scores in a way not known here, are found by `pack
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from core.logits import TOLERANCE
+from kiloset.core.logits import TOLERANCE
 
 if TYPE_CHECKING:
     import torch

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from core.config import Count, Fraction, Names, Natural, NonNegative, Positive, settings
+from kiloset.core.config import Count, Fraction, Names, Natural, NonNegative, Positive, settings
 
 
 @settings

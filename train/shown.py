@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.loading import load_tokenizer
-from core.run import RunFolder
-from train.data import read_curated, tokenize_rows
-from train.settings import TrainConfig
+from kiloset.core.loading import load_tokenizer
+from kiloset.core.run import RunFolder
+from kiloset.train.data import read_curated, tokenize_rows
+from kiloset.train.settings import TrainConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,151 @@
+"""Turn a run's TOML into frozen dataclasses, refusing whatever they do not know.
+
+Types and ranges are checked by pydantic; this module only gives its findings our one-line form.
+"""
+
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, dataclass_transform
+
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
+from kiloset.core.errors import ConfigError
+
+T = TypeVar("T")
+
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+@dataclass_transform(frozen_default=True)
+def settings(cls: type[T]) -> type[T]:
+    """Make a frozen, strict dataclass of a config table; the docstring under a field becomes its help."""
+    config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+    made: type[T] = pydantic_dataclass(frozen=True, config=config)(cls)  # type: ignore[assignment]
+    return made
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        ConfigError: The file is missing, cannot be read, or is not UTF-8 or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder; a config is a .toml file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except ValueError as error:  # TOMLDecodeError, or a number of more digits than Python reads
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not TOML: nested too deeply") from None
+
+
+def with_override(table: Mapping[str, Any], assignment: str) -> dict[str, Any]:
+    """Return a copy of `table` in which `table.key=value` holds; the value is TOML, or text if it is not.
+
+    Raises:
+        ConfigError: The assignment has no `=`, or no dot in its key.
+    """
+    name, equals, text = assignment.partition("=")
+    keys = [key.strip() for key in name.strip().split(".")]
+    if not equals or len(keys) < 2 or not all(keys):
+        raise ConfigError(f"--set takes table.key=value, got {assignment!r}")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except (ValueError, RecursionError):
+        value = text.strip()
+    changed = dict(table)
+    here = changed
+    for key in keys[:-1]:
+        inner = here.get(key, {})
+        if not isinstance(inner, Mapping):
+            raise ConfigError(f"--set {assignment}: {key!r} is a value, not a table")
+        here[key] = dict(inner)
+        here = here[key]
+    here[keys[-1]] = value
+    return changed
+
+
+def parse(cls: type[T], table: Mapping[str, Any]) -> T:
+    """Build the config dataclass `cls` from a parsed TOML document.
+
+    Raises:
+        ConfigError: A key is unknown (the nearest known one is named) or a value is of the wrong type or out of range.
+    """
+    return _parse(cls, table, ())
+
+
+def describe(cls: type[Any]) -> list[tuple[str, str, Any, str]]:
+    """Return `(table, key, default, help)` of every setting, in the order of the dataclasses."""
+    rows: list[tuple[str, str, Any, str]] = []
+    _walk(cls, "", lambda table, key, default, text: rows.append((table, key, default, text)))
+    return rows
+
+
+def _walk(cls: type[Any], table: str, visit: Callable[[str, str, Any, str], None]) -> None:
+    schema = cls.__pydantic_fields__
+    for field in fields(cls):
+        kind = schema[field.name].annotation
+        if isinstance(kind, type) and is_dataclass(kind):
+            _walk(kind, f"{table}.{field.name}".lstrip("."), visit)
+        else:
+            default = schema[field.name].get_default(call_default_factory=True)
+            visit(table, field.name, default, " ".join((schema[field.name].description or "").split()))
+
+
+def _parse(cls: type[T], table: Mapping[str, Any], path: tuple[str, ...]) -> T:
+    kinds = {field.name: cls.__pydantic_fields__[field.name].annotation for field in fields(cls)}  # type: ignore[arg-type,attr-defined]
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in kinds:
+            raise ConfigError(_unknown(key, list(kinds), path))
+        kind = kinds[key]
+        if isinstance(kind, type) and is_dataclass(kind):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"[{'.'.join((*path, key))}] must be a table, got {value!r}")
+            values[key] = _parse(kind, value, (*path, key))
+        else:
+            values[key] = value
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error, path)) from None
+
+
+def _unknown(key: str, known: Sequence[str], path: tuple[str, ...]) -> str:
+    near = get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+    where = f"[{'.'.join(path)}] has no setting" if path else "the config has no table"
+    return f"{where} {key!r}{hint}"
+
+
+def _one_line(error: ValidationError, path: tuple[str, ...]) -> str:
+    """Say the first finding as `[table] key must be …, got …`; a union's findings are joined by "or"."""
+    findings = error.errors(include_url=False)
+    first = findings[0]
+    key = str(first["loc"][0]) if first["loc"] else ""
+    allowed = dict.fromkeys(
+        finding["msg"]
+        .removeprefix("Input should be ")
+        .removeprefix("Value error, ")
+        .replace("Dictionary should have", "a table with")
+        for finding in findings
+        if finding["loc"] and finding["loc"][0] == first["loc"][0]
+    )
+    return f"[{'.'.join(path)}] {key} must be {' or '.join(allowed)}, got {first['input']!r}"

@@ -1,0 +1,240 @@
+"""What a stage may ask of a model, and the one way a prompt is rendered for writing, scoring and training."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kiloset.core.errors import ModelError
+from kiloset.core.progress import Standing
+
+Message = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One completion asked for."""
+
+    prompt: str
+    """Rendered text, as the model is to see it."""
+    purpose: str
+    """What it is for (`instruction`, `input`, `response`, `evolve`, `magpie`, `plain`, `guided`, …); not part of the key."""
+    max_tokens: int
+    temperature: float
+    top_p: float
+    stop: tuple[str, ...] = ()
+    sample: int = 0
+    """Number among requests that are otherwise equal."""
+    raw: bool = False
+    """The prompt is plain text, so the tokenizer adds its own begin token; a rendered chat has it already."""
+    schema: str = ""
+    """JSON schema of the completion, "" for none; obeyed only by an engine that is `structured`."""
+
+    def key(self, model: str) -> str:
+        """Return the sha256 that names this request to this model: equal keys are the same request.
+
+        `max_tokens` is not part of it: a completion that ended by itself is the same under any larger limit, and one that
+        was cut is asked for again only if the limit was raised (`kiloset.core.calls`).
+        """
+        parts = [model, self.prompt, self.temperature, self.top_p, self.stop, self.sample, self.raw, self.schema]
+        return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
+
+
+def seed_of(key: str) -> int:
+    """Return the seed a request is sampled with: 31 bits of its key, so that it repeats as far as the engine allows."""
+    return int(key[:8], 16) & 0x7FFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What came back for a request."""
+
+    text: str
+    finish_reason: str
+    """`stop`, `length` (cut at max_tokens) or `refused` (the engine would not take the prompt)."""
+    prompt_tokens: int
+    completion_tokens: int
+    key: str = ""
+    """The request's key, where the completion is stored."""
+
+
+class Renderer(Protocol):
+    """What turns a chat into a prompt."""
+
+    @property
+    def templated(self) -> bool:
+        """Whether the model has a chat template."""
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """Return the prompt of a chat, up to where the assistant begins to write."""
+
+
+class TextEngine(Renderer, Protocol):
+    """A model that completes prompts, many at a time."""
+
+    identity: str
+    """Name and revision; part of every request's key."""
+
+    @property
+    def raw(self) -> bool:
+        """Whether it takes plain text to be continued, besides chats."""
+
+    @property
+    def transparent(self) -> bool:
+        """Whether `render` returns the very text that the model sees, and parts of it may be sent."""
+
+    @property
+    def structured(self) -> bool:
+        """Whether it keeps a completion to a request's schema."""
+
+    def submit(self, requests: Sequence[tuple[str, Request]]) -> None:
+        """Take `(key, request)` pairs; may be called while others are in flight."""
+
+    def receive(self) -> tuple[str, Completion]:
+        """Wait for the next `(key, completion)` of what was submitted, in any order.
+
+        Raises:
+            ModelError: The engine cannot go on; whatever it had completed was returned before.
+        """
+
+
+class Scorer(Protocol):
+    """A model that judges responses."""
+
+    identity: str
+
+    def logprobs(
+        self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]
+    ) -> Iterable[tuple[int, float, int]]:
+        """Give `(number, sum of log-probabilities in nats, tokens)` of each response with its end token, in any order.
+
+        As each is done; to the last digit the same whatever other responses it comes with.
+        """
+
+
+class Judge(Scorer, Protocol):
+    """A scorer that also reads plain texts, and compares a tuned model with its base."""
+
+    def text_logprobs(self, texts: Sequence[str]) -> Iterable[tuple[int, float, int]]:
+        """Give `(number, sum of log-probabilities in nats, tokens)` of each text, its first token given."""
+
+    def divergence(
+        self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]
+    ) -> Iterable[tuple[int, float, int]]:
+        """Give `(number, summed KL of the tuned model from its base in nats, tokens)` of each response."""
+
+
+class Embedder(Protocol):
+    """A model that turns texts into directions."""
+
+    identity: str
+    is_costly: bool
+    """Whether a run should store its vectors rather than compute them again."""
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return `(texts, dims)` float32 with rows of length 1."""
+
+
+class Progress(Protocol):
+    """Where a stage says how far it is."""
+
+    def begin(self, label: str, total: int) -> None:
+        """Start a bar."""
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        """Move it."""
+
+    def end(self) -> None:
+        """Close it."""
+
+    def standing(self, standing: Standing) -> None:
+        """Say how far generation is; called after every completion."""
+
+    def say(self, text: str) -> None:
+        """Tell one thing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """A progress that shows nothing."""
+
+    def begin(self, label: str, total: int) -> None:
+        """Do nothing."""
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        """Do nothing."""
+
+    def end(self) -> None:
+        """Do nothing."""
+
+    def standing(self, standing: Standing) -> None:
+        """Do nothing."""
+
+    def say(self, text: str) -> None:
+        """Do nothing."""
+
+
+def chat_request(engine: Renderer, turn: str, purpose: str, **sampling: Any) -> Request:
+    """Return the request that answers one user turn under the very prompt the trainer renders."""
+    return messages_request(engine, [{"role": "user", "content": turn}], purpose, **sampling)
+
+
+def messages_request(engine: Renderer, messages: Sequence[Message], purpose: str, **sampling: Any) -> Request:
+    """Return the request that answers a chat under the very prompt the trainer renders.
+
+    A model without a chat template gets its begin token, as in training, and is stopped where it begins another turn.
+    """
+    more: dict[str, Any] = {} if engine.templated else {"raw": True, "stop": PLAIN_STOP}
+    return Request(prompt=engine.render(messages), purpose=purpose, **sampling, **more)
+
+
+PLAIN_STOP = ("\n### ",)
+PLAIN_TURNS = {"system": "{}\n\n", "user": "### Instruction:\n{}\n\n", "assistant": "### Response:\n{}\n\n"}
+
+
+def render_prompt(tokenizer: Any, messages: Sequence[Message]) -> str:
+    """Return the text before the response, by the tokenizer's chat template or, where it has none, in plain headings.
+
+    The same function renders for writing, scoring and training, so that a likelihood is measured under the very
+    prompt the trainer uses.
+    """
+    if getattr(tokenizer, "chat_template", None):
+        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+    turns = "".join(PLAIN_TURNS[m["role"]].replace("{}", m["content"], 1) for m in messages)
+    return turns + "### Response:\n"
+
+
+def tokenize_example(tokenizer: Any, messages: Sequence[Message], response: str) -> tuple[list[int], list[int]]:
+    """Return `(prompt ids, response ids)`; the response ends with the end-of-turn token, which is trained and scored too.
+
+    Raises:
+        ModelError: The chat template does not put the response directly after the prompt, so no mask can be exact.
+    """
+    prompt, whole = render_prompt(tokenizer, messages), ""
+    templated = bool(getattr(tokenizer, "chat_template", None))
+    if templated:
+        whole = str(
+            tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": response}], tokenize=False)
+        )
+        if not whole.startswith(prompt + response.strip()[:1]):
+            raise ModelError(
+                "the chat template changes what stands before the response, so the loss cannot be kept to the response; "
+                "use a template whose generation prompt is a prefix of the full conversation"
+            )
+    if tokenizer.eos_token_id is None:
+        raise ModelError("the tokenizer has no end-of-text token, so a response's end cannot be trained")
+    prompt_ids = list(tokenizer.encode(prompt, add_special_tokens=not templated))
+    response_ids = list(tokenizer.encode(response, add_special_tokens=False))
+    end = _end_token(tokenizer, whole, prompt + response.strip()) if templated else int(tokenizer.eos_token_id)
+    return prompt_ids, [*response_ids, end]
+
+
+def _end_token(tokenizer: Any, whole: str, before: str) -> int:
+    """Return the token by which the template ends a turn, or the end-of-text token where it has none of its own."""
+    special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    tail = tokenizer.encode(whole[len(before) :].strip(), add_special_tokens=False) if whole.startswith(before) else []
+    return int(next((id for id in tail if id in special), tokenizer.eos_token_id))

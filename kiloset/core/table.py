@@ -1,0 +1,116 @@
+"""The one table that flows through every stage, and the ledger of what left it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from kiloset.core.errors import StageError
+
+CONSTRAINT = pl.Struct({"id": pl.String, "args": pl.String})
+
+ROW: dict[str, Any] = {
+    "id": pl.String,
+    "instruction": pl.String,
+    "input": pl.String,
+    "response": pl.String,
+    "category": pl.String,
+    "category_source": pl.String,
+    "source": pl.String,
+    "strategy": pl.String,
+    "operator": pl.String,
+    "parents": pl.List(pl.String),
+    "depth": pl.UInt8,
+    "constraints": pl.List(CONSTRAINT),
+    "edits": pl.List(pl.String),
+    "writer": pl.String,
+    "license": pl.String,
+    "original_response": pl.String,
+    "calls": pl.List(pl.String),
+}
+"""Columns every row has. `operator` names how an evolved row was made from its parent, `edits` what was done to an answer so
+that it keeps its constraints. `calls` lists the keys, in calls.sqlite, of the completions the row was made from."""
+
+VERDICT: dict[str, Any] = {
+    "stage": pl.String,
+    "reason": pl.String,
+    "evidence": pl.String,
+    "measured": pl.Float64,
+    "limit": pl.Float64,
+    "twin": pl.String,
+}
+"""Columns a dropped row has besides its own. `twin` is the id it duplicates or lost to, or null."""
+
+STAGE_VERDICT: dict[str, Any] = {name: kind for name, kind in VERDICT.items() if name != "stage"}
+"""Those of them that a stage gives; the runner adds which it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a stage did: the rows it kept, in order, and those it dropped, each with its verdict."""
+
+    kept: pl.DataFrame
+    dropped: pl.DataFrame
+    """The rows' own columns and `reason`, `evidence`, `measured`, `limit`, `twin`."""
+
+
+def table_of(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """Build a table from row dictionaries; columns that a row lacks are empty text, empty list, 0 or null."""
+    empty: dict[str, Any] = {
+        "parents": [],
+        "constraints": [],
+        "edits": [],
+        "calls": [],
+        "depth": 0,
+        "original_response": None,
+    }
+    full = [{name: row.get(name, empty.get(name, "")) for name in ROW} for row in rows]
+    return pl.DataFrame(full, schema=ROW)
+
+
+def with_verdicts(table: pl.DataFrame, verdicts: Mapping[str, Mapping[str, Any]]) -> Outcome:
+    """Split a table by id: rows named in `verdicts` are dropped with `reason`, `evidence` and what else is given."""
+    # Column by column: a dictionary for each of a million rows would take a minute.
+    found = {name: [verdict.get(name) for verdict in verdicts.values()] for name in STAGE_VERDICT}
+    said = pl.DataFrame({"id": list(verdicts), **found}, schema={"id": pl.String, **STAGE_VERDICT})
+    return Outcome(
+        kept=table.join(said, on="id", how="anti", maintain_order="left"),
+        dropped=table.join(said, on="id", how="inner", maintain_order="left"),
+    )
+
+
+def no_rows(table: pl.DataFrame) -> pl.DataFrame:
+    """Return the dropped half of an outcome that drops nothing: the table's columns and the verdict's, no rows."""
+    return with_verdicts(table, {}).dropped
+
+
+def check_outcome(stage: str, before: pl.DataFrame, outcome: Outcome, *, creates: bool) -> None:
+    """Check that each row a stage got was kept or dropped exactly once.
+
+    Raises:
+        StageError: A row was lost, invented, doubled, renamed or dropped without a reason.
+    """
+    got = before["id"].to_list()
+    left = outcome.kept["id"].to_list() + outcome.dropped["id"].to_list()
+    if len(left) != len(set(left)):
+        twice = next(id for id in left if left.count(id) > 1)
+        raise StageError(f"stage {stage}: row {twice} stands twice in what was kept and dropped")
+    if lost := set(got) - set(left):
+        raise StageError(f"stage {stage}: lost {len(lost)} rows without a reason, {min(lost)} among them")
+    if not creates and (new := set(left) - set(got)):
+        raise StageError(f"stage {stage}: invented {len(new)} rows, {min(new)} among them")
+    if missing := [name for name in ROW if name not in outcome.kept.columns or name not in outcome.dropped.columns]:
+        raise StageError(f"stage {stage}: lost the column {missing[0]}")
+    if outcome.dropped.height and outcome.dropped["reason"].null_count():
+        raise StageError(f"stage {stage}: dropped a row without a reason")
+
+
+def full_instruction(table: pl.DataFrame) -> list[str]:
+    """Return each row's instruction and input as the one user turn that models are shown."""
+    return [user_turn(a, b) for a, b in zip(table["instruction"], table["input"], strict=True)]
+
+
+def user_turn(instruction: str, given: str) -> str:
+    """Join an instruction and its input (which may be "") by one empty line."""
+    return f"{instruction}\n\n{given}" if given else instruction

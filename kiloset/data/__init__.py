@@ -1,0 +1,1 @@
+"""Instruction data: files in every layout, curated.jsonl, splits, personal data."""

@@ -1,0 +1,405 @@
+"""Any server that speaks OpenAI's protocol, as a `TextEngine`.
+
+The only file that imports openai, and it does so when the first request is sent. Requests are under way in one thread
+with an event loop of its own, so nothing can outlive this process. All retries are ours, the client's are off: whether
+an answer is sound is decided here, from its bytes, since a server may also fail with status 200.
+
+* Sent again, after a wait that doubles: no connection or one that is cut, a time-out, status 408, 409, 429 or 5xx, and
+  an answer that is none (not JSON, no choice, no text, a finish reason that is neither `stop` nor `length`). A refusal
+  for the rate (429) counts as no failure of the request as long as the server completes others.
+* `refused`: a prompt longer than the server's context, or one that its content policy rejects.
+* `length`: also a text that the server's content filter cut; whatever came was paid for, and is no whole answer.
+* The end: any other status. So is a request that failed `max_retries` + 1 times, and a server that for so long completed
+  nothing that nothing can be expected any more. From then on nothing is sent; what is under way is still delivered, and
+  only then the error is raised.
+
+Not checked: that a server still has the same weights under the same name, that it obeys the seed, and what it sets
+where we are silent (vLLM takes top_k and the like from the model's generation_config.json). Token counts are the
+server's; where it gives none they are 0, not guessed.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+import os
+import queue
+import random
+import re
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from kiloset.core.errors import ModelError
+from kiloset.core.models import Completion, Message, Request, seed_of
+from kiloset.engines.settings import EngineConfig
+
+BACKOFF_SECONDS = 1.0
+"""Wait before a request's first retry; it doubles with each."""
+LONGEST_WAIT_SECONDS = 60.0
+"""Longest wait before a retry, also where the server asks for more."""
+CLOSE_SECONDS = 5.0
+"""Longest wait for the thread to end."""
+PLACEHOLDER = "none"
+"""Sent for a key where there is none; the client must have one."""
+
+REFUSED = Completion("", "refused", 0, 0)
+TOO_LONG = re.compile(
+    r"context[ _-]?(length|size|window)|maximum model length|(prompt|input)s? (is|are) too long|"
+    r"input token count|inputs tokens \+ max_new_tokens",
+    re.IGNORECASE,
+)
+"""How servers say that a prompt is too long: OpenAI and vLLM, llama.cpp, Anthropic, Gemini, TGI."""
+AGAINST_POLICY = ("content_filter", "content_policy_violation")
+"""Error codes of a prompt that a content policy rejects: Azure, OpenAI."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An attempt that gave no completion."""
+
+    cause: str
+    """What happened, in one line without the key."""
+    is_final: bool = False
+    """Another attempt would end the same."""
+    is_for_rate: bool = False
+    """The server only asks for fewer requests."""
+    wait_s: float = 0.0
+    """Seconds the server asks to wait."""
+
+
+class OpenAIEngine:
+    """A `TextEngine` behind a server's `/chat/completions` and `/completions`."""
+
+    templated = True
+    transparent = False
+
+    def __init__(
+        self, model: str, config: EngineConfig, *, backoff_s: float = BACKOFF_SECONDS,
+        longest_wait_s: float = LONGEST_WAIT_SECONDS,
+    ) -> None:  # fmt: skip
+        """Name the model; nothing is sent yet.
+
+        Args:
+            model: Its name on the server.
+            config: The `[engine]` table.
+            backoff_s: Wait before a request's first retry, in seconds.
+            longest_wait_s: Longest wait before a retry, in seconds.
+
+        Raises:
+            ModelError: See `api_key`.
+        """
+        api_key(config)
+        self.identity = identity(model, config.base_url)
+        self.description = f"{model} at {config.base_url}, up to {config.max_num_seqs} requests in flight"
+        self.raw, self.structured = config.completions, config.structured
+        self._model, self._config, self._waits = model, config, (backoff_s, longest_wait_s)
+        self._flight: _Flight | None = None
+        self._pending: set[str] = set()
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """Return the messages as JSON; the server applies the model's template."""
+        return json.dumps([dict(message) for message in messages], ensure_ascii=False, sort_keys=True)
+
+    def submit(self, requests: Sequence[tuple[str, Request]]) -> None:
+        """Take `(key, request)` pairs and return at once; a key that is in flight is not sent a second time.
+
+        Raises:
+            ModelError: A request is plain text, and `completions` is off.
+        """
+        new = {key: request for key, request in requests if key not in self._pending}
+        if not self.raw and any(request.raw for request in new.values()):
+            raise ModelError(f"{self.identity} takes no plain text ([engine] completions is false)")
+        if self._flight is None:
+            self._flight = _Flight(self._model, self._config, *self._waits)
+        self._pending |= new.keys()
+        self._flight.begin(new)
+
+    def receive(self) -> tuple[str, Completion]:
+        """Wait for the next `(key, completion)`, in any order, each key once.
+
+        Raises:
+            ModelError: Nothing is in flight, or the server completes no more; whatever it completed was returned before.
+        """
+        if self._flight is None or not self._pending:
+            raise ModelError(f"{self.identity}: nothing is in flight")
+        answer = self._flight.answers.get()
+        if isinstance(answer, BaseException):
+            self._flight.answers.put(answer)  # whoever asks again hears the same
+            if not isinstance(answer, ModelError):
+                raise answer
+            left = f"{len(self._pending)} requests have no completion; run again to continue"
+            raise ModelError(f"{answer}; {left}") from None
+        self._pending.remove(answer[0])
+        return answer
+
+    def close(self) -> None:
+        """End the thread, and with it all that is in flight."""
+        if self._flight is not None:
+            self._flight.end()
+            self._flight = None
+            self._pending.clear()
+
+
+def identity(model: str, base_url: str) -> str:
+    """Return `model@host[:port]/path`: what names the model, and the same for every spelling of one address."""
+    parts = urlsplit(base_url)
+    port = "" if parts.port in (None, {"http": 80, "https": 443}[parts.scheme]) else f":{parts.port}"
+    return f"{model}@{parts.hostname}{port}{parts.path.rstrip('/')}"
+
+
+def is_loopback(base_url: str) -> bool:
+    """Tell whether a server is on this machine."""
+    host = urlsplit(base_url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def api_key(config: EngineConfig) -> str:
+    """Return the key from the environment; a server on this machine may have none.
+
+    Raises:
+        ModelError: There is none, or one that cannot be sent. The key is not in the message.
+    """
+    name = config.api_key_env
+    key = os.environ.get(name, "").strip()
+    if not key and not is_loopback(config.base_url):
+        raise ModelError(
+            f"[engine] api_key_env: the environment variable {name} is not set, and {config.base_url} is not on this "
+            "machine; export the server's key in it (any word, if the server asks for none)"
+        )
+    if not re.fullmatch(r"[\x21-\x7e]*", key):
+        raise ModelError(f"[engine] api_key_env: the environment variable {name} holds characters that no key has")
+    return key or PLACEHOLDER
+
+
+class _Flight:
+    """Requests under way in a thread of their own, until the first error that ends them all."""
+
+    def __init__(self, model: str, config: EngineConfig, backoff_s: float, longest_wait_s: float) -> None:
+        import openai
+
+        self._model, self._config, self._backoff_s, self._longest_wait_s = model, config, backoff_s, longest_wait_s
+        self._key = api_key(config)
+        # A proxy is for the world outside.
+        http = openai.DefaultAsyncHttpx2Client(
+            timeout=config.timeout_s, follow_redirects=False, trust_env=not is_loopback(config.base_url)
+        )
+        self._client = openai.AsyncOpenAI(
+            base_url=config.base_url, api_key=self._key, timeout=config.timeout_s, max_retries=0, http_client=http
+        )
+        self.answers: queue.SimpleQueue[tuple[str, Completion] | BaseException] = queue.SimpleQueue()
+        self._jitter = random.Random()
+        self._slots, self._stopping = asyncio.Semaphore(config.max_num_seqs), asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._error: BaseException | None = None
+        self._failures, self._failing_since, self._last_success = 0, 0.0, 0.0
+        # In the air a request is for at most the time-out, and it waits so long between its attempts.
+        waits = (self._nominal_wait(retry) for retry in range(1, config.max_retries + 1))
+        self._patience_s = config.timeout_s + sum(waits)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="kiloset-openai", daemon=True)
+        self._thread.start()
+
+    def begin(self, requests: Mapping[str, Request]) -> None:
+        """Put requests under way."""
+        self._loop.call_soon_threadsafe(self._begin, requests)
+
+    def end(self) -> None:
+        """Cancel what is under way and end the thread."""
+        ended = asyncio.run_coroutine_threadsafe(self._cancel(), self._loop)
+        with contextlib.suppress(TimeoutError):
+            ended.result(CLOSE_SECONDS)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(CLOSE_SECONDS)
+        if not self._thread.is_alive():
+            self._loop.close()
+
+    # ------------------------------------------------------------------------------------------ in the thread
+
+    def _begin(self, requests: Mapping[str, Request]) -> None:
+        for key, request in requests.items():
+            task = self._loop.create_task(self._complete(key, request))
+            self._tasks.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (bug := task.exception()) is not None:
+            self._stop(bug)
+        if self._error is not None and not self._tasks:
+            self.answers.put(self._error)
+
+    def _stop(self, error: BaseException) -> None:
+        self._error = self._error or error
+        self._stopping.set()
+
+    async def _cancel(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._client.close()
+        await self._loop.shutdown_asyncgens()
+
+    async def _complete(self, key: str, request: Request) -> None:
+        """Ask until there is a completion, or all must end."""
+        tries = failures = 0
+        async with self._slots:
+            while not self._stopping.is_set():
+                started = time.monotonic()
+                answer = await self._attempt(key, request)
+                if isinstance(answer, Completion):
+                    self._failures, self._last_success = 0, time.monotonic()
+                    self.answers.put((key, answer))
+                    return
+                tries += 1
+                failures += not answer.is_for_rate
+                self._judge(answer, failures, started)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), self._wait(tries, answer.wait_s))
+
+    def _judge(self, failure: Failure, failures: int, started: float) -> None:
+        """End all, if this failure is one too many for its request or for the server."""
+        if self._failures == 0:
+            self._failing_since = max(started, self._last_success)
+        self._failures += 1
+        seconds = time.monotonic() - self._failing_since
+        server = f"{self._model} at {self._config.base_url}"
+        if failure.is_final:
+            self._stop(ModelError(f"{server}: {failure.cause}"))
+        elif failures > self._config.max_retries:
+            self._stop(ModelError(f"{server}: a request failed {failures} times, the last with {failure.cause}"))
+        elif self._failures > self._config.max_retries and seconds > self._patience_s:
+            times = f"nothing was completed for {seconds:.0f} s, and {self._failures} attempts failed"
+            self._stop(ModelError(f"{server}: {times}, the last with {failure.cause}"))
+
+    def _nominal_wait(self, retry: int) -> float:
+        return float(min(self._longest_wait_s, self._backoff_s * 2.0 ** min(retry - 1, 60)))
+
+    def _wait(self, retry: int, asked_s: float) -> float:
+        """Return the seconds before a request's n-th retry, spread so that not all come back at once."""
+        ours = self._nominal_wait(retry) * self._jitter.uniform(0.5, 1.0)
+        return max(ours, min(asked_s, self._longest_wait_s) * self._jitter.uniform(1.0, 1.1))
+
+    async def _attempt(self, key: str, request: Request) -> Completion | Failure:
+        import openai
+
+        body = self._body(key, request)
+        endpoint: Any = self._client.completions if request.raw else self._client.chat.completions
+        try:
+            # The client's own time-out is one between two reads; this one holds for all of it.
+            async with asyncio.timeout(self._config.timeout_s):
+                answer = await endpoint.with_raw_response.create(**body)
+        except (TimeoutError, openai.APITimeoutError):
+            return Failure(f"no answer within {self._config.timeout_s:g} s ([engine] timeout_s)")
+        except openai.APIConnectionError as error:
+            return Failure(self._shown(f"no whole answer ({error.__cause__ or error})"))
+        except openai.APIStatusError as error:
+            return self._of_status(error.status_code, error.body, error.response.headers)
+        return self._of_answer(answer.content)
+
+    def _body(self, key: str, request: Request) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": self._model, "max_tokens": request.max_tokens, "temperature": request.temperature,
+            "top_p": request.top_p, "seed": seed_of(key),
+        }  # fmt: skip
+        body |= {"prompt": request.prompt} if request.raw else {"messages": json.loads(request.prompt)}
+        if request.stop:
+            body["stop"] = list(request.stop)
+        if request.schema and self._config.structured:
+            schema = {"name": "answer", "strict": True, "schema": json.loads(request.schema)}
+            body["extra_body"] = {"response_format": {"type": "json_schema", "json_schema": schema}}
+        return body
+
+    def _of_status(self, status: int, body: object, headers: Mapping[str, str]) -> Completion | Failure:
+        """Judge an answer that says it is an error."""
+        told = body if isinstance(body, dict) else {"message": body}
+        said = str(told.get("message") or told.get("detail") or told.get("error") or body or "no message")
+        codes = {str(told.get("code")), str(told.get("type"))}
+        cause = self._shown(f"HTTP {status}: {said}")
+        if status == 413 or (status in (400, 422) and TOO_LONG.search(" ".join((said, *codes)))):
+            return REFUSED
+        if status in (400, 403) and codes & set(AGAINST_POLICY):
+            return REFUSED
+        if status == 429 and "insufficient_quota" not in codes:
+            return Failure(cause, is_for_rate=True, wait_s=_asked_wait(headers))
+        if status in (408, 409) or status >= 500:
+            return Failure(cause, wait_s=_asked_wait(headers))
+        fixes = {
+            401: f"set the environment variable {self._config.api_key_env} to a key that this server takes",
+            403: f"use a key, by the environment variable {self._config.api_key_env}, that may use this model",
+            404: "check the model's name, [engine] base_url (it often ends in /v1) and, for plain text, completions",
+            429: "the account behind the key has nothing left",
+        }  # fmt: skip
+        fix = "check [engine] base_url" if status < 400 else fixes.get(status, "")
+        return Failure(f"{cause} ({fix})" if fix else cause, is_final=True)
+
+    def _of_answer(self, content: bytes) -> Completion | Failure:
+        """Judge an answer that says it is a completion."""
+        try:
+            answer = json.loads(content)
+        except (ValueError, RecursionError):
+            return Failure(self._shown(f"an answer that is not JSON: {content[:200].decode(errors='replace')!r}"))
+        try:
+            return _completion(answer)
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+            start = content[:200].decode(errors="replace")
+            return Failure(self._shown(f"an answer that is no completion ({error!r}): {start!r}"))
+
+    def _shown(self, text: str) -> str:
+        """Return what a server said as one line of at most 300 printable characters, without the key."""
+        if self._key != PLACEHOLDER:
+            text = text.replace(self._key, "***")
+        return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
+
+
+def _completion(answer: Any) -> Completion:
+    """Read a completion.
+
+    Raises:
+        KeyError, IndexError, TypeError, AttributeError, ValueError: It is none.
+    """
+    choice = answer["choices"][0]
+    reason = {"stop": "stop", "length": "length", "content_filter": "length"}[choice["finish_reason"]]
+    message = choice["message"] if "message" in choice else {"content": choice["text"]}
+    text = message["content"]
+    if text is None:
+        # A refusal has a place of its own; a model that thinks may be cut before it says anything.
+        text = message.get("refusal") or ("" if reason == "length" else None)
+    if not isinstance(text, str):
+        raise TypeError("no text")
+    usage = answer.get("usage") or {}
+    return Completion(_storable(text), reason, _tokens(usage, "prompt_tokens"), _tokens(usage, "completion_tokens"))
+
+
+def _tokens(usage: Mapping[str, Any], name: str) -> int:
+    """Return a count of tokens, 0 where the server gives none: the completion is sound and paid for all the same."""
+    count = usage.get(name)
+    if count is None:
+        return 0
+    if not isinstance(count, int) or not 0 <= count < 2**31:
+        raise ValueError(f"{name} {count!r}")
+    return count
+
+
+def _storable(text: str) -> str:
+    """Return text that is UTF-8: halves of a surrogate pair are joined, or replaced where the other is missing."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _asked_wait(headers: Mapping[str, str]) -> float:
+    """Return the seconds a server asks to wait (RFC 9110, Retry-After: seconds or a date), 0 for none."""
+    asked = headers.get("retry-after", "")
+    with contextlib.suppress(ValueError):
+        seconds = float(asked)
+        return seconds if seconds > 0 else 0.0  # and nan is none
+    with contextlib.suppress(ValueError, OverflowError):
+        return max(0.0, parsedate_to_datetime(asked).timestamp() - time.time())
+    return 0.0

@@ -1,0 +1,1 @@
+"""What leaves the machine: data card, export, push to the hub."""

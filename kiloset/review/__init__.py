@@ -1,0 +1,1 @@
+"""The review page and what its decisions do to a run."""

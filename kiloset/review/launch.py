@@ -1,0 +1,143 @@
+"""Starts and ends the review page: its run, its link, its port."""
+
+import os
+import re
+import secrets
+import signal
+import socket
+import sys
+import threading
+import webbrowser
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from kiloset.core.errors import DataError
+from kiloset.core.review import ReviewFile, held
+from kiloset.core.run import RunFolder
+from kiloset.data.curated import is_edited
+from kiloset.review.rows import Rows, read_rows
+
+LINK = re.compile(r"([A-Za-z0-9_-]{43})\n(\d{1,5})\n")
+"""What `.review-token` holds: the token, and the port that was listened at last."""
+
+
+def review(
+    folder: RunFolder, port: int | None, browse: Callable[[str], object] | None, tell: Callable[[str], None]
+) -> None:
+    """Serve the review of a run on 127.0.0.1 until it is interrupted; every decision is on the disk before it is confirmed.
+
+    The link stays the same from start to start: token and port are kept in the run's folder, for its owner alone.
+
+    Args:
+        folder: The run; `review.jsonl` and `.review-token` in it are written.
+        port: Where to listen; by default where this run's review was last, or where it is free.
+        browse: Opens a link, if given.
+        tell: Told the link, and at the end how many decisions stand.
+
+    Raises:
+        DataError: The run is not finished or its curated.jsonl was edited by hand; another review of it is open; a file
+            cannot be read or written; the port is taken.
+    """
+    rows = read_rows(folder)
+    check_untouched(folder)
+    with held(folder.review) as file:
+        kept = folder.path / ".review-token"
+        token, last = _read_link(kept)
+        with _listener(port, last) as listener:
+            at = listener.getsockname()[1]
+            _write_link(kept, token, at)
+            link = f"http://127.0.0.1:{at}/?token={token}"
+            tell(f"{folder.path.name}: the review is at {link} (Ctrl-C ends it)")
+            if browse is not None:
+                threading.Thread(target=browse, args=(link,), daemon=True).start()
+            _serve(folder, rows, file, token, listener)
+        tell(ending(file))
+
+
+def browser() -> Callable[[str], object] | None:
+    """Return what opens a link, None where there is no screen: a browser in the terminal would take it over."""
+    has_screen = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    return webbrowser.open if has_screen else None
+
+
+def check_untouched(folder: RunFolder) -> None:
+    """Check that decisions could be applied.
+
+    Raises:
+        DataError: curated.jsonl was edited by hand.
+    """
+    # What a run would write now does not matter here, so that it is held against a text that the file cannot have.
+    if is_edited(folder, "no line of curated.jsonl"):
+        raise DataError(
+            f"{folder.curated}: was edited by hand, so that `make dataset` leaves it alone and could not apply a review; "
+            "move it away and run `make dataset` again, then review"
+        )
+
+
+def ending(file: ReviewFile) -> str:
+    """Return what is said at the end."""
+    counts = Counter(decision.verdict for decision in file.decisions.values())
+    if not counts:
+        return "no decision stands"
+    said = ", ".join(f"{counts[verdict]} {verdict}ed" for verdict in ("accept", "reject") if counts[verdict])
+    stand = "1 decision stands" if counts.total() == 1 else f"{counts.total()} decisions stand"
+    return f"{stand} ({said}); `make dataset` applies {'it' if counts.total() == 1 else 'them'}"
+
+
+def _serve(folder: RunFolder, rows: Rows, file: ReviewFile, token: str, listener: socket.socket) -> None:
+    import uvicorn
+
+    from kiloset.review.guard import Guard
+    from kiloset.review.server import Review
+
+    guarded = Guard(Review(folder, rows, file).app(), token, listener.getsockname()[1])
+    config = uvicorn.Config(
+        guarded, http="h11", ws="none", lifespan="off", log_config=None, log_level="error", access_log=False,
+        server_header=False, proxy_headers=False, timeout_graceful_shutdown=2,
+    )  # fmt: skip
+    # uvicorn ends on SIGINT, and then raises it again for whoever handled it before: here it has done its work.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _listener(port: int | None, last: int) -> socket.socket:
+    """Return a socket that listens on this machine alone."""
+    for at in (port,) if port is not None else (last, 0):
+        listener = socket.socket()
+        # A server that was killed leaves connections that would keep the port for a minute.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", at))
+            listener.listen()
+        except OSError as error:
+            listener.close()
+            refused = error.strerror
+        else:
+            return listener
+    raise DataError(f"--port {port}: cannot be listened at ({refused}); choose another, or none for any free one")
+
+
+def _read_link(path: Path) -> tuple[str, int]:
+    """Return token and port of the last review of this run; a new token and 0 where there was none."""
+    try:
+        found = LINK.fullmatch(path.read_text(encoding="ascii")) if path.exists() else None
+    except (OSError, UnicodeDecodeError):
+        found = None
+    at = int(found[2]) if found else 0
+    return (found[1], at) if found and at <= 65535 else (secrets.token_urlsafe(32), 0)
+
+
+def _write_link(path: Path, token: str, port: int) -> None:
+    """Write what the next review of this run needs, readable by its owner alone."""
+    temporary = path.with_name(f"{path.name}.partial")
+    try:
+        temporary.unlink(missing_ok=True)
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+            file.write(f"{token}\n{port}\n")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from None

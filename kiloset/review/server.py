@@ -1,0 +1,232 @@
+"""The review page's server: shows rows, and appends what is decided about them to review.jsonl before it answers.
+
+Every answer to the page is one fragment, the whole of it anew. Requests are handled one after another in one thread, so
+that no two windows can write at once.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from json import dumps
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from kiloset.audit.escaping import shown
+from kiloset.core.errors import DataError
+from kiloset.core.review import TEXTS, Decision, ReviewFile
+from kiloset.core.run import RunFolder
+from kiloset.review.filter import FATES, SCORES, STATES, Filter, read_filter
+from kiloset.review.form import Refused, kept, read_form, sent
+from kiloset.review.row_view import Shown, check_constraints, show_row
+from kiloset.review.rows import (
+    Rows,
+    by_category,
+    neighbours,
+    overlaid,
+    progress,
+    select,
+    signature,
+    values_of,
+)
+
+STATIC, TEMPLATES = (Path(__file__).parent / name for name in ("static", "templates"))
+FILES = {"htmx.min.js": "text/javascript", "review.js": "text/javascript", "review.css": "text/css"}
+LONGEST = 20_000
+"""Characters shown of a text; the fields in which it is edited always hold all of it."""
+REASONS = (
+    "false", "no task", "unclear", "not useful", "off-topic", "style", "personal data", "licence", "duplicate",
+)  # fmt: skip
+"""Why a row may be rejected, by the keys 1 to 9."""
+PAST = {"accept": "accepted", "reject": "rejected", "undo": "taken back"}
+
+
+class Review:
+    """The review of one run."""
+
+    def __init__(self, run: RunFolder, rows: Rows, file: ReviewFile) -> None:
+        """Take a run's rows, and its decisions, which this process holds."""
+        self._run, self._rows, self._file = run, rows, file
+        self._signature = signature(run)
+        self._templates = Environment(
+            loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        )  # fmt: skip
+        self._templates.filters["shown"] = lambda text: shown(text, LONGEST)
+        for name in ("review.html.j2", "review_page.html.j2", "review_row.html.j2", "review_constraints.html.j2"):
+            self._templates.get_template(name)  # compiled here, not while the first row waits
+
+    def app(self) -> Starlette:
+        """Return the application; `kiloset.review.guard.Guard` must stand before it."""
+        app = Starlette(
+            routes=[
+                Route("/", self._page, methods=["GET"]),
+                Route("/decide", self._decide, methods=["POST"]),
+                Route("/check", self._check, methods=["POST"]),
+                Route("/static/{name}", self._static, methods=["GET"]),
+            ],
+            exception_handlers={Refused: _refused, DataError: _bad_address},
+        )
+        app.router.redirect_slashes = False
+        return app
+
+    async def _page(self, request: Request) -> Response:
+        chosen = read_filter(request.query_params, self._rows.table)
+        here = request.query_params.get("row")
+        alarm = f"There is no row {here} in this run." if here and here not in self._rows.places else ""
+        return self._answer(request, chosen, here if here in self._rows.places else None, alarm=alarm)
+
+    async def _decide(self, request: Request) -> Response:
+        chosen, form = read_filter(request.query_params, self._rows.table), await read_form(request)
+        id, version = self._named(form), form.get("version", "")
+        if not re.fullmatch(r"[0-9]{1,9}", version):
+            raise Refused(400, "the version of the row is missing")
+        try:
+            decision = self._decision(id, form)
+            written = self._file.append(decision, int(version))
+        except Refused as error:
+            return self._answer(request, chosen, id, status=error.status, alarm=str(error), typed=form)
+        except DataError as error:
+            alarm = f"NOT saved: {error}"
+            return self._answer(request, chosen, id, status=507, alarm=alarm, typed=form)
+        if not written:
+            return self._answer(request, chosen, id, status=409, alarm=self._conflict(id), typed=form)
+        verdict = decision.verdict
+        said = f"{id} {PAST[verdict]}{f': {decision.reason}' if decision.reason else ''}."
+        event = {"id": id, "version": self._file.version(id), "undo": verdict == "undo"}
+        answer = self._answer(request, chosen, id, said=said, moves=verdict != "undo")
+        answer.headers["hx-trigger-after-swap"] = dumps({"decided": event})
+        return answer
+
+    async def _check(self, request: Request) -> Response:
+        """Tell which constraints of a row a text keeps that is being written."""
+        form = await read_form(request)
+        row = self._rows.row(self._named(form))
+        found = check_constraints(row["constraints"] or (), sent(form.get("response", "")))
+        return HTMLResponse(self._templates.get_template("review_constraints.html.j2").render(constraints=found))
+
+    async def _static(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in FILES:
+            raise Refused(404, "no such file")
+        return Response((STATIC / name).read_bytes(), media_type=FILES[name])
+
+    def _named(self, form: Mapping[str, str]) -> str:
+        if (id := form.get("id", "")) not in self._rows.places:
+            raise Refused(404, "no such row in this run")
+        return id
+
+    def _standing(self, id: str) -> Decision | None:
+        """Return what stands of a row, if it is still the one decided about."""
+        said = self._file.decision(id)
+        return said if said is not None and said.born == self._rows.born(id) else None
+
+    def _decision(self, id: str, form: Mapping[str, str]) -> Decision:
+        """Return what a form says about a row.
+
+        Raises:
+            Refused: It says nothing that can be kept.
+        """
+        verdict, reason = form.get("verdict"), form.get("reason", "").strip()
+        born, time = self._rows.born(id), datetime.now(UTC).isoformat(timespec="seconds")
+        if verdict == "undo":
+            if self._file.decision(id) is None:
+                raise Refused(422, f"Nothing stands of {id} that could be taken back.")
+            return Decision(id, "undo", born, time)
+        if verdict == "reject":
+            return Decision(id, "reject", born, time, reason)
+        if verdict != "accept":
+            raise Refused(400, "a decision is accept, reject or undo")
+        now = show_row(self._rows, id, self._standing(id), 0).texts
+        texts = {name: kept(now[name], form[name]) if name in form else now[name] for name in TEXTS}
+        for name in TEXTS:
+            if name != "input" and not texts[name].strip():
+                raise Refused(422, f"NOT saved: an accepted row needs its {name}; press e to write one.")
+        if texts["category"] not in self._rows.categories:
+            raise Refused(422, f"NOT saved: there is no category {texts['category']}.")
+        return Decision(id, "accept", born, time, reason, **texts)
+
+    def _conflict(self, id: str) -> str:
+        said = self._file.decision(id)
+        if said is None:
+            done = "its decision was taken back"
+        else:
+            done = f"it was {PAST[said.verdict]}{f' ({said.reason})' if said.reason else ''} at {said.time}"
+        return (
+            f"NOT saved: this row was decided about since you saw it: {done}, in another window, or in this one just before "
+            "the server ended. What you see now is what stands; decide again if you know better."
+        )
+
+    def _answer(
+        self, request: Request, chosen: Filter, here: str | None, *, status: int = 200, said: str = "", alarm: str = "",
+        moves: bool = False, typed: Mapping[str, str] | None = None,
+    ) -> HTMLResponse:  # fmt: skip
+        """Return the page at a row, at the next undecided one where it `moves` on, or at the first where none is given."""
+        counted = self._rows.counted(self._file.decisions)
+        table = overlaid(self._rows, counted)
+        found = select(table, chosen, here)
+        if moves or here is None:
+            here, ended = _onward(found, here)
+            said += ended
+        found = found.filter(pl.col("matches") | (pl.col("id") == pl.lit(here, pl.String)))
+        before, after, undecided = neighbours(found, here)
+        fragment = request.headers.get("hx-request") == "true"
+        row = None if here is None else show_row(self._rows, here, counted.get(here), self._file.version(here))
+        said_of = {"said": said, "alarm": alarm, "typed": typed or {}, "fragment": fragment}
+        links = {"previous": before, "next": after, "undecided": undecided}
+        text = self._templates.get_template("review_page.html.j2" if fragment else "review.html.j2").render(
+            **said_of, row=row, fields=_fields(row, typed), name=self._run.path.name, filter=chosen, links=links,
+            reasons=REASONS, categories=self._rows.categories, place=_place(found, here), choices=self._choices(),
+            mine=progress(select(table, replace(chosen, state=""))["state"]), whole=progress(table.filter(fate="set")["state"]),
+            parts=by_category(table.filter(fate="set")), lost=len(self._file.decisions) - len(counted),
+            is_stale=signature(self._run) != self._signature, scores=SCORES, longest=LONGEST,
+        )  # fmt: skip
+        answer = HTMLResponse(text, status, {"vary": "HX-Request"})
+        if fragment and status == 200:
+            query = chosen.query(row=here or "")
+            answer.headers["hx-push-url"] = f"/?{query}" if query else "/"
+        return answer
+
+    def _choices(self) -> dict[str, Any]:
+        table = self._rows.table
+        scores = [name for name in SCORES if name in table.columns and table[name].null_count() < table.height]
+        return {
+            "fates": FATES, "states": STATES, "reasons": values_of(table, "reason"), "scores": scores,
+            "origins": [*values_of(table, "source"), *values_of(table, "strategy")],
+        }  # fmt: skip
+
+
+def _onward(found: pl.DataFrame, here: str | None) -> tuple[str | None, str]:
+    """Return the next undecided row of the filter or, where there is none, this or the first one, and what to say of that."""
+    shown_rows = found.filter("matches")
+    *_, undecided = neighbours(found, here)
+    if undecided is not None:
+        return undecided, ""
+    first = shown_rows["id"].to_list()[:1]
+    ended = " Every row of this filter is decided." if here or first else ""
+    return here or (first[0] if first else None), ended
+
+
+def _place(found: pl.DataFrame, here: str | None) -> tuple[int | None, int]:
+    """Return the number of a row among those the filter shows, None where it does not show it, and how many they are."""
+    ids = found.filter("matches")["id"].to_list()
+    return ids.index(here) + 1 if here in ids else None, len(ids)
+
+
+def _fields(row: Shown | None, typed: Mapping[str, str] | None) -> dict[str, str]:
+    """Return what stands in the fields of a row: what was typed and could not be saved, else its texts."""
+    return {} if row is None else {**row.texts, **{name: typed[name] for name in TEXTS if typed and name in typed}}
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    return PlainTextResponse(f"{error}\n", error.status if isinstance(error, Refused) else 500)
+
+
+async def _bad_address(_: Request, error: Exception) -> Response:
+    return PlainTextResponse(f"{error}\n", 400)
