@@ -226,11 +226,13 @@ def check_rule_names(config: RulesConfig) -> None:
     known = [name for name in (*instruction_rules(config), *row_rules(config)) if name != MASK_BREAKS]
     for name in config.off:
         if name not in known:
-            raise ConfigError(f"[rules] off: no rule {name!r}; known: {', '.join(known)}")
+            raise ConfigError("KS301", f"[rules] off: no rule {name!r}; known: {', '.join(known)}")
     check_regions(config.phone_regions)
     for code in config.languages:
         if code not in languages_told_apart():
-            raise ConfigError(f"[rules] languages: no language {code!r}; known: {', '.join(languages_told_apart())}")
+            raise ConfigError(
+                "KS302", f"[rules] languages: no language {code!r}; known: {', '.join(languages_told_apart())}"
+            )
 
 
 def with_languages(config: RulesConfig, table: pl.DataFrame) -> RulesConfig:

@@ -67,7 +67,9 @@ def check_semantic(config: SemanticConfig) -> None:
         ConfigError: `review` is above `threshold`.
     """
     if config.review > config.threshold:
-        raise ConfigError(f"[semantic] review must be at most threshold ({config.threshold:g}), got {config.review:g}")
+        raise ConfigError(
+            "KS303", f"[semantic] review must be at most threshold ({config.threshold:g}), got {config.review:g}"
+        )
 
 
 def drop_semantic_duplicates(

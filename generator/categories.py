@@ -121,7 +121,9 @@ def check_target(target: Mapping[str, float], known: Sequence[str]) -> None:
         if name not in known:
             near = get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"[categories] target: no category {name!r}{hint}; known: {', '.join(sorted(known))}")
+            raise ConfigError(
+                "KS201", f"[categories] target: no category {name!r}{hint}; known: {', '.join(sorted(known))}"
+            )
 
 
 def check_pool_categories(pool: pl.DataFrame, known: Sequence[str], target: str | Mapping[str, float]) -> None:
@@ -146,8 +148,9 @@ def check_pool_categories(pool: pl.DataFrame, known: Sequence[str], target: str 
     hint = f"; did you mean {near[0]!r}?" if near else ""
     others = f", nor {len(counts) - 1} more of the pool ({own.height - rows} rows)" if len(counts) > 1 else ""
     raise DataError(
+        "KS202",
         f"[pool] path: the seeds have no category {name!r} ({rows} rows){others}{hint}; known: "
-        f"{', '.join(sorted(known))}. Rename them, or take the pool's own with categories.target=candidates"
+        f"{', '.join(sorted(known))}. Rename them, or take the pool's own with categories.target=candidates",
     )
 
 

@@ -23,13 +23,16 @@ def before_user(engine: Writer, system: str) -> str:
     """
     if not (engine.raw and engine.transparent and engine.templated):
         raise ConfigError(
+            "KS203",
             "[generate] strategies: magpie needs an engine that runs the model here and a model with a chat template; "
-            "leave it out"
+            "leave it out",
         )
     rendered = engine.render([{"role": "system", "content": system}, {"role": "user", "content": MARK}])
     before, found, _ = rendered.partition(MARK)
     if not found or squash(system) not in squash(before):
-        raise ConfigError("[generate] strategies: magpie needs a chat template with a system turn; leave it out")
+        raise ConfigError(
+            "KS204", "[generate] strategies: magpie needs a chat template with a system turn; leave it out"
+        )
     return before
 
 

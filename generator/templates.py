@@ -54,7 +54,7 @@ class Templates:
                 line = getattr(error, "lineno", None)
                 place = self._files[name] + (f":{line}" if line else "")
                 known = ", ".join(VALUES[name])
-                raise ConfigError(f"{place}: not a template ({error}); it is given: {known}") from None
+                raise ConfigError("KS205", f"{place}: not a template ({error}); it is given: {known}") from None
 
     @cached_property
     def digest(self) -> str:
@@ -67,16 +67,18 @@ class Templates:
 
     def _replace(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise ConfigError(f"[generate] prompts: {folder}: no such folder; it holds any of {_names(VALUES)}")
+            raise ConfigError(
+                "KS206", f"[generate] prompts: {folder}: no such folder; it holds any of {_names(VALUES)}"
+            )
         for path in sorted(folder.glob("*.j2")):
             if path.stem not in VALUES:
                 near = get_close_matches(path.stem, VALUES, n=1)
                 hint = f"; did you mean {near[0]}.j2?" if near else ""
-                raise ConfigError(f"{path}: no prompt of this name{hint}; known: {_names(VALUES)}")
+                raise ConfigError("KS207", f"{path}: no prompt of this name{hint}; known: {_names(VALUES)}")
             try:
                 self.sources[path.stem], self._files[path.stem] = path.read_text(encoding="utf-8"), str(path)
             except (OSError, UnicodeDecodeError) as error:
-                raise ConfigError(f"{path}: cannot be read ({error})") from None
+                raise ConfigError("KS208", f"{path}: cannot be read ({error})") from None
 
 
 def _names(values: Mapping[str, Any]) -> str:

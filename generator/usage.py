@@ -98,7 +98,7 @@ def read_usage(path: str, limit: int, seed: int) -> Usage:
         elif (at := rng.randrange(prompts)) < limit:
             drawn[at] = (prompts, task)
     if not prompts:
-        raise EmptyError(f"{path}: no prompt in it; [categories] usage needs at least one")
+        raise EmptyError("KS209", f"{path}: no prompt in it; [categories] usage needs at least one")
     return Usage(prompts, Counter(task for _, task in sorted(drawn)))
 
 

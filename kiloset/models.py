@@ -63,12 +63,14 @@ def check_models(config: RunConfig) -> None:
 def _check_names_beside_a_server(config: RunConfig) -> None:
     if not config.models.generator.name:
         raise ConfigError(
-            "[models.generator] name must be the model's name on the server when [engine] kind is openai, got ''"
+            "KS853",
+            "[models.generator] name must be the model's name on the server when [engine] kind is openai, got ''",
         )
     if not config.models.base.name:
         raise ConfigError(
+            "KS854",
             "[models.base] name must be a local folder or a hub id when [engine] kind is openai, got '': the base model is "
-            "tuned here and scored with its own weights, which a server does not give"
+            "tuned here and scored with its own weights, which a server does not give",
         )
 
 

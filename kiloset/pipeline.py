@@ -355,7 +355,7 @@ def read_inputs(config: RunConfig) -> Inputs:
         every = load_examples(path, prefix="s", source="seed", license="unknown", where="categories")
         labelled = every.filter(pl.col("category") != "")
         if labelled.is_empty():
-            raise EmptyError(f"{path}: no example has a category ([categories] labels)")
+            raise EmptyError("KS855", f"{path}: no example has a category ([categories] labels)")
     known = labelled["category"].unique().to_list()
     if isinstance(config.categories.target, dict):
         check_target(config.categories.target, known)
@@ -381,7 +381,7 @@ def read_benchmarks(paths: Iterable[str], setting: str = "[contamination] files"
             values = [{**value, "input": each.get("input")} for each in given] or [value]
             found += [(place, prompt_of(each, place)) for each in values]
         if len(found) == before:
-            raise EmptyError(f"{path}: no prompt in it; each of {setting} needs at least one")
+            raise EmptyError("KS856", f"{path}: no prompt in it; each of {setting} needs at least one")
     return pl.DataFrame(found, schema=BENCHMARKS, orient="row")
 
 
@@ -534,8 +534,9 @@ def check_same_categories(store: CallStore, known: Iterable[str], name: str) -> 
     asked = {name for wave in store.waves() for name in wave}
     if lacking := sorted(asked - {*known}):
         raise ConfigError(
+            "KS857",
             f"--from {name}: that run asked for {', '.join(lacking)}, of which these seeds have none; it can only be "
-            f"gone on from with seeds of the same categories"
+            f"gone on from with seeds of the same categories",
         )
 
 
@@ -670,7 +671,7 @@ def _finish(config: RunConfig, folder: RunFolder, table: pl.DataFrame, context: 
             ((n, f"{stage}/{reason}") for stage, found in dropped.items() for reason, n in found.items()), reverse=True
         )
         reasons = ", ".join(f"{reason} {n}" for n, reason in commonest[:4]) or "nothing was generated"
-        raise EmptyError(f"{folder.path}: no row was accepted; dropped: {reasons} (all in dropped.parquet)")
+        raise EmptyError("KS858", f"{folder.path}: no row was accepted; dropped: {reasons} (all in dropped.parquet)")
     write_atomically(folder.duplicates, duplicate_groups(table, ledger).write_parquet)
     text = curated_text(table, config.run.validation, config.run.seed)
     edited = is_edited(folder, text)

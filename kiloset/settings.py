@@ -191,7 +191,8 @@ def check_same(config: RunConfig, written: str, folder: Path) -> None:
     if differ:
         more = f" and {len(differ) - 2} more" if len(differ) > 2 else ""
         raise ConfigError(
-            f"{folder}: is a run of another config: {'; '.join(differ[:2])}{more}; choose another RUN=, or none to have one named"
+            "KS859",
+            f"{folder}: is a run of another config: {'; '.join(differ[:2])}{more}; choose another RUN=, or none to have one named",
         )
 
 
@@ -206,7 +207,7 @@ def read_toml_text(text: str, path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from None
+        raise ConfigError("KS860", f"{path}: not TOML: {error}") from None
 
 
 def settings_help() -> list[tuple[str, str, Any, str]]:

@@ -78,11 +78,11 @@ def thin(
         EmptyError: The pool has no row.
     """
     if is_taken(out):
-        raise DataError(f"{out}: there is something already; name a folder that is new or empty")
+        raise DataError("KS861", f"{out}: there is something already; name a folder that is new or empty")
     parts = [{**part, "columns": _columns(part)} for part in listed(pool)]
     total = sum(part["rows"] for part in parts)
     if not total:
-        raise EmptyError(f"{pool}: no row in it")
+        raise EmptyError("KS862", f"{pool}: no row in it")
     progress.say(f"{pool}: {total:,} rows in {len(parts)} row groups")
     pairs, cut = _pairs(parts, total, near, engine, seed, progress)
     gone = _judged(parts, total, pairs, near, engine, seed, out)
@@ -110,8 +110,9 @@ def _columns(part: Part) -> dict[str, str]:
     found = {name: next((other for other in OTHER_NAMES[name] if other in there), "") for name in TAKEN}
     if missing := [name for name in ("instruction", "response") if not found[name]]:
         raise DataError(
+            "KS863",
             f"{part['file']}: no column {missing[0]!r}, found {', '.join(there)}; a pool has instruction, response (or output) and perhaps "
-            "input (or context)"
+            "input (or context)",
         )
     return {name: other for name, other in found.items() if other}
 

@@ -102,7 +102,7 @@ def _differences(then: RunConfig, now: RunConfig) -> dict[str, tuple[Any, Any]]:
     }
     if not found:
         raise ConfigError(
-            "nothing is changed: give what to change as table.key=value, such as near_duplicates.threshold=0.8"
+            "KS864", "nothing is changed: give what to change as table.key=value, such as near_duplicates.threshold=0.8"
         )
     return found
 
@@ -115,8 +115,9 @@ def _stages(settings: Mapping[str, Any]) -> list[Stage]:
     for name in settings:
         if name.split(".")[0] not in known:
             raise ConfigError(
+                "KS865",
                 f"{name}: models would have to write anew; only [{'], ['.join(sorted(known))}] can be judged again; "
-                f"`kiloset dataset --from` makes such a run"
+                f"`kiloset dataset --from` makes such a run",
             )
     tables = {name.split(".")[0] for name in settings}
     return list(judging[next(at for at, stage in enumerate(judging) if tables & {*stage.tables}) :])
@@ -128,7 +129,8 @@ def _check_measured(settings: Mapping[str, tuple[Any, Any]]) -> None:
         then, now = settings.get(f"quality.{key}", (1, 1))
         if then != now and (key.endswith("samples") or not then):
             raise ConfigError(
-                f"quality.{key}: the run's `{term}` is not measured so; `kiloset dataset --from` makes a run that measures it"
+                "KS866",
+                f"quality.{key}: the run's `{term}` is not measured so; `kiloset dataset --from` makes a run that measures it",
             )
 
 
@@ -136,7 +138,7 @@ def _stored(folder: RunFolder, stage: str) -> pl.DataFrame:
     """Return the rows that a stage got."""
     names = [each.name for each in STAGES]
     if not folder.stage_file(names.index(LAST) + 1, LAST).exists():
-        raise DataError(f"{folder.path}: its rows are not selected yet; `make dataset` goes on with it")
+        raise DataError("KS867", f"{folder.path}: its rows are not selected yet; `make dataset` goes on with it")
     return _kept_by(folder, names[names.index(stage) - 1])
 
 
@@ -222,7 +224,8 @@ class _Absent:
 
     def _refuse(self, *_: Any, **__: Any) -> Any:
         raise ConfigError(
-            "these settings need answers of a model that the run has not stored; `kiloset dataset --from` makes such a run"
+            "KS868",
+            "these settings need answers of a model that the run has not stored; `kiloset dataset --from` makes such a run",
         )
 
     render = submit = receive = logprobs = _refuse

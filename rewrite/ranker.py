@@ -99,7 +99,7 @@ class Ranker:
             DataError: It was trained on the vectors of another embedder.
         """
         if embedder.identity != self.embedder:
-            raise DataError(f"the ranker reads vectors of {self.embedder}, not of {embedder.identity}")
+            raise DataError("KS401", f"the ranker reads vectors of {self.embedder}, not of {embedder.identity}")
         return _scores(self.weights, _inputs(turns, answers, embedder)) if answers else np.zeros(0)
 
     def as_bytes(self) -> bytes:
@@ -134,16 +134,16 @@ def load_ranker(path: Path) -> Ranker:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         embedder, figures = str(about["embedder"]), dict(about["figures"])
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{path}: cannot be read as safetensors ({error})") from None
+        raise DataError("KS402", f"{path}: cannot be read as safetensors ({error})") from None
     except (KeyError, TypeError, ValueError, RecursionError):
-        raise DataError(f"{path}: does not say that it is a ranker") from None
+        raise DataError("KS403", f"{path}: does not say that it is a ranker") from None
     found = {name: array.shape for name, array in weights.items()}
     wanted = _shapes(weights["mean"].size if "mean" in weights else 0)
     if found != wanted or any(array.dtype != np.float32 for array in weights.values()):
         odd = sorted({*found.items()} ^ {*wanted.items()})
-        raise DataError(f"{path}: is a ranker of another shape ({odd[0] if odd else 'not float32'})")
+        raise DataError("KS404", f"{path}: is a ranker of another shape ({odd[0] if odd else 'not float32'})")
     if not all(np.isfinite(array).all() for array in weights.values()):
-        raise DataError(f"{path}: holds weights that are not finite")
+        raise DataError("KS405", f"{path}: holds weights that are not finite")
     return Ranker(embedder, weights, figures)
 
 

@@ -1,8 +1,10 @@
 """The import rules of the house: who may know whom, and who owns each heavy library."""
 
 import ast
+import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -89,3 +91,16 @@ def test_the_command_line_starts_without_any_heavy_library():
     code = "import sys, kiloset.cli.app, kiloset.pipeline, kiloset.models, kiloset.cli.show; print(*sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert not set(ran.stdout.split()) & HEAVY
+
+
+def test_every_deliberate_error_has_a_code_of_its_own():
+    names = {"KilosetError", "ConfigError", "DataError", "StageError", "ModelError", "EmptyError"}
+    codes = Counter(
+        node.args[0].value
+        for path in _sources()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names
+    )
+    assert len(codes) > 100
+    assert not [code for code in codes if not re.fullmatch(r"KS\d{3}", code)]
+    assert not [code for code, places in codes.items() if places > 1]

@@ -353,7 +353,7 @@ def test_the_command_says_what_it_did_does_it_again_and_refuses_what_was_changed
     refused = kiloset(*arguments)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr == (
-        f"kiloset: {place}: changed by hand since it was exported ('train.jsonl'); "
+        f"kiloset: KS767 {place}: changed by hand since it was exported ('train.jsonl'); "
         "name a folder that is new or empty with --out (make: OUT=)\n"
     )
 

@@ -438,6 +438,6 @@ def test_impossible_settings_are_refused_in_one_line(table: dict[str, Any], mess
 
 
 def test_the_settings_load_without_the_heavy_libraries() -> None:
-    code = "import sys, train.lora, train.settings; print({'torch', 'peft', 'transformers', 'datasets'} & set(sys.modules))"
+    code = "import sys, kiloset.train.lora, kiloset.train.settings; print({'torch', 'peft', 'transformers', 'datasets'} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "set()\n"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -177,7 +178,7 @@ def test_licences_that_bind_the_whole_are_named_before_it_is_sent(hub, run):
 
 def test_nothing_is_made_or_sent_where_the_user_does_not_want_it(hub, run):
     def no():
-        raise ConfigError("no")
+        raise ConfigError("KS000", "no")
 
     with pytest.raises(ConfigError, match=r"^no$"):
         send(run, confirm=no)
@@ -274,7 +275,10 @@ def test_the_command_shows_what_it_would_send_and_without_a_terminal_wants_to_be
     asked = kiloset(hub, run, "jo/set")
     assert (asked.returncode, hub.repos) == (2, {})
     assert "sends train.parquet" in asked.stdout
-    assert asked.stderr == "kiloset: nothing was sent: say --yes (make: YES=1) where there is no terminal to ask on\n"
+    assert (
+        re.sub(r"KS\d{3} ", "", asked.stderr)
+        == "kiloset: nothing was sent: say --yes (make: YES=1) where there is no terminal to ask on\n"
+    )
     hub.fail("POST", "/preupload/", 500)  # waited out for a second, without a word
     sent = kiloset(hub, run, "jo/set", "--yes")
     assert (sent.returncode, sent.stderr) == (0, "")
@@ -285,7 +289,7 @@ def test_the_command_shows_what_it_would_send_and_without_a_terminal_wants_to_be
 def test_the_command_says_in_one_line_that_nobody_is_there(hub, run):
     said = kiloset(hub, run, "jo/set", "--yes", HF_ENDPOINT="http://127.0.0.1:9")
     assert said.returncode == 2
-    assert said.stderr.startswith("kiloset: jo/set: the hub cannot be reached (ConnectError: ")
+    assert re.sub(r"KS\d{3} ", "", said.stderr).startswith("kiloset: jo/set: the hub cannot be reached (ConnectError: ")
     assert said.stderr.count("\n") == 1
 
 

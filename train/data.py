@@ -49,13 +49,13 @@ def read_curated(path: Path) -> "dict[str, Dataset]":
     for number, line in _lines(path):
         row = _checked(line, f"{path}:{number}")
         if earlier := first_line.get(row["id"]):
-            raise DataError(f'{path}:{number}: "id" {row["id"]!r} stands on line {earlier} already')
+            raise DataError("KS451", f'{path}:{number}: "id" {row["id"]!r} stands on line {earlier} already')
         first_line[row["id"]] = number
         split = columns[row["split"]]
         split["id"].append(row["id"])
         split["messages"].append([{"role": turn["role"], "content": turn["content"]} for turn in row["messages"]])
     if not columns["train"]["id"]:
-        raise DataError(f'{path}: no row has "split": "train", so there is nothing to train on')
+        raise DataError("KS452", f'{path}: no row has "split": "train", so there is nothing to train on')
     features = Features({"id": Value("string"), "messages": [{"role": Value("string"), "content": Value("string")}]})
     # Not from_list, which takes no empty list.
     return {split: Dataset.from_dict(found, features=features) for split, found in columns.items()}
@@ -76,7 +76,7 @@ def tokenize_rows(tokenizer: Any, rows: "Dataset", max_length: int) -> tuple[lis
         try:
             examples.append(Example(*tokenize_example(tokenizer, prompt, answer["content"])))
         except TemplateError as error:
-            raise DataError(f"row {row['id']}: the chat template refuses its messages: {error}") from None
+            raise DataError("KS453", f"row {row['id']}: the chat template refuses its messages: {error}") from None
     kept = [example for example in examples if example.tokens <= max_length]
     return kept, len(examples) - len(kept)
 
@@ -125,9 +125,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise DataError(f"{path}: no curated rows yet; make them with `make dataset`") from None
+        raise DataError("KS454", f"{path}: no curated rows yet; make them with `make dataset`") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+        raise DataError("KS455", f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     # Not splitlines(): JSON allows U+2028 and its like inside a string.
     return ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
 
@@ -136,28 +136,36 @@ def _checked(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise DataError(f"{where}: not JSON: {error}") from None
+        raise DataError("KS456", f"{where}: not JSON: {error}") from None
     if not isinstance(row, dict):
-        raise DataError(f"{where}: a row is a JSON object, got {line.strip()[:40]!r}")
+        raise DataError("KS457", f"{where}: a row is a JSON object, got {line.strip()[:40]!r}")
     if not isinstance(row.get("id"), str) or not row["id"]:
-        raise DataError(f'{where}: "id" must be a text, got {row.get("id")!r}')
+        raise DataError("KS458", f'{where}: "id" must be a text, got {row.get("id")!r}')
     if row.get("split") not in SPLITS:
-        raise DataError(f'{where}: "split" must be "train" or "validation", got {row.get("split")!r}')
+        raise DataError("KS459", f'{where}: "split" must be "train" or "validation", got {row.get("split")!r}')
     _check_messages(row.get("messages"), where)
     return row
 
 
 def _check_messages(messages: Any, where: str) -> None:
     if not isinstance(messages, list) or not messages:
-        raise DataError(f'{where}: "messages" is missing or empty')
+        raise DataError("KS460", f'{where}: "messages" is missing or empty')
     for number, message in enumerate(messages, start=1):
         role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
         if role not in PLAIN_TURNS:
-            raise DataError(f'{where}: message {number}: "role" must be one of {", ".join(PLAIN_TURNS)}, got {role!r}')
+            raise DataError(
+                "KS461", f'{where}: message {number}: "role" must be one of {", ".join(PLAIN_TURNS)}, got {role!r}'
+            )
         if not isinstance(content, str) or not content.strip():
-            raise DataError(f'{where}: message {number}: "content" must be a text and not empty, got {content!r}')
+            raise DataError(
+                "KS462", f'{where}: message {number}: "content" must be a text and not empty, got {content!r}'
+            )
         if LONE_SURROGATE.search(content):
-            raise DataError(f'{where}: message {number}: "content" has half a surrogate pair, which is no character')
+            raise DataError(
+                "KS463", f'{where}: message {number}: "content" has half a surrogate pair, which is no character'
+            )
     roles = [message["role"] for message in messages]
     if roles[-1] != "assistant" or "user" not in roles:
-        raise DataError(f"{where}: messages must end with the assistant's, after a user's, got {', '.join(roles)}")
+        raise DataError(
+            "KS464", f"{where}: messages must end with the assistant's, after a user's, got {', '.join(roles)}"
+        )

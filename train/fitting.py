@@ -201,8 +201,9 @@ class _Loop:
         largest = max(sum(e.tokens for e in b) for b in micro_batches(rows, before, padded=not self.packed))
         if largest <= longest:
             raise ModelError(
+                "KS465",
                 f"out of memory with one row of {longest} tokens; lower [train] max_length or set "
-                "gradient_checkpointing = true"
+                "gradient_checkpointing = true",
             )
         self.standing.tokens_at_once = max(1, min(before, largest) // 2)
         self.progress.say(
@@ -289,4 +290,4 @@ def _set_random_state(state: "Tensors") -> None:
 
 def _check_finite(loss: float | None, step: int) -> None:
     if loss is not None and not math.isfinite(loss):
-        raise ModelError(f"training diverged: loss {loss} in step {step}; lower [train] learning_rate")
+        raise ModelError("KS466", f"training diverged: loss {loss} in step {step}; lower [train] learning_rate")

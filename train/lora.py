@@ -137,7 +137,9 @@ def train_adapter(
     for split in SPLITS:
         kept[split], too_long[split] = tokenize_rows(tokenizer, rows[split], config.max_length)
     if not kept["train"]:
-        raise EmptyError(f"[train] max_length {config.max_length}: all {too_long['train']} training rows are longer")
+        raise EmptyError(
+            "KS467", f"[train] max_length {config.max_length}: all {too_long['train']} training rows are longer"
+        )
     base = load_model(model_path, quantize=config.quantize)
     base_parameters = base.num_parameters()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -197,7 +199,7 @@ def add_adapter(base: Any, config: TrainConfig) -> Any:
     try:
         return get_peft_model(base, lora)
     except ValueError as error:
-        raise ConfigError(f"[train] targets {', '.join(config.targets)}: {squash(str(error))}") from None
+        raise ConfigError("KS468", f"[train] targets {', '.join(config.targets)}: {squash(str(error))}") from None
 
 
 def _figures(fitted: Fitted) -> dict[str, Any]:

@@ -31,13 +31,13 @@ def merge_adapter(model_path: Path, adapter: Path, folder: Path) -> None:
             str(model_path), use_safetensors=True, trust_remote_code=False, dtype="auto"
         )
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise ModelError(f"{model_path}: cannot load the model: {squash(str(error))}") from None
+        raise ModelError("KS469", f"{model_path}: cannot load the model: {squash(str(error))}") from None
     stored: torch.dtype = base.dtype
     try:
         # PEFT reads safetensors where there are some; `check_adapter` has seen to that.
         tuned: Any = PeftModel.from_pretrained(base.float(), str(adapter))
     except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        raise ModelError(f"{adapter}: not an adapter of {model_path}: {squash(str(error))}") from None
+        raise ModelError("KS470", f"{adapter}: not an adapter of {model_path}: {squash(str(error))}") from None
     merged = tuned.merge_and_unload().to(stored)
     with replaced(folder) as partial:
         merged.save_pretrained(partial, safe_serialization=True)
@@ -52,9 +52,9 @@ def check_adapter(adapter: Path) -> dict[str, Any]:
     """
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (adapter / name).is_file():
-            raise DataError(f"{adapter}: no {name} in it; fit an adapter with `make train`")
+            raise DataError("KS471", f"{adapter}: no {name} in it; fit an adapter with `make train`")
     try:
         found: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DataError(f"{adapter / 'adapter_config.json'}: not JSON: {error}") from None
+        raise DataError("KS472", f"{adapter / 'adapter_config.json'}: not JSON: {error}") from None
     return found

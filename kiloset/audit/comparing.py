@@ -63,11 +63,12 @@ def located(name: str, runs: Path) -> tuple[str, Path]:
         if folder.manifest_file.is_file():
             if not folder.curated.is_file():
                 raise DataError(
-                    f"{folder.curated}: not there, the run is not finished; `make dataset` goes on where it stopped"
+                    "KS651",
+                    f"{folder.curated}: not there, the run is not finished; `make dataset` goes on where it stopped",
                 )
             return folder.path.name, folder.curated
     if not path.exists():
-        raise DataError(f"{name}: no such file or folder, and no such run in {runs}")
+        raise DataError("KS652", f"{name}: no such file or folder, and no such run in {runs}")
     return path.name, path
 
 

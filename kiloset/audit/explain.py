@@ -79,7 +79,7 @@ def explain(run: RunFolder, row_id: str) -> Life:
     )
     curated = dict(read_curated(run).select("id", "split").iter_rows()) if run.curated.exists() else None
     if row is None:
-        raise DataError(f"{run.path}: no row {row_id!r}{_hint(row_id, texts, curated or {})}")
+        raise DataError("KS653", f"{run.path}: no row {row_id!r}{_hint(row_id, texts, curated or {})}")
     won = ledger.filter(pl.col("twin") == row_id).select("id", "stage", "reason").iter_rows()
     verdict = {name: row[name] for name in VERDICT} if gone else None
     twin = verdict["twin"] if verdict else None

@@ -68,7 +68,9 @@ def save(text: str, out: Path) -> int:
     try:
         write_text(out, text)
     except OSError as error:
-        raise DataError(f"{out}: cannot be written ({error.strerror}); choose another file with --page") from None
+        raise DataError(
+            "KS654", f"{out}: cannot be written ({error.strerror}); choose another file with --page"
+        ) from None
     return len(text.encode())
 
 

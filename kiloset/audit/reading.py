@@ -35,14 +35,15 @@ def read_stages(run: RunFolder) -> tuple[list[tuple[str, pl.DataFrame]], pl.Data
     try:
         stages, ledger = run.stages(), run.dropped()
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{run.path}: a stage's file cannot be read ({str(error).splitlines()[0]})") from None
+        raise DataError("KS655", f"{run.path}: a stage's file cannot be read ({str(error).splitlines()[0]})") from None
     if not stages:
-        raise DataError(f"{run.path}: no stage is finished; `make dataset` goes on where it stopped")
+        raise DataError("KS656", f"{run.path}: no stage is finished; `make dataset` goes on where it stopped")
     recorded = run.manifest.get("stages", {}).values()
     if (drops := sum(sum(said.get("dropped", {}).values()) for said in recorded)) and not run.dropped_file.exists():
         raise DataError(
+            "KS657",
             f"{run.dropped_file}: the ledger is missing, manifest.json counts {drops} dropped rows; put it back, or "
-            "`make dataset` makes it anew from the stored completions"
+            "`make dataset` makes it anew from the stored completions",
         )
     return stages, ledger
 
@@ -54,7 +55,9 @@ def read_curated(run: RunFolder) -> pl.DataFrame:
         DataError: There is no such file, a line is not such a row, or an id stands twice.
     """
     if not run.curated.exists():
-        raise DataError(f"{run.curated}: not there, the run is not finished; `make dataset` goes on where it stopped")
+        raise DataError(
+            "KS658", f"{run.curated}: not there, the run is not finished; `make dataset` goes on where it stopped"
+        )
     rows: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(run.curated.read_bytes().split(b"\n"), start=1):
         if not line.strip():
@@ -62,10 +65,11 @@ def read_curated(run: RunFolder) -> pl.DataFrame:
         try:
             row = _row_of(json.loads(line.decode("utf-8")))
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{run.curated}:{number}: {_reason(error)}") from None
+            raise DataError("KS659", f"{run.curated}:{number}: {_reason(error)}") from None
         if row["id"] in rows:
             raise DataError(
-                f"{run.curated}:{number}: the id {row['id']!r} stands twice; give a copied row an id of its own"
+                "KS660",
+                f"{run.curated}:{number}: the id {row['id']!r} stands twice; give a copied row an id of its own",
             )
         rows[row["id"]] = row
     return pl.DataFrame(list(rows.values()), schema=dict.fromkeys(CURATED, pl.String))

@@ -32,11 +32,12 @@ def audited_run(file: Path | None, run: str | None, for_file_only: bool) -> RunF
         ConfigError: FILE and `--run` are both given, or such an option with a run.
     """
     if file is not None and run is not None:
-        raise ConfigError(f"FILE and --run name two things to audit, got {file} and {run}; leave one out")
+        raise ConfigError("KS661", f"FILE and --run name two things to audit, got {file} and {run}; leave one out")
     is_run = file is not None and RunFolder(file).manifest_file.is_file()
     if for_file_only and (file is None or is_run):
         raise ConfigError(
-            "--benchmark and --embed go with FILE; a run has its own benchmarks ([contamination] files) and vectors"
+            "KS662",
+            "--benchmark and --embed go with FILE; a run has its own benchmarks ([contamination] files) and vectors",
         )
     return RunFolder(file) if file is not None and is_run else None
 

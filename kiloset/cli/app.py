@@ -307,7 +307,7 @@ def push(
 
     def confirm() -> None:
         if not yes and not sys.stdin.isatty():
-            raise ConfigError("nothing was sent: say --yes (make: YES=1) where there is no terminal to ask on")
+            raise ConfigError("KS851", "nothing was sent: say --yes (make: YES=1) where there is no terminal to ask on")
         if not yes and not typer.confirm("Send it?"):
             print("nothing was sent")
             raise typer.Exit
@@ -522,7 +522,7 @@ def _folder(run: str | None, runs: Path) -> "RunFolder":
     if run is None:
         found = sorted(runs.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
         if not found:
-            raise DataError(f"{runs}: no run in it; make one with `make dataset`")
+            raise DataError("KS852", f"{runs}: no run in it; make one with `make dataset`")
         run = found[-1].parent.name
     folder = RunFolder(runs / run)
     folder.require()
@@ -564,7 +564,7 @@ def main() -> None:
     try:
         app()
     except KilosetError as error:
-        print(f"kiloset: {error}", file=sys.stderr)
+        print(f"kiloset: {error.code} {error}", file=sys.stderr)
         sys.exit(2)
 
 

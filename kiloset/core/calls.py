@@ -259,13 +259,13 @@ def _errors_of(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:  # locked, full, not to be opened or written: the file itself may be sound
-        raise DataError(f"{path}: this store of completions cannot be used ({error})") from None
+        raise DataError("KS001", f"{path}: this store of completions cannot be used ({error})") from None
     except sqlite3.Error as error:
         raise _not_a_store(path, str(error)) from None
 
 
 def _not_a_store(path: Path, cause: str) -> DataError:
-    return DataError(f"{path}: not a store of completions ({cause}); move it away to begin anew")
+    return DataError("KS002", f"{path}: not a store of completions ({cause}); move it away to begin anew")
 
 
 def _opened_to_read(path: Path, mode: str) -> sqlite3.Connection:

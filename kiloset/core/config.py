@@ -43,17 +43,17 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such config file") from None
+        raise ConfigError("KS003", f"{path}: no such config file") from None
     except IsADirectoryError:
-        raise ConfigError(f"{path}: is a folder; a config is a .toml file") from None
+        raise ConfigError("KS004", f"{path}: is a folder; a config is a .toml file") from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+        raise ConfigError("KS005", f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+        raise ConfigError("KS006", f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     except ValueError as error:  # TOMLDecodeError, or a number of more digits than Python reads
-        raise ConfigError(f"{path}: not TOML: {error}") from None
+        raise ConfigError("KS007", f"{path}: not TOML: {error}") from None
     except RecursionError:
-        raise ConfigError(f"{path}: not TOML: nested too deeply") from None
+        raise ConfigError("KS008", f"{path}: not TOML: nested too deeply") from None
 
 
 def with_override(table: Mapping[str, Any], assignment: str) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def with_override(table: Mapping[str, Any], assignment: str) -> dict[str, Any]:
     name, equals, text = assignment.partition("=")
     keys = [key.strip() for key in name.strip().split(".")]
     if not equals or len(keys) < 2 or not all(keys):
-        raise ConfigError(f"--set takes table.key=value, got {assignment!r}")
+        raise ConfigError("KS009", f"--set takes table.key=value, got {assignment!r}")
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
     except (ValueError, RecursionError):
@@ -75,7 +75,7 @@ def with_override(table: Mapping[str, Any], assignment: str) -> dict[str, Any]:
     for key in keys[:-1]:
         inner = here.get(key, {})
         if not isinstance(inner, Mapping):
-            raise ConfigError(f"--set {assignment}: {key!r} is a value, not a table")
+            raise ConfigError("KS010", f"--set {assignment}: {key!r} is a value, not a table")
         here[key] = dict(inner)
         here = here[key]
     here[keys[-1]] = value
@@ -114,18 +114,18 @@ def _parse(cls: type[T], table: Mapping[str, Any], path: tuple[str, ...]) -> T:
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in kinds:
-            raise ConfigError(_unknown(key, list(kinds), path))
+            raise ConfigError("KS011", _unknown(key, list(kinds), path))
         kind = kinds[key]
         if isinstance(kind, type) and is_dataclass(kind):
             if not isinstance(value, Mapping):
-                raise ConfigError(f"[{'.'.join((*path, key))}] must be a table, got {value!r}")
+                raise ConfigError("KS012", f"[{'.'.join((*path, key))}] must be a table, got {value!r}")
             values[key] = _parse(kind, value, (*path, key))
         else:
             values[key] = value
     try:
         return cls(**values)
     except ValidationError as error:
-        raise ConfigError(_one_line(error, path)) from None
+        raise ConfigError("KS013", _one_line(error, path)) from None
 
 
 def _unknown(key: str, known: Sequence[str], path: tuple[str, ...]) -> str:

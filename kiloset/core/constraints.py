@@ -82,31 +82,34 @@ def validate(id: str, args: Mapping[str, Any]) -> None:
     """
     if not isinstance(id, str) or id not in ARGS:
         nearest = get_close_matches(str(id), IDS, n=1, cutoff=0.0)[0]
-        raise DataError(f"constraint {_short(id)}: no such id; did you mean {nearest!r}?")
+        raise DataError("KS014", f"constraint {_short(id)}: no such id; did you mean {nearest!r}?")
     known = ARGS[id]
     if not isinstance(args, Mapping):
-        raise DataError(f"constraint {id}: arguments must be an object, got {_short(args)}")
+        raise DataError("KS015", f"constraint {id}: arguments must be an object, got {_short(args)}")
     if missing := [name for name in known if name not in args]:
-        raise DataError(f"constraint {id}: {missing[0]} is missing")
+        raise DataError("KS016", f"constraint {id}: {missing[0]} is missing")
     if superfluous := [name for name in args if name not in known]:
-        raise DataError(f"constraint {id}: no argument {_short(superfluous[0])}; it takes {', '.join(known) or 'none'}")
+        raise DataError(
+            "KS017", f"constraint {id}: no argument {_short(superfluous[0])}; it takes {', '.join(known) or 'none'}"
+        )
     for name, allowed in known.items():
         if fault := allowed(args[name]):
-            raise DataError(f"constraint {id}: {name} must be {fault}, got {_short(args[name])}")
+            raise DataError("KS018", f"constraint {id}: {name} must be {fault}, got {_short(args[name])}")
     if "nth_paragraph" in known and args["nth_paragraph"] > args["num_paragraphs"]:
         raise DataError(
+            "KS019",
             f"constraint {id}: nth_paragraph must be at most num_paragraphs = {args['num_paragraphs']}, "
-            f"got {args['nth_paragraph']}"
+            f"got {args['nth_paragraph']}",
         )
     if id in _NONE_IS_BLANK and args["relation"] == "less than" and args[_NONE_IS_BLANK[id]] < 2:
-        raise DataError(f"constraint {id}: less than 1 leaves only the blank response, which fails")
+        raise DataError("KS020", f"constraint {id}: less than 1 leaves only the blank response, which fails")
 
 
 def _read(row: Mapping[str, str]) -> Any:
     try:
         return json.loads(row["args"])
     except (ValueError, TypeError, RecursionError):
-        raise DataError(f"constraint {row['id']}: args is not JSON text: {_short(row['args'])}") from None
+        raise DataError("KS021", f"constraint {row['id']}: args is not JSON text: {_short(row['args'])}") from None
 
 
 def _short(value: Any) -> str:

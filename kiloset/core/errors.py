@@ -10,7 +10,15 @@
 
 
 class KilosetError(Exception):
-    """Base of every deliberate error; the command line prints its message and exits with 2."""
+    """Base of every deliberate error; the command line prints its code and message and exits with 2."""
+
+    def __init__(self, code: str, message: str) -> None:
+        """Take a code such as `KS101`, which names the place that raises and never changes, and a message in one line."""
+        super().__init__(code, message)
+        self.code, self.message = code, message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class ConfigError(KilosetError, ValueError):

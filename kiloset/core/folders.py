@@ -21,9 +21,9 @@ def listed(address: str) -> list[dict[str, Any]]:
     try:
         files = sorted(file for file in fs.ls(path, detail=False) if file.endswith(".parquet"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{address}: no such folder ({type(error).__name__})") from None
+        raise DataError("KS022", f"{address}: no such folder ({type(error).__name__})") from None
     if not files:
-        raise DataError(f"{address}: no .parquet file in this folder")
+        raise DataError("KS023", f"{address}: no .parquet file in this folder")
     groups: list[dict[str, Any]] = []
     first = 0
     for file in files:
@@ -31,7 +31,7 @@ def listed(address: str) -> list[dict[str, Any]]:
             with fs.open(file, "rb") as opened:
                 found = pq.ParquetFile(opened).metadata
         except (OSError, pyarrow.ArrowException) as error:
-            raise DataError(f"{file}: not a readable parquet file ({str(error).splitlines()[0]})") from None
+            raise DataError("KS024", f"{file}: not a readable parquet file ({str(error).splitlines()[0]})") from None
         for number in range(found.num_row_groups):
             group = found.row_group(number)
             part = {
@@ -94,7 +94,7 @@ def is_taken(address: str) -> bool:
     try:
         return bool(fs.exists(path) and (not fs.isdir(path) or fs.ls(path, detail=False)))
     except OSError as error:
-        raise DataError(f"{address}: cannot be reached ({type(error).__name__})") from None
+        raise DataError("KS025", f"{address}: cannot be reached ({type(error).__name__})") from None
 
 
 def _located(address: str) -> tuple[Any, str]:
@@ -103,5 +103,5 @@ def _located(address: str) -> tuple[Any, str]:
     try:
         fs, path = url_to_fs(address)
     except (ImportError, ValueError) as error:
-        raise DataError(f"{address}: {str(error).splitlines()[0]}") from None
+        raise DataError("KS026", f"{address}: {str(error).splitlines()[0]}") from None
     return fs, path

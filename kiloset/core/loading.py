@@ -17,11 +17,11 @@ def load_tokenizer(path: Path) -> Any:
     from transformers import AutoTokenizer
 
     if not path.is_dir():
-        raise ModelError(f"{path}: no such folder")
+        raise ModelError("KS027", f"{path}: no such folder")
     try:
         return AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path}: cannot load the tokenizer: {squash(str(error))}") from None
+        raise ModelError("KS028", f"{path}: cannot load the tokenizer: {squash(str(error))}") from None
 
 
 def load_model(path: Path, *, quantize: str = "none") -> Any:
@@ -46,7 +46,7 @@ def load_model(path: Path, *, quantize: str = "none") -> Any:
     try:
         return AutoModelForCausalLM.from_pretrained(str(path), use_safetensors=True, trust_remote_code=False, **placed)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise ModelError(f"{path}: cannot load the model: {squash(str(error))}") from None
+        raise ModelError("KS029", f"{path}: cannot load the model: {squash(str(error))}") from None
 
 
 def free_gpu_memory() -> None:
@@ -66,7 +66,7 @@ def _quantization(quantize: str, cuda: bool) -> Any:
 
     if not cuda or importlib.util.find_spec("bitsandbytes") is None:
         lacking = "bitsandbytes (pip install bitsandbytes)" if cuda else "a CUDA GPU"
-        raise ConfigError(f'[train] quantize = "{quantize}" needs {lacking}; set it to "none"')
+        raise ConfigError("KS030", f'[train] quantize = "{quantize}" needs {lacking}; set it to "none"')
     if quantize == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
@@ -86,9 +86,9 @@ def load_adapter(model: Any, adapter: Path) -> None:
     from safetensors import SafetensorError
 
     if not (adapter / "adapter_model.safetensors").is_file():
-        raise ModelError(f"{adapter}: no adapter_model.safetensors in it; fit an adapter with `make train`")
+        raise ModelError("KS031", f"{adapter}: no adapter_model.safetensors in it; fit an adapter with `make train`")
     try:
         model.load_adapter(str(adapter))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{adapter}: cannot load the adapter: {squash(str(error))}") from None
+        raise ModelError("KS032", f"{adapter}: cannot load the adapter: {squash(str(error))}") from None
     model.eval()

@@ -87,8 +87,9 @@ def check_logits(
     own = whole[:, :-1][is_target[:, 1:]].float()
     if (ours - own).abs().max() > TOLERANCE * own.abs().max():
         raise ModelError(
+            "KS033",
             f"{model.config.model_type} models change their logits in a way not known here, so a likelihood would be "
-            "wrong; use another model"
+            "wrong; use another model",
         )
 
 

@@ -222,11 +222,12 @@ def tokenize_example(tokenizer: Any, messages: Sequence[Message], response: str)
         )
         if not whole.startswith(prompt + response.strip()[:1]):
             raise ModelError(
+                "KS034",
                 "the chat template changes what stands before the response, so the loss cannot be kept to the response; "
-                "use a template whose generation prompt is a prefix of the full conversation"
+                "use a template whose generation prompt is a prefix of the full conversation",
             )
     if tokenizer.eos_token_id is None:
-        raise ModelError("the tokenizer has no end-of-text token, so a response's end cannot be trained")
+        raise ModelError("KS035", "the tokenizer has no end-of-text token, so a response's end cannot be trained")
     prompt_ids = list(tokenizer.encode(prompt, add_special_tokens=not templated))
     response_ids = list(tokenizer.encode(response, add_special_tokens=False))
     end = _end_token(tokenizer, whole, prompt + response.strip()) if templated else int(tokenizer.eos_token_id)

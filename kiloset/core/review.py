@@ -102,12 +102,14 @@ def held(path: Path) -> Iterator[ReviewFile]:
     try:
         file = path.open("ab")
     except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+        raise DataError("KS036", f"{path}: cannot be written ({error.strerror})") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DataError(f"{path}: another review of this run is open; go on there, or end it first") from None
+            raise DataError(
+                "KS037", f"{path}: another review of this run is open; go on there, or end it first"
+            ) from None
         whole = path.read_bytes()
         if not whole.endswith(b"\n"):
             os.truncate(path, whole.rfind(b"\n") + 1)
@@ -166,7 +168,7 @@ def _read(path: Path) -> list[Decision]:
     try:
         whole = path.read_bytes() if path.exists() else b""
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        raise DataError("KS038", f"{path}: cannot be read ({error.strerror})") from None
     lines = whole[: whole.rfind(b"\n") + 1].split(b"\n")
     return [_decision(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
 
@@ -176,18 +178,20 @@ def _decision(line: bytes, place: str) -> Decision:
     try:
         value: Any = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{place}: not JSON ({error}); {fix}") from None
+        raise DataError("KS039", f"{place}: not JSON ({error}); {fix}") from None
     known = [field.name for field in fields(Decision)]
     if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
-        raise DataError(f"{place}: must be an object of texts; {fix}")
+        raise DataError("KS040", f"{place}: must be an object of texts; {fix}")
     if unknown := sorted(value.keys() - {*known}):
-        raise DataError(f"{place}: {unknown[0]!r} is not known, only {', '.join(known)}; {fix}")
+        raise DataError("KS041", f"{place}: {unknown[0]!r} is not known, only {', '.join(known)}; {fix}")
     if missing := [name for name in ("id", "verdict", "born") if not value.get(name)]:
-        raise DataError(f'{place}: "{missing[0]}" is missing; {fix}')
+        raise DataError("KS042", f'{place}: "{missing[0]}" is missing; {fix}')
     if value["verdict"] not in get_args(Verdict):
-        raise DataError(f'{place}: "verdict" must be one of {", ".join(get_args(Verdict))}, got {value["verdict"]!r}')
+        raise DataError(
+            "KS043", f'{place}: "verdict" must be one of {", ".join(get_args(Verdict))}, got {value["verdict"]!r}'
+        )
     if value["verdict"] == "accept" and (empty := [name for name in TEXTS if name != "input" and not value.get(name)]):
-        raise DataError(f'{place}: an accepted row needs its "{empty[0]}"; {fix}')
+        raise DataError("KS044", f'{place}: an accepted row needs its "{empty[0]}"; {fix}')
     return Decision(**{"time": "", **value})
 
 
@@ -205,4 +209,4 @@ def _append(path: Path, line: bytes) -> None:
                 os.truncate(path, size)
             raise
     except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror}); the decision does not count") from None
+        raise DataError("KS045", f"{path}: cannot be written ({error.strerror}); the decision does not count") from None

@@ -68,9 +68,9 @@ def check_free(target: Path) -> None:
     try:
         taken = target.is_symlink() or (target.exists() and any(target.iterdir() if target.is_dir() else [target]))
     except OSError as error:
-        raise DataError(f"{target}: cannot be read ({error.strerror})") from None
+        raise DataError("KS046", f"{target}: cannot be read ({error.strerror})") from None
     if taken:
-        raise DataError(f"{target}: there is something already; name a folder that is new or empty with --out")
+        raise DataError("KS047", f"{target}: there is something already; name a folder that is new or empty with --out")
 
 
 class RunFolder:
@@ -104,7 +104,7 @@ class RunFolder:
             probe.unlink()
         except OSError as error:
             raise DataError(
-                f"{self.path}: cannot be written ({error.strerror}); choose another folder with --runs"
+                "KS048", f"{self.path}: cannot be written ({error.strerror}); choose another folder with --runs"
             ) from None
 
     def require(self) -> None:
@@ -120,7 +120,7 @@ class RunFolder:
                 else []
             )
             known = f"; runs there: {', '.join(others)}" if others else ""
-            raise DataError(f"{self.path}: no run there{known}; make one with `make dataset`")
+            raise DataError("KS049", f"{self.path}: no run there{known}; make one with `make dataset`")
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -135,12 +135,14 @@ class RunFolder:
             found: dict[str, Any] = json.loads(self.manifest_file.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise DataError(
-                f"{self.manifest_file}: not JSON ({error}); delete it, `make dataset` writes it anew"
+                "KS050", f"{self.manifest_file}: not JSON ({error}); delete it, `make dataset` writes it anew"
             ) from None
         except OSError as error:
-            raise DataError(f"{self.manifest_file}: cannot be read ({error.strerror})") from None
+            raise DataError("KS051", f"{self.manifest_file}: cannot be read ({error.strerror})") from None
         if not isinstance(found, dict):
-            raise DataError(f"{self.manifest_file}: must hold an object, found {type(found).__name__}; delete it")
+            raise DataError(
+                "KS052", f"{self.manifest_file}: must hold an object, found {type(found).__name__}; delete it"
+            )
         return found
 
     @contextmanager
@@ -154,7 +156,9 @@ class RunFolder:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise DataError(f"{self.path}: another kiloset is at work on this run; wait for it to end") from None
+                raise DataError(
+                    "KS053", f"{self.path}: another kiloset is at work on this run; wait for it to end"
+                ) from None
             yield
 
     def forget_stages_without_ledger(self) -> None:

@@ -95,15 +95,15 @@ def check_outcome(stage: str, before: pl.DataFrame, outcome: Outcome, *, creates
     left = outcome.kept["id"].to_list() + outcome.dropped["id"].to_list()
     if len(left) != len(set(left)):
         twice = next(id for id in left if left.count(id) > 1)
-        raise StageError(f"stage {stage}: row {twice} stands twice in what was kept and dropped")
+        raise StageError("KS054", f"stage {stage}: row {twice} stands twice in what was kept and dropped")
     if lost := set(got) - set(left):
-        raise StageError(f"stage {stage}: lost {len(lost)} rows without a reason, {min(lost)} among them")
+        raise StageError("KS055", f"stage {stage}: lost {len(lost)} rows without a reason, {min(lost)} among them")
     if not creates and (new := set(left) - set(got)):
-        raise StageError(f"stage {stage}: invented {len(new)} rows, {min(new)} among them")
+        raise StageError("KS056", f"stage {stage}: invented {len(new)} rows, {min(new)} among them")
     if missing := [name for name in ROW if name not in outcome.kept.columns or name not in outcome.dropped.columns]:
-        raise StageError(f"stage {stage}: lost the column {missing[0]}")
+        raise StageError("KS057", f"stage {stage}: lost the column {missing[0]}")
     if outcome.dropped.height and outcome.dropped["reason"].null_count():
-        raise StageError(f"stage {stage}: dropped a row without a reason")
+        raise StageError("KS058", f"stage {stage}: dropped a row without a reason")
 
 
 def full_instruction(table: pl.DataFrame) -> list[str]:

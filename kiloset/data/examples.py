@@ -71,7 +71,9 @@ def load_examples(path: str, *, prefix: str, source: str, license: str, where: s
         lines, examples_of = ((place, _mended(found)) for place, found in lines), _examples_whole_or_not
     for place, found in lines:
         if (own := _id(found, place)) in ids:
-            raise DataError(f"{place}: id {own!r} stands already at {ids[own]}; ids must differ, or be left out")
+            raise DataError(
+                "KS101", f"{place}: id {own!r} stands already at {ids[own]}; ids must differ, or be left out"
+            )
         if own is not None:
             ids[own] = place
         for example in examples_of(found, place):
@@ -89,7 +91,7 @@ def load_examples(path: str, *, prefix: str, source: str, license: str, where: s
         if limit and len(rows) >= limit:
             break
     if not rows:
-        raise EmptyError(f"{path}: no example in it; [{where}] path needs at least one")
+        raise EmptyError("KS102", f"{path}: no example in it; [{where}] path needs at least one")
     return table_of(rows[:limit] if limit else rows)
 
 
@@ -105,7 +107,7 @@ def _lines(path: str, where: str) -> Iterator[Line]:
 
 def _object(value: Any, place: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise DataError(f"{place}: must be an object, found {type(value).__name__}")
+        raise DataError("KS103", f"{place}: must be an object, found {type(value).__name__}")
     return value
 
 
@@ -120,7 +122,7 @@ def _examples(found: Mapping[str, Any], place: str) -> Iterator[dict[str, Any]]:
     instruction = _needed(found, INSTRUCTIONS, place)
     if "instances" in found:  # Self-Instruct
         if not isinstance(found["instances"], list) or not found["instances"]:
-            raise DataError(f'{place}: "instances" must be a list with at least one {{input, output}}')
+            raise DataError("KS104", f'{place}: "instances" must be a list with at least one {{input, output}}')
         for instance in found["instances"]:
             given = _optional(_object(instance, place), ("input",), place)
             response = _needed(instance, ("output",), place)
@@ -141,7 +143,9 @@ def _examples_whole_or_not(found: Mapping[str, Any], place: str) -> Iterator[dic
         asked, said = ([text for role, text in turns if role in roles] for roles in (USERS, ASSISTANTS))
         instances = found.get("instances") or [{}]
         if not isinstance(instances, list):
-            raise DataError(f'{place}: "instances" must be a list with at least one {{input, output}}') from None
+            raise DataError(
+                "KS105", f'{place}: "instances" must be a list with at least one {{input, output}}'
+            ) from None
         for instance in instances:
             both = {**found, **_object(instance, place)}
             yield {
@@ -174,7 +178,7 @@ def prompt_of(value: Any, place: str) -> str:
         if found.get(layout) is not None:
             turn = next((text for role, text in _said(found[layout], layout, place) if role in USERS), "")
             if not turn:
-                raise DataError(f'{place}: "{layout}" needs a user turn that is not empty')
+                raise DataError("KS106", f'{place}: "{layout}" needs a user turn that is not empty')
             return turn
     return user_turn(_needed(found, (*INSTRUCTIONS, "text", "content"), place), _given(found, place))
 
@@ -189,18 +193,18 @@ def _turns(turns: Any, layout: str, place: str) -> tuple[str, str]:
     said = _said(turns, layout, place)
     users = [i for i, (role, _) in enumerate(said) if role in USERS]
     if not users or users[0] + 1 >= len(said) or said[users[0] + 1][0] not in ASSISTANTS:
-        raise DataError(f'{place}: "{layout}" needs a user turn followed by an assistant turn')
+        raise DataError("KS107", f'{place}: "{layout}" needs a user turn followed by an assistant turn')
     system = "\n\n".join(text for role, text in said[: users[0]] if role == "system" and text)
     instruction, response = said[users[0]][1], said[users[0] + 1][1]
     if not instruction or not response:
-        raise _NotWholeError(f"{place}: the first user or assistant turn is empty")
+        raise _NotWholeError("KS147", f"{place}: the first user or assistant turn is empty")
     return f"{system}\n\n{instruction}" if system else instruction, response
 
 
 def _said(turns: Any, layout: str, place: str) -> list[tuple[str, str]]:
     """Return `(role, text)` of every turn."""
     if not isinstance(turns, list) or not turns:
-        raise DataError(f'{place}: "{layout}" must be a list of turns')
+        raise DataError("KS108", f'{place}: "{layout}" must be a list of turns')
     return [_turn(turn, place) for turn in turns]
 
 
@@ -220,10 +224,10 @@ def _needed(found: Mapping[str, Any], names: tuple[str, ...], place: str) -> str
     present = next((name for name in names if name in found), None)
     if present is None:
         others = f" (or {', '.join(names[1:])})" if names[1:] else ""
-        raise DataError(f'{place}: "{names[0]}"{others} is missing; found {", ".join(found) or "nothing"}')
+        raise DataError("KS109", f'{place}: "{names[0]}"{others} is missing; found {", ".join(found) or "nothing"}')
     text = _text(found[present] if found[present] is not None else "", present, place)
     if not text:
-        raise _NotWholeError(f'{place}: "{present}" is empty')
+        raise _NotWholeError("KS148", f'{place}: "{present}" is empty')
     return text
 
 
@@ -235,9 +239,10 @@ def _optional(found: Mapping[str, Any], names: tuple[str, ...], place: str) -> s
 
 def _text(value: Any, name: str, place: str) -> str:
     if not isinstance(value, str):
-        raise DataError(f'{place}: "{name}" must be text, found {type(value).__name__}')
+        raise DataError("KS110", f'{place}: "{name}" must be text, found {type(value).__name__}')
     if (half := LONE_SURROGATE.search(value)) is not None:
         raise _NotWholeError(
-            f'{place}: "{name}" holds {half[0]!r}, one half of an escaped character; write both halves or neither'
+            "KS149",
+            f'{place}: "{name}" holds {half[0]!r}, one half of an escaped character; write both halves or neither',
         )
     return value.strip()

@@ -40,7 +40,7 @@ def values_of(path: str, setting: str, suffixes: Sequence[str] = SUFFIXES) -> It
     try:
         files = _files(path, setting, suffixes)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}) ({setting})") from None
+        raise DataError("KS111", f"{path}: cannot be read ({error.strerror}) ({setting})") from None
     if files:
         for file in files:
             yield from _file_values(file)
@@ -59,7 +59,7 @@ def values_or_broken(path: str) -> Iterator[tuple[str, Any]]:
     saved = _saved_parts(Path(path))
     files = saved or _files(path, "FILE", SUFFIXES)
     if not files:
-        raise DataError(f"{path}: no such file or folder")
+        raise DataError("KS112", f"{path}: no such file or folder")
     for file in files:
         name = str(file.relative_to(path)) if saved else file.name
         if file.suffix in (".jsonl", ".csv") and file.is_file():
@@ -81,7 +81,7 @@ def _saved_parts(folder: Path) -> list[Path]:
             return [part for split in splits for part in sorted((folder / split).glob("*.arrow"))]
         return sorted(folder.glob("*.arrow")) if (folder / DESCRIBES).is_file() else []
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder}: not a data set that can be read ({error})") from None
+        raise DataError("KS113", f"{folder}: not a data set that can be read ({error})") from None
 
 
 def _lines_or_broken(file: Path) -> Iterator[tuple[str, Any]]:
@@ -94,7 +94,7 @@ def _lines_or_broken(file: Path) -> Iterator[tuple[str, Any]]:
                 value = Broken(place, str(error).removeprefix(f"{place}: "))
             yield place, value
     except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror or error})") from None
+        raise DataError("KS114", f"{file}: cannot be read ({error.strerror or error})") from None
 
 
 def _json_lines(file: Path) -> Iterator[tuple[int, Callable[[str], Any]]]:
@@ -124,11 +124,11 @@ def _csv_lines(file: Path) -> Iterator[tuple[int, Callable[[str], Any]]]:
 
 def _csv_row(header: list[str], row: list[str], place: str) -> dict[str, str]:
     if len(row) != len(header):
-        raise DataError(f"{place}: has {len(row)} fields, the header {len(header)}")
+        raise DataError("KS115", f"{place}: has {len(row)} fields, the header {len(header)}")
     try:
         "".join(row).encode()
     except UnicodeEncodeError:
-        raise DataError(f"{place}: not UTF-8 text; save it as UTF-8") from None
+        raise DataError("KS116", f"{place}: not UTF-8 text; save it as UTF-8") from None
     return dict(zip(header, row, strict=True))
 
 
@@ -137,26 +137,26 @@ def _files(path: str, setting: str, suffixes: Sequence[str]) -> list[Path]:
     try:
         file = Path(path).expanduser()
     except RuntimeError as error:
-        raise DataError(f"{path}: {error} ({setting})") from None
+        raise DataError("KS117", f"{path}: {error} ({setting})") from None
     if file.is_dir():
         found = (p for p in file.iterdir() if p.suffix in suffixes)
         parts = sorted(p for p in found if not p.name.startswith(".") and p.name != DESCRIBES)
         if not parts:
-            raise DataError(f"{path}: no {', '.join(suffixes)} file in this folder ({setting})")
+            raise DataError("KS118", f"{path}: no {', '.join(suffixes)} file in this folder ({setting})")
         return parts
     if file.exists():
         if file.suffix not in suffixes:
-            raise DataError(f"{path}: must end in {', '.join(suffixes)} ({setting})")
+            raise DataError("KS119", f"{path}: must end in {', '.join(suffixes)} ({setting})")
         return [file]
     if re.fullmatch(r"[\w.-]+/[\w.-]+", path) and file.suffix not in suffixes and not file.parent.exists():
         return []
-    raise DataError(f"{path}: no such file or folder ({setting})")
+    raise DataError("KS120", f"{path}: no such file or folder ({setting})")
 
 
 def _file_values(file: Path) -> Iterator[tuple[str, Any]]:
     try:
         if not file.is_file():  # a pipe would never end
-            raise DataError(f"{file}: must be a plain file")
+            raise DataError("KS121", f"{file}: must be a plain file")
         if file.suffix == ".jsonl":
             yield from ((place, _from_json(text, place)) for place, text in _text_lines(file))
         elif file.suffix == ".txt":
@@ -168,11 +168,15 @@ def _file_values(file: Path) -> Iterator[tuple[str, Any]]:
             first = 2 if file.suffix == ".csv" else 1
             yield from ((f"{file}:{n}", row) for n, row in enumerate(frame.iter_rows(named=True), first))
     except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+        raise DataError(
+            "KS122", f"{file}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from None
     except pl.exceptions.PolarsError as error:
-        raise DataError(f"{file}: not a readable {file.suffix[1:]} file ({str(error).splitlines()[0]})") from None
+        raise DataError(
+            "KS123", f"{file}: not a readable {file.suffix[1:]} file ({str(error).splitlines()[0]})"
+        ) from None
     except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror or error})") from None
+        raise DataError("KS124", f"{file}: cannot be read ({error.strerror or error})") from None
 
 
 _READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
@@ -197,7 +201,7 @@ def _decoded(line: bytes, place: str) -> str:
         return line.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{place}: not UTF-8 text ({error.reason} at its byte {error.start}); save it as UTF-8"
+            "KS125", f"{place}: not UTF-8 text ({error.reason} at its byte {error.start}); save it as UTF-8"
         ) from None
 
 
@@ -205,9 +209,9 @@ def _from_json(text: str, place: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise DataError(f"{place}: not JSON ({error})") from None
+        raise DataError("KS126", f"{place}: not JSON ({error})") from None
     except RecursionError:
-        raise DataError(f"{place}: not readable JSON (nested too deeply)") from None
+        raise DataError("KS127", f"{place}: not readable JSON (nested too deeply)") from None
 
 
 def _json(file: Path) -> Iterator[tuple[str, Any]]:
@@ -216,12 +220,12 @@ def _json(file: Path) -> Iterator[tuple[str, Any]]:
     except UnicodeDecodeError:
         raise
     except ValueError as error:
-        raise DataError(f"{file}: not JSON ({error})") from None
+        raise DataError("KS128", f"{file}: not JSON ({error})") from None
     except RecursionError:
-        raise DataError(f"{file}: not readable JSON (nested too deeply)") from None
+        raise DataError("KS129", f"{file}: not readable JSON (nested too deeply)") from None
     if not isinstance(value, list):
         raise DataError(
-            f"{file}: must hold a list of objects, found {type(value).__name__}; one object a line is .jsonl"
+            "KS130", f"{file}: must hold a list of objects, found {type(value).__name__}; one object a line is .jsonl"
         )
     yield from ((f"{file}[{i}]", row) for i, row in enumerate(value))
 
@@ -234,6 +238,8 @@ def _hub_lines(name: str, setting: str) -> Iterator[tuple[str, Any]]:
         found = datasets.load_dataset(name)
     except (OSError, ValueError, RuntimeError, httpx.HTTPError, datasets.exceptions.DatasetsError) as error:
         cause = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise DataError(f"{name}: no such file, and not to be had as a hub data set ({setting}): {cause}") from None
+        raise DataError(
+            "KS131", f"{name}: no such file, and not to be had as a hub data set ({setting}): {cause}"
+        ) from None
     split = "train" if "train" in found else next(iter(found))
     yield from ((f"{name}/{split}:{n}", row) for n, row in enumerate(found[split], 1))

@@ -64,10 +64,10 @@ def read_lines(path: str) -> Lines:
             systems += system
             rows.append(_row(example, len(rows) + 1, place, license))
     if not lines:
-        raise EmptyError(f"{path}: no line in it")
+        raise EmptyError("KS132", f"{path}: no line in it")
     if not rows:
         raise DataError(
-            f"{path}: no instruction with an answer in {lines} lines; {broken[0].place}: {broken[0].reason}"
+            "KS133", f"{path}: no instruction with an answer in {lines} lines; {broken[0].place}: {broken[0].reason}"
         )
     return Lines(_table(rows), lines, tuple(broken), dict(layouts.most_common()), systems)
 
@@ -81,7 +81,9 @@ def _examples(found: Mapping[str, Any], place: str) -> Iterator[tuple[str, bool,
             first = next((at for at, role in enumerate(roles) if role in USERS), len(roles))
             answers = [text for role, text in said[first:] if role in ASSISTANTS]
             if not answers:
-                raise DataError(f'{place}: "{layout}" needs a user turn and an answer; found {", ".join(roles)}')
+                raise DataError(
+                    "KS134", f'{place}: "{layout}" needs a user turn and an answer; found {", ".join(roles)}'
+                )
             yield (
                 layout,
                 "system" in roles,

@@ -158,7 +158,9 @@ def check_regions(regions: Sequence[str]) -> None:
 
     for code in regions:
         if code not in SUPPORTED_REGIONS:
-            raise ConfigError(f"[rules] phone_regions: no region {code!r}; ISO 3166 codes such as US, GB, DE are known")
+            raise ConfigError(
+                "KS135", f"[rules] phone_regions: no region {code!r}; ISO 3166 codes such as US, GB, DE are known"
+            )
 
 
 def _emails(text: str) -> Iterator[tuple[int, int]]:

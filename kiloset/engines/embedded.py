@@ -71,12 +71,12 @@ def check_model(name: str, where: str) -> None:
     elif (path := Path(name).expanduser()).exists() or name.startswith((".", "/", "~")):
         if not (path / "config.json").is_file():
             what = "no such folder" if not path.exists() else "has no config.json, so it is no model folder"
-            raise ModelError(f"[{where}] name: {path}: {what}")
+            raise ModelError("KS551", f"[{where}] name: {path}: {what}")
         _check_folder(path, where)
     elif name.count("/") != 1:
         known = ", ".join(PREFIX + known for known in MODELS)
         raise ModelError(
-            f"[{where}] name must be a local folder, a hub id owner/model, or one of {known}, got {name!r}"
+            "KS552", f"[{where}] name must be a local folder, a hub id owner/model, or one of {known}, got {name!r}"
         )
 
 
@@ -139,9 +139,9 @@ def _check_folder(path: Path, where: str) -> None:
     try:
         json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"[{where}] name: {path}/config.json: not JSON ({error})") from None
+        raise ModelError("KS553", f"[{where}] name: {path}/config.json: not JSON ({error})") from None
     if not any(path.glob("*.safetensors")):
-        raise ModelError(f"[{where}] name: {path}: has no *.safetensors; other weights are not read")
+        raise ModelError("KS554", f"[{where}] name: {path}: has no *.safetensors; other weights are not read")
 
 
 def _downloaded(name: str, where: str, say: Callable[[str], None]) -> str:
@@ -160,7 +160,7 @@ def _downloaded(name: str, where: str, say: Callable[[str], None]) -> str:
     except (OSError, ValueError, httpx.HTTPError) as error:
         cause = str(error).strip().splitlines()[0][:200]
         raise ModelError(
-            f"[{where}] name: {name!r} is no local folder, and the hub does not give it: {cause}"
+            "KS555", f"[{where}] name: {name!r} is no local folder, and the hub does not give it: {cause}"
         ) from None
 
 
@@ -168,13 +168,13 @@ def _source(name: str, where: str) -> tuple[Path, EmbeddedModel]:
     model = MODELS.get(name.removeprefix(PREFIX))
     if model is None:
         raise ModelError(
-            f"[{where}] name: unknown embedded model {name!r}; known: {', '.join(PREFIX + m for m in MODELS)}"
+            "KS556", f"[{where}] name: unknown embedded model {name!r}; known: {', '.join(PREFIX + m for m in MODELS)}"
         )
     spec = importlib.util.find_spec(model.package)
     folders = spec.submodule_search_locations if spec else None
     path = Path(folders[0]) / model.file if folders else None
     if path is None or not path.is_file():
-        raise ModelError(f"[{where}] name: {name} needs the package {model.requirement}; run `make setup`")
+        raise ModelError("KS557", f"[{where}] name: {name} needs the package {model.requirement}; run `make setup`")
     return path, model
 
 
@@ -182,7 +182,8 @@ def _verify(source: Path, model: EmbeddedModel) -> None:
     found = file_sha256(source)
     if found != model.sha256:
         raise ModelError(
-            f"{source}: sha256 is {found[:12]}…, expected {model.sha256[:12]}…; reinstall {model.requirement} with `make setup`"
+            "KS558",
+            f"{source}: sha256 is {found[:12]}…, expected {model.sha256[:12]}…; reinstall {model.requirement} with `make setup`",
         )
 
 
@@ -194,7 +195,7 @@ def _convert(source: Path, target: Path) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ModelError(f"{target.parent}: cannot be written ({error.strerror}); set KILOSET_CACHE") from None
+        raise ModelError("KS559", f"{target.parent}: cannot be written ({error.strerror}); set KILOSET_CACHE") from None
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".converting-") as name:
         made = Path(name) / "model"
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name, trust_remote_code=False)

@@ -113,7 +113,7 @@ class OpenAIEngine:
         """
         new = {key: request for key, request in requests if key not in self._pending}
         if not self.raw and any(request.raw for request in new.values()):
-            raise ModelError(f"{self.identity} takes no plain text ([engine] completions is false)")
+            raise ModelError("KS560", f"{self.identity} takes no plain text ([engine] completions is false)")
         if self._flight is None:
             self._flight = _Flight(self._model, self._config, *self._waits)
         self._pending |= new.keys()
@@ -126,14 +126,14 @@ class OpenAIEngine:
             ModelError: Nothing is in flight, or the server completes no more; whatever it completed was returned before.
         """
         if self._flight is None or not self._pending:
-            raise ModelError(f"{self.identity}: nothing is in flight")
+            raise ModelError("KS561", f"{self.identity}: nothing is in flight")
         answer = self._flight.answers.get()
         if isinstance(answer, BaseException):
             self._flight.answers.put(answer)  # whoever asks again hears the same
             if not isinstance(answer, ModelError):
                 raise answer
             left = f"{len(self._pending)} requests have no completion; run again to continue"
-            raise ModelError(f"{answer}; {left}") from None
+            raise ModelError("KS562", f"{answer}; {left}") from None
         self._pending.remove(answer[0])
         return answer
 
@@ -171,11 +171,14 @@ def api_key(config: EngineConfig) -> str:
     key = os.environ.get(name, "").strip()
     if not key and not is_loopback(config.base_url):
         raise ModelError(
+            "KS563",
             f"[engine] api_key_env: the environment variable {name} is not set, and {config.base_url} is not on this "
-            "machine; export the server's key in it (any word, if the server asks for none)"
+            "machine; export the server's key in it (any word, if the server asks for none)",
         )
     if not re.fullmatch(r"[\x21-\x7e]*", key):
-        raise ModelError(f"[engine] api_key_env: the environment variable {name} holds characters that no key has")
+        raise ModelError(
+            "KS564", f"[engine] api_key_env: the environment variable {name} holds characters that no key has"
+        )
     return key or PLACEHOLDER
 
 
@@ -273,12 +276,14 @@ class _Flight:
         seconds = time.monotonic() - self._failing_since
         server = f"{self._model} at {self._config.base_url}"
         if failure.is_final:
-            self._stop(ModelError(f"{server}: {failure.cause}"))
+            self._stop(ModelError("KS565", f"{server}: {failure.cause}"))
         elif failures > self._config.max_retries:
-            self._stop(ModelError(f"{server}: a request failed {failures} times, the last with {failure.cause}"))
+            self._stop(
+                ModelError("KS566", f"{server}: a request failed {failures} times, the last with {failure.cause}")
+            )
         elif self._failures > self._config.max_retries and seconds > self._patience_s:
             times = f"nothing was completed for {seconds:.0f} s, and {self._failures} attempts failed"
-            self._stop(ModelError(f"{server}: {times}, the last with {failure.cause}"))
+            self._stop(ModelError("KS567", f"{server}: {times}, the last with {failure.cause}"))
 
     def _nominal_wait(self, retry: int) -> float:
         return float(min(self._longest_wait_s, self._backoff_s * 2.0 ** min(retry - 1, 60)))

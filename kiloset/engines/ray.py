@@ -46,7 +46,8 @@ def connect(config: EngineConfig) -> None:
         import ray
     except ImportError:
         raise ModelError(
-            "[engine] kind = 'ray' needs Ray, which is not installed; install the extra `ray`: pip install -e '.[ray]' -c constraints.txt"
+            "KS568",
+            "[engine] kind = 'ray' needs Ray, which is not installed; install the extra `ray`: pip install -e '.[ray]' -c constraints.txt",
         ) from None
     if ray.is_initialized():
         return
@@ -72,8 +73,9 @@ def _check_reachable(address: str) -> None:
 def _unreachable(address: str, error: Exception) -> ModelError:
     cause = (str(error).strip() or type(error).__name__).splitlines()[0]
     return ModelError(
+        "KS569",
         f"[engine] address = {address!r}: no Ray cluster to be reached there ({cause[:200]}); "
-        "start one with `ray start --head`, or leave the address away for one on this machine"
+        "start one with `ray start --head`, or leave the address away for one on this machine",
     )
 
 
@@ -143,7 +145,7 @@ class RayEngine:
         """
         while not self._done:
             if not self._backlog and not any(actor.under_way for actor in self._actors):
-                raise ModelError(f"{self.identity}: nothing is under way")
+                raise ModelError("KS570", f"{self.identity}: nothing is under way")
             self._hand_out()
             self._wait()
         return self._done.popleft()
@@ -225,7 +227,7 @@ class RayEngine:
             self._deaths[key] += 1
         cause = _cause(error)
         if any(self._deaths[key] >= TRIES for key in suspects):
-            raise ModelError(f"the engine of {self.identity} died {TRIES} times: {cause}")
+            raise ModelError("KS571", f"the engine of {self.identity} died {TRIES} times: {cause}")
         self.repeated += len(actor.under_way)
         self._backlog.extendleft(reversed(actor.under_way.items()))
         self._say(f"an actor of {self.identity} is lost ({cause}); {len(actor.under_way)} requests are sent again")

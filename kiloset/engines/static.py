@@ -100,7 +100,7 @@ class StaticEmbedder:
         try:
             model = StaticModel.from_pretrained(folder)
         except (OSError, ValueError, SafetensorError) as error:
-            raise ModelError(f"{folder}: cannot be read ({error}); delete it, it is then made anew") from None
+            raise ModelError("KS572", f"{folder}: cannot be read ({error}); delete it, it is then made anew") from None
         twins = [
             StaticModel(model.embedding, model.tokenizer, normalize=True, max_length=TOKENS) for _ in range(THREADS - 1)
         ]
@@ -136,7 +136,7 @@ def distil(path: str, target: Path, progress: Progress, dims: int = DIMS) -> Non
                 if not target.exists():  # otherwise another process was quicker
                     raise
     except OSError as error:
-        raise ModelError(f"{target.parent}: cannot be written ({error.strerror}); set KILOSET_CACHE") from None
+        raise ModelError("KS573", f"{target.parent}: cannot be written ({error.strerror}); set KILOSET_CACHE") from None
 
 
 def token_weights(tokens: Sequence[str]) -> NDArray[np.float64]:
@@ -167,10 +167,14 @@ def _tokenizer(path: str) -> Any:
 
     file = Path(path) / "tokenizer.json"
     if not file.is_file():
-        raise ModelError(f"{file}: missing, so no static embedder can be made of this model; use another, or none")
+        raise ModelError(
+            "KS574", f"{file}: missing, so no static embedder can be made of this model; use another, or none"
+        )
     tokenizer = Tokenizer.from_file(str(file))
     if sorted(tokenizer.get_vocab().values()) != list(range(tokenizer.get_vocab_size())):
-        raise ModelError(f"{file}: leaves out token ids, so no static embedder can be made of it; use another, or none")
+        raise ModelError(
+            "KS575", f"{file}: leaves out token ids, so no static embedder can be made of it; use another, or none"
+        )
     tokenizer.no_padding()
     return tokenizer
 

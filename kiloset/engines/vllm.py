@@ -192,7 +192,7 @@ class VllmEngine:
         cause = (causes or lines or ["no message"])[-1]
         if status == -signal.SIGKILL:
             cause = "it was killed from outside, as a system does that is out of memory"
-        return ModelError(f"the engine of {self.identity} died: {cause[-300:]} (log: {self._log})")
+        return ModelError("KS576", f"the engine of {self.identity} died: {cause[-300:]} (log: {self._log})")
 
 
 class AdaptedEngine:

@@ -51,4 +51,4 @@ def _path(name: str, identity: str) -> str:
 
 
 def _another(here: str, there: str) -> ModelError:
-    return ModelError(f"a machine of the cluster has {here}, the driver {there}; give all the same revision")
+    return ModelError("KS577", f"a machine of the cluster has {here}, the driver {there}; give all the same revision")

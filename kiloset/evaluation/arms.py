@@ -71,7 +71,7 @@ def _tables(folder: RunFolder) -> tuple[pl.DataFrame, dict[str, str]]:
     """Return all rows before selection, and the original answers of those that were rewritten, by id."""
     stages = dict(folder.stages())
     if "generate" not in stages or not stages:
-        raise DataError(f"{folder.path}: stage generate is not finished; run `make dataset` first")
+        raise DataError("KS501", f"{folder.path}: stage generate is not finished; run `make dataset` first")
     last = list(stages.values())[-1]
     changed = last.filter(pl.col("original_response").is_not_null())
     return stages["generate"], dict(zip(changed["id"], changed["original_response"], strict=True))
@@ -100,7 +100,7 @@ def _rows(table: pl.DataFrame) -> list[Row]:
 def _filled(name: str, rows: list[Row], size: int) -> Arm:
     """Repeat the rows of an arm that has too few, under ids of their own, so that all take as many steps."""
     if not rows:
-        raise DataError(f"arm {name}: no row to train on; leave it out with [prove] arms")
+        raise DataError("KS502", f"arm {name}: no row to train on; leave it out with [prove] arms")
     filled = [
         row if at < len(rows) else {**row, "id": f"{row['id']}/{at // len(rows)}"}
         for at, row in ((at, rows[at % len(rows)]) for at in range(size))

@@ -147,7 +147,9 @@ def forgetting(base: Sequence[Metric], tuned: Sequence[Metric]) -> Forgetting:
     """
     ours, theirs = ({metric.name: metric for metric in metrics} for metrics in (base, tuned))
     if not ours or ours.keys() != theirs.keys():
-        raise DataError(f"forgetting needs the same capabilities twice, got {sorted(ours)} and {sorted(theirs)}")
+        raise DataError(
+            "KS503", f"forgetting needs the same capabilities twice, got {sorted(ours)} and {sorted(theirs)}"
+        )
     drops = {name: _drop(metric, theirs[name]) for name, metric in ours.items()}
     worst = max(drops, key=lambda name: drops[name])
     return Forgetting(
@@ -162,7 +164,7 @@ def forgetting(base: Sequence[Metric], tuned: Sequence[Metric]) -> Forgetting:
 def _drop(base: Metric, tuned: Metric) -> float:
     common = [key for key in base.counts if key in tuned.counts]
     if not common:
-        raise DataError(f"{base.name}: the two models have no item in common")
+        raise DataError("KS504", f"{base.name}: the two models have no item in common")
     before, after = (sum(m.sums[k] for k in common) / sum(m.counts[k] for k in common) for m in (base, tuned))
     return before - after
 

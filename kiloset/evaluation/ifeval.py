@@ -43,7 +43,7 @@ def read_ifeval(path: str | Path) -> list[Item]:
     try:
         lines = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise DataError("KS505", f"{path}: cannot be read ({error.strerror or error})") from None
     items: list[Item] = []
     places: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
@@ -52,11 +52,13 @@ def read_ifeval(path: str | Path) -> list[Item]:
         place = f"{path}:{number}"
         item = _item(_object(line, place), place)
         if item.key in places:
-            raise DataError(f'{place}: "key" {_short(item.key)} stands at {places[item.key]} too; it must be unique')
+            raise DataError(
+                "KS506", f'{place}: "key" {_short(item.key)} stands at {places[item.key]} too; it must be unique'
+            )
         places[item.key] = place
         items.append(item)
     if not items:
-        raise DataError(f"{path}: no rows; there must be one JSON object a line")
+        raise DataError("KS507", f"{path}: no rows; there must be one JSON object a line")
     return items
 
 
@@ -65,42 +67,43 @@ def _object(line: bytes, place: str) -> dict[str, Any]:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{place}: not UTF-8 text ({error.reason} at its byte {error.start}); save it as UTF-8"
+            "KS508", f"{place}: not UTF-8 text ({error.reason} at its byte {error.start}); save it as UTF-8"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{place}: not JSON ({error})") from None
+        raise DataError("KS509", f"{place}: not JSON ({error})") from None
     if not isinstance(row, dict):
-        raise DataError(f"{place}: must be a JSON object, got {_short(row)}")
+        raise DataError("KS510", f"{place}: must be a JSON object, got {_short(row)}")
     return row
 
 
 def _item(row: Mapping[str, Any], place: str) -> Item:
     for name in ("key", "prompt", "instruction_id_list", "kwargs"):
         if name not in row:
-            raise DataError(f'{place}: "{name}" is missing')
+            raise DataError("KS511", f'{place}: "{name}" is missing')
     key, prompt = row["key"], row["prompt"]
     if isinstance(key, bool) or not isinstance(key, str | int) or key == "":
-        raise DataError(f'{place}: "key" must be a whole number or text, got {_short(key)}')
+        raise DataError("KS512", f'{place}: "key" must be a whole number or text, got {_short(key)}')
     if not isinstance(prompt, str) or not prompt.strip():
-        raise DataError(f'{place}: "prompt" must be text, not blank, got {_short(prompt)}')
+        raise DataError("KS513", f'{place}: "prompt" must be text, not blank, got {_short(prompt)}')
     return Item(str(key), prompt, _constraints(row["instruction_id_list"], row["kwargs"], place))
 
 
 def _constraints(ids: Any, kwargs: Any, place: str) -> tuple[Constraint, ...]:
     if not isinstance(ids, list) or not ids:
-        raise DataError(f'{place}: "instruction_id_list" must be a list of at least one id, got {_short(ids)}')
+        raise DataError("KS514", f'{place}: "instruction_id_list" must be a list of at least one id, got {_short(ids)}')
     if not isinstance(kwargs, list) or not all(isinstance(args, dict) for args in kwargs):
-        raise DataError(f'{place}: "kwargs" must be a list of objects, got {_short(kwargs)}')
+        raise DataError("KS515", f'{place}: "kwargs" must be a list of objects, got {_short(kwargs)}')
     if len(ids) != len(kwargs):
         raise DataError(
-            f'{place}: "instruction_id_list" has {len(ids)} and "kwargs" {len(kwargs)}; there must be one for each id'
+            "KS516",
+            f'{place}: "instruction_id_list" has {len(ids)} and "kwargs" {len(kwargs)}; there must be one for each id',
         )
     constraints = tuple((id, _args(args)) for id, args in zip(ids, kwargs, strict=True))
     try:
         for id, args in constraints:
             validate(id, args)
     except DataError as error:
-        raise DataError(f"{place}: {error}") from None
+        raise DataError("KS517", f"{place}: {error}") from None
     return constraints
 
 

@@ -51,9 +51,13 @@ class ProveConfig:
             ConfigError: It is IFEval's, whose file is not given, or the loss on validation rows, and there are none.
         """
         if self.target.startswith("ifeval") and "ifeval" not in asked.following:
-            raise ConfigError(f'[prove] target "{self.target}" needs IFEval\'s file; name it in [evaluation] ifeval')
+            raise ConfigError(
+                "KS518", f'[prove] target "{self.target}" needs IFEval\'s file; name it in [evaluation] ifeval'
+            )
         if self.target == "validation loss" and not asked.validation:
-            raise ConfigError('[prove] target "validation loss" needs validation rows; set [run] validation above 0')
+            raise ConfigError(
+                "KS519", '[prove] target "validation loss" needs validation rows; set [run] validation above 0'
+            )
 
 
 @dataclass(frozen=True, slots=True)

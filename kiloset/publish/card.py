@@ -175,7 +175,9 @@ def _evaluation(facts: Facts) -> list[tuple[object, ...]] | None:
             if ":" not in name  # a single kind of constraint
         ]
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise DataError("evaluation.json: not as `make evaluate` writes it; run that again, or delete it") from None
+        raise DataError(
+            "KS751", "evaluation.json: not as `make evaluate` writes it; run that again, or delete it"
+        ) from None
 
 
 def _proof(facts: Facts) -> dict[str, Any] | None:
@@ -190,7 +192,9 @@ def _proof(facts: Facts) -> dict[str, Any] | None:
             arms.append((name, f"{said['arm']:.3f}", _interval(said["to_base"]), against))
         falls = [str(guard["name"]) for guard in facts.proof["guards"] if guard["change"] > guard["limit"]]
     except (KeyError, TypeError, ValueError, AttributeError, StopIteration):
-        raise DataError("prove/proof.json: not as `make prove` writes it; run that again, or delete it") from None
+        raise DataError(
+            "KS752", "prove/proof.json: not as `make prove` writes it; run that again, or delete it"
+        ) from None
     return {"target": target, "verdict": verdict, "arms": arms, "falls": falls}
 
 

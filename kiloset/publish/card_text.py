@@ -48,14 +48,14 @@ def write_card(folder: RunFolder, *, force: bool) -> None:
     """
     path, written = folder.path / CARD, folder.manifest.get("card_sha256")
     if path.exists() and not force and file_sha256(path) != written:
-        raise DataError(f"{path}: was not written by `kiloset card`, or was edited since; --force replaces it")
+        raise DataError("KS753", f"{path}: was not written by `kiloset card`, or was edited since; --force replaces it")
     text = card_text(folder, "", ())
     # Known before it is there, as for curated.jsonl: a kill in between must not look like an edit.
     folder.update_manifest({"card_sha256": hashlib.sha256(text.encode()).hexdigest()})
     try:
         write_text(path, text)
     except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+        raise DataError("KS754", f"{path}: cannot be written ({error.strerror})") from None
 
 
 def card_text(folder: RunFolder, layout: str, files: Sequence[Part], place: str = ELSEWHERE) -> str:
@@ -199,7 +199,9 @@ def _read(folder: RunFolder, name: str) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); run it again, or delete it") from None
+        raise DataError("KS755", f"{path}: cannot be read ({error}); run it again, or delete it") from None
     if not isinstance(found, dict):
-        raise DataError(f"{path}: must hold an object, found {type(found).__name__}; run it again, or delete it")
+        raise DataError(
+            "KS756", f"{path}: must hold an object, found {type(found).__name__}; run it again, or delete it"
+        )
     return found

@@ -63,7 +63,7 @@ def export(
         EmptyError: curated.jsonl has no row.
     """
     if not 0 <= validation < 1:
-        raise ConfigError(f"--validation must be in [0, 1), got {validation}")
+        raise ConfigError("KS757", f"--validation must be in [0, 1), got {validation}")
     made = {"run": str(folder.manifest.get("name", folder.path.name)), "format": layout}
     check_place(target, target, made)
     stages, ledger = read_stages(folder)
@@ -134,8 +134,9 @@ def read_rows(folder: RunFolder, final: pl.DataFrame, *, single: bool) -> pl.Dat
             messages = _messages(row["messages"], place)
             if single and [turn["role"] for turn in messages] != ["user", "assistant"]:
                 raise DataError(
+                    "KS758",
                     f"{place}: alpaca holds one user turn and its answer, found "
-                    f"{', '.join(turn['role'] for turn in messages)}; choose another --format"
+                    f"{', '.join(turn['role'] for turn in messages)}; choose another --format",
                 )
             asked = "\n\n".join(turn["content"] for turn in messages if turn["role"] == "user")
             instruction, given = parts.get(row["id"], (asked, ""))
@@ -145,7 +146,7 @@ def read_rows(folder: RunFolder, final: pl.DataFrame, *, single: bool) -> pl.Dat
             split = str(row.get("split", ""))
             rows.append({"messages": messages, **said, "instruction": instruction, "input": given, "split": split})
     if not rows:
-        raise EmptyError(f"{folder.curated}: no row in it, so there is nothing to export")
+        raise EmptyError("KS759", f"{folder.curated}: no row in it, so there is nothing to export")
     return pl.DataFrame(rows, schema=ROWS)
 
 
@@ -154,12 +155,16 @@ def _messages(turns: Sequence[Mapping[str, Any]], place: str) -> list[dict[str, 
     for number, turn in enumerate(turns, start=1):
         if turn.get("role") not in PLAIN_TURNS:
             known = ", ".join(PLAIN_TURNS)
-            raise DataError(f'{place}: message {number}: "role" must be one of {known}, got {turn.get("role")!r}')
+            raise DataError(
+                "KS760", f'{place}: message {number}: "role" must be one of {known}, got {turn.get("role")!r}'
+            )
         if not _text(turn.get("content"), f'message {number}: "content"', place).strip():
-            raise DataError(f'{place}: message {number}: "content" is empty')
+            raise DataError("KS761", f'{place}: message {number}: "content" is empty')
     roles = [turn["role"] for turn in turns]
     if roles[-1] != "assistant" or "user" not in roles:
-        raise DataError(f"{place}: messages must end with the assistant's, after a user's, got {', '.join(roles)}")
+        raise DataError(
+            "KS762", f"{place}: messages must end with the assistant's, after a user's, got {', '.join(roles)}"
+        )
     return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
 
 
@@ -167,9 +172,9 @@ def _text(value: Any, name: str, place: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise DataError(f"{place}: {name} must be text, got {value!r}")
+        raise DataError("KS763", f"{place}: {name} must be text, got {value!r}")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise DataError(f"{place}: {name} is not UTF-8 text ({error.reason})") from None
+        raise DataError("KS764", f"{place}: {name} is not UTF-8 text ({error.reason})") from None
     return value

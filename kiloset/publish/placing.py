@@ -49,7 +49,8 @@ def put_in_place(target: Path, made: Mapping[str, str], write: Callable[[Path], 
             os.replace(temporary, target)  # takes the place of an empty folder, refuses one that has filled since
     except OSError as error:
         raise DataError(
-            f"{target}: cannot be written ({error.strerror or error}); choose another folder with --out (make: OUT=)"
+            "KS765",
+            f"{target}: cannot be written ({error.strerror or error}); choose another folder with --out (make: OUT=)",
         ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -65,9 +66,9 @@ def check_place(place: Path, name: Path, made: Mapping[str, str]) -> None:
     try:
         why = _in_the_way(place, made)
     except OSError as error:
-        raise DataError(f"{name}: cannot be read ({error.strerror})") from None
+        raise DataError("KS766", f"{name}: cannot be read ({error.strerror})") from None
     if why:
-        raise DataError(f"{name}: {why}; name a folder that is new or empty with --out (make: OUT=)")
+        raise DataError("KS767", f"{name}: {why}; name a folder that is new or empty with --out (make: OUT=)")
 
 
 def _in_the_way(place: Path, made: Mapping[str, str]) -> str:

@@ -86,7 +86,8 @@ def push(
     if there.exists and there.is_public is private:
         is_, asked = ("public", "--public") if there.is_public else ("private", "--private")
         raise ConfigError(
-            f"{there.repo}: is {is_} already; say {asked} to push to it, or change that on the hub, in its settings"
+            "KS768",
+            f"{there.repo}: is {is_} already; say {asked} to push to it, or change that on the hub, in its settings",
         )
     with tempfile.TemporaryDirectory(prefix="kiloset-push-") as place:
         parcel = _pack(folder, layout, validation, there.repo, Path(place) / "export")
@@ -116,11 +117,12 @@ def _check_names(repo: str, branch: str | None) -> None:
         validate_repo_id(repo)
     except HFValidationError:
         raise ConfigError(
+            "KS769",
             f"{plain(repo)!r} is no name of a repository: `owner/name` is, of ASCII letters, digits, '-', '_' and '.', "
-            "neither first nor last '-' or '.', no '--', no '..', at most 96 characters"
+            "neither first nor last '-' or '.', no '--', no '..', at most 96 characters",
         ) from None
     if branch is not None and not re.fullmatch(r"[\w][\w./-]{0,99}", branch, re.ASCII):
-        raise ConfigError(f"--revision must be a branch's name, got {plain(branch)!r}")
+        raise ConfigError("KS770", f"--revision must be a branch's name, got {plain(branch)!r}")
 
 
 def _api() -> Any:
@@ -134,7 +136,7 @@ def _api() -> Any:
 
     logging.set_verbosity_error()  # it tells of each attempt; we tell of the last
     if get_token() is None:
-        raise ConfigError("no token for the hub: set HF_TOKEN, or log in once with `hf auth login`")
+        raise ConfigError("KS771", "no token for the hub: set HF_TOKEN, or log in once with `hf auth login`")
     return HfApi()
 
 
@@ -168,13 +170,15 @@ def _check_public(parcel: Parcel, allow_personal: bool) -> None:
     found = ", ".join(f"{pieces} x {kind}" for kind, pieces in parcel.personal.items())
     if KEYS in parcel.personal:
         raise DataError(
+            "KS772",
             f"not sent: the rows hold keys or tokens ({found}), which nobody may publish; take them out of curated.jsonl "
-            "(personal.parquet lists those that the run found)"
+            "(personal.parquet lists those that the run found)",
         )
     if parcel.personal and not allow_personal:
         raise DataError(
+            "KS773",
             f"not sent: the rows hold personal data ({found}; personal.parquet lists what the run found); take it out of "
-            "curated.jsonl, push with --private, or allow it with --allow-personal"
+            "curated.jsonl, push with --private, or allow it with --allow-personal",
         )
 
 
@@ -221,16 +225,16 @@ def _hub_errors(repo: str) -> Iterator[None]:
     try:
         yield
     except OfflineModeIsEnabled:
-        raise DataError(f"{repo}: HF_HUB_OFFLINE is set; unset it to reach the hub") from None
+        raise DataError("KS774", f"{repo}: HF_HUB_OFFLINE is set; unset it to reach the hub") from None
     except (NoAnswer, RuntimeError, OSError, ValueError) as error:
         # An upload of a file that fails is a RuntimeError, with its reason as the cause.
         why = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
         if isinstance(why, HfHubHTTPError):
-            raise DataError(f"{repo}: {_refusal(why)}") from None
+            raise DataError("KS775", f"{repo}: {_refusal(why)}") from None
         if isinstance(why, NoAnswer):
             said = f"the hub cannot be reached ({type(why).__name__}: {_line(why)})"
-            raise DataError(f"{repo}: {said}; try again, what is there already is not sent twice") from None
-        raise DataError(f"{repo}: not sent ({type(why).__name__}: {_line(why)})") from None
+            raise DataError("KS776", f"{repo}: {said}; try again, what is there already is not sent twice") from None
+        raise DataError("KS777", f"{repo}: not sent ({type(why).__name__}: {_line(why)})") from None
 
 
 def _refusal(error: Any) -> str:

@@ -118,10 +118,12 @@ def read_filter(said: Mapping[str, str], table: pl.DataFrame) -> Filter:
     allowed = {"fate": FATES, "state": STATES, "score": ["", *scores], "order": orders, "rewritten": ["", "yes"]}
     for name, values in allowed.items():
         if (value := getattr(found, name)) not in values:
-            raise DataError(f"the address has {name}={value!r}; it must be one of {', '.join(v for v in values if v)}")
+            raise DataError(
+                "KS701", f"the address has {name}={value!r}; it must be one of {', '.join(v for v in values if v)}"
+            )
     for name in ("least", "most"):
         if not _is_number(getattr(found, name)):
-            raise DataError(f"the address has {name}={getattr(found, name)!r}; it must be a number")
+            raise DataError("KS702", f"the address has {name}={getattr(found, name)!r}; it must be a number")
     if found.reason and "fate" not in said:
         return Filter(**{**asdict(found), "fate": "dropped"})
     return found

@@ -70,8 +70,9 @@ def check_untouched(folder: RunFolder) -> None:
     # What a run would write now does not matter here, so that it is held against a text that the file cannot have.
     if is_edited(folder, "no line of curated.jsonl"):
         raise DataError(
+            "KS703",
             f"{folder.curated}: was edited by hand, so that `make dataset` leaves it alone and could not apply a review; "
-            "move it away and run `make dataset` again, then review"
+            "move it away and run `make dataset` again, then review",
         )
 
 
@@ -118,7 +119,9 @@ def _listener(port: int | None, last: int) -> socket.socket:
             refused = error.strerror
         else:
             return listener
-    raise DataError(f"--port {port}: cannot be listened at ({refused}); choose another, or none for any free one")
+    raise DataError(
+        "KS704", f"--port {port}: cannot be listened at ({refused}); choose another, or none for any free one"
+    )
 
 
 def _read_link(path: Path) -> tuple[str, int]:
@@ -140,4 +143,4 @@ def _write_link(path: Path, token: str, port: int) -> None:
             file.write(f"{token}\n{port}\n")
         os.replace(temporary, path)
     except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+        raise DataError("KS705", f"{path}: cannot be written ({error.strerror})") from None

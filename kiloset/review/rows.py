@@ -76,14 +76,15 @@ def read_rows(run: RunFolder) -> Rows:
     tables = dict(stages)
     if "style" not in tables or not run.curated.exists():
         raise DataError(
-            f"{run.path}: the run is not finished, its last stage is {stages[-1][0]}; `make dataset` goes on where it stopped"
+            "KS706",
+            f"{run.path}: the run is not finished, its last stage is {stages[-1][0]}; `make dataset` goes on where it stopped",
         )
     try:
         beside = {
             path.stem: pl.read_parquet(path) for path in (run.duplicates, run.borderline, run.personal) if path.exists()
         }
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{run.path}: a table cannot be read ({str(error).splitlines()[0]})") from None
+        raise DataError("KS707", f"{run.path}: a table cannot be read ({str(error).splitlines()[0]})") from None
     table = _every_row(tables, ledger)
     near, ranks = in_order(table, beside.get("borderline"), run)
     target = run.manifest.get("target", {})
