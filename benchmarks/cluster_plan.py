@@ -325,7 +325,7 @@ def _driver(folder: Path, size: int) -> float:
     rate = 0.0
     for rows in (12, size):
         models = fakes.FakeModels()
-        models.generator = models.rewriter = models.judge = engine = _Instant()
+        models.generator = models.rewriter = engine = _Instant()
         models.scorer, models.embedder = FakeScorer(), FakeEmbedder()
         table = {**fakes.TABLE, "run": {"size": rows}, "rewrite": {"enabled": False}, "style": {}}
         fakes.run(folder / str(rows), table=table, models=models)

@@ -25,7 +25,6 @@ class Models(Protocol):
 
     generator: TextEngine
     rewriter: TextEngine
-    judge: TextEngine
     scorer: Scorer
     embedder: Embedder
 
@@ -33,11 +32,6 @@ class Models(Protocol):
 def base_name(config: RunConfig) -> str:
     """Return the base model's name: its own, or the generator's."""
     return config.models.base.name or config.models.generator.name
-
-
-def judge_name(config: RunConfig) -> str:
-    """Return the judge's name: its own, or the generator's."""
-    return config.models.judge.name or config.models.generator.name
 
 
 def check_models(config: RunConfig) -> None:
@@ -55,8 +49,6 @@ def check_models(config: RunConfig) -> None:
     check_model(base_name(config), "models.base")
     if config.models.rewriter.name:
         check_model(config.models.rewriter.name, "models.rewriter")
-    if config.engine.kind != "openai":
-        check_model(judge_name(config), "models.judge")
     check_model(config.models.embedder.name, "models.embedder")
 
 
@@ -104,7 +96,6 @@ class RealModels:
         base = model_path(base_name(config), "models.base", say)
         self._base = _Told(self._vllm(config, base_name(config), base, log), self)
         self.generator = self._writer(config, config.models.generator.name, "models.generator", log)
-        self.judge = self._writer(config, judge_name(config), "models.judge", log)
         self.rewriter = self._rewriter(config, log)
         self.scorer: Scorer = _Scorer(self._judge_of_fit(config, base), self)
         self.embedder = embedder_of(config, rows, say, progress)
@@ -113,9 +104,7 @@ class RealModels:
             self.embedder = RayEmbedder(self.embedder, make, config.engine, progress, lambda: self.make_room(but=None))
 
     def _writer(self, config: RunConfig, name: str, setting: str, log: Path) -> TextEngine:
-        """Return the engine of generator or judge: one engine a model, and a server's model is not the base of that name."""
-        if setting == "models.judge" and name == config.models.generator.name:
-            return self.generator
+        """Return the engine that writes: a server's model is not the base of that name."""
         if config.engine.kind == "openai":
             return _Told(OpenAIEngine(name, config.engine), self)
         if name == base_name(config):
@@ -173,7 +162,7 @@ class RealModels:
             told.engine.close()
 
     def _engines(self) -> "list[_Told]":
-        models = (self.generator, self.judge, self.rewriter, self._base)
+        models = (self.generator, self.rewriter, self._base)
         return [told for told in models if isinstance(told, _Told)]
 
 

@@ -17,9 +17,9 @@ from kiloset.core.calls import CallStore
 from kiloset.core.errors import ConfigError, EmptyError
 from kiloset.core.models import Embedder, Progress
 from kiloset.core.recorded import RecordedEngine, RecordedScorer
-from kiloset.core.review import Decision, beyond, read_decisions, stays
+from kiloset.core.review import Decision, beyond, read_decisions
 from kiloset.core.run import RunFolder, code_sha256, file_sha256, machine_facts, sha256_of, write_atomically, write_text
-from kiloset.core.table import Outcome, check_outcome, full_instruction, no_rows, table_of, with_verdicts
+from kiloset.core.table import Outcome, check_outcome, no_rows, table_of, with_verdicts
 from kiloset.core.vectors import RecordedEmbedder
 from kiloset.data.curated import curated_text, is_edited, write_curated
 from kiloset.data.examples import load_examples, prompt_of
@@ -29,7 +29,7 @@ from kiloset.filters.contamination import BENCHMARKS, Prompts, drop_contaminated
 from kiloset.filters.groups import duplicate_groups
 from kiloset.filters.near_duplicates import drop_near_duplicates
 from kiloset.filters.personal import found_personal, mask_rows, personal_pieces, seeds_told
-from kiloset.filters.quality import with_measured, with_quality
+from kiloset.filters.quality import with_quality
 from kiloset.filters.rules import check_rule_names, drop_by_rules, screen_instructions, with_languages
 from kiloset.filters.semantic import check_semantic, drop_semantic_duplicates
 from kiloset.generator.categories import check_pool_categories, check_target, label_by_neighbours, wanted_rows
@@ -41,7 +41,6 @@ from kiloset.generator.usage import Usage, UsageCounts, count_usage, read_usage,
 from kiloset.models import Models
 from kiloset.plan import Evidence, measured
 from kiloset.review.apply import Reviewed, call_back, reviewed, settle, with_decisions
-from kiloset.rewrite.ranker import RANKER_FILE, train_ranker
 from kiloset.rewrite.rewrite import rewrite
 from kiloset.rewrite.style import rank_by_style
 from kiloset.settings import PACKAGE, RunConfig, check_same, to_toml
@@ -80,7 +79,6 @@ class Context:
     models: Models
     generator: RecordedEngine
     rewriter: RecordedEngine
-    judge: RecordedEngine
     scorer: RecordedScorer
     embedder: Embedder
     store: CallStore
@@ -91,8 +89,6 @@ class Context:
     """What a reviewer decided, by row."""
     lacking: "Lacking | None" = None
     """What the set lacked after all stages, for the generation that goes back for it."""
-    measured: pl.DataFrame | None = None
-    """What models measured of rows before (`id` and columns of `kiloset.filters.quality.MODEL_TERMS`); if given, none is asked."""
     notes: dict[str, Any] = field(default_factory=dict)
     """What stages have to say besides their tables; goes to the manifest."""
     tables: dict[str, pl.DataFrame] = field(default_factory=dict)
@@ -243,25 +239,6 @@ def _semantic(table: pl.DataFrame, context: Context) -> Outcome:
     return found.outcome
 
 
-def _with_quality(table: pl.DataFrame, context: Context) -> pl.DataFrame:
-    config, generate = context.config, context.config.generate
-    if context.measured is not None:
-        return with_measured(
-            table, context.measured, config.quality, rules=config.rules, embedder=context.embedder
-        )  # fmt: skip
-    wanted = [name for name, rows in context.wanted.items() if rows]
-    may_be_taken = pl.col("category").is_in(wanted) & ((pl.col("source") != "seed") | config.seeds.in_set)
-    may_be_taken |= stays(table)
-    # The sampling of reference answers: those sampled beside one are found again.
-    sampling = {
-        "max_tokens": generate.max_response_tokens, "temperature": generate.response_temperature, "top_p": generate.top_p,
-    }  # fmt: skip
-    return with_quality(
-        table, config.quality, rules=config.rules, embedder=context.embedder, scorer=context.scorer,
-        generator=context.generator, judge=context.judge, sampling=sampling, candidates=may_be_taken,
-    )  # fmt: skip
-
-
 def _balance(table: pl.DataFrame, context: Context) -> Outcome:
     config = context.config
     # Rows that later stages dropped in an earlier pass are not selected again.
@@ -269,7 +246,7 @@ def _balance(table: pl.DataFrame, context: Context) -> Outcome:
     left = with_verdicts(with_decisions(table, context.decisions), lost)
     figures: dict[str, Any] = {}
     chosen = balance(
-        _with_quality(left.kept, context), context.embedder, context.wanted, config.balance,
+        with_quality(left.kept, config.quality, config.rules, context.embedder), context.embedder, context.wanted, config.balance,
         seed=config.run.seed, seeds_in_set=config.seeds.in_set, fill=config.categories.fill, figures=figures,
     )  # fmt: skip
     context.notes["diversity"] = figures
@@ -282,15 +259,8 @@ def _rewrite(table: pl.DataFrame, context: Context) -> Outcome:
 
 
 def _style(table: pl.DataFrame, context: Context) -> Outcome:
-    config, embedder = context.config, context.embedder
-    figures: dict[str, Any] = {"trained": False, "why": "off"}
-    ranker = None
-    if config.style.ranker_weight:
-        ranker, figures = train_ranker(table, embedder, seed=config.run.seed, min_rows=config.style.ranker_min_rows)
-    context.notes["ranker"], context.files[RANKER_FILE] = figures, ranker.as_bytes() if ranker else None
-    scores = ranker.scores(full_instruction(table), table["response"].to_list(), embedder) if ranker else None
-    style = config.style if figures.get("used") else replace(config.style, ranker_weight=0.0)
-    return rank_by_style(table, context.wanted, style, fill=config.categories.fill, ranker_scores=scores)
+    config = context.config
+    return rank_by_style(table, context.wanted, config.style, fill=config.categories.fill)
 
 
 def _review(table: pl.DataFrame, context: Context) -> Outcome:
@@ -312,9 +282,9 @@ STAGES = (
     Stage("near_duplicates", _near_duplicates, ("near_duplicates",), ("filters",)),
     Stage("contamination", _contamination, ("contamination",), ("filters",)),
     Stage("semantic", _semantic, ("semantic",), ("filters",), ("embedder",)),
-    Stage("balance", _balance, ("quality", "balance"), ("filters",), ("embedder", "scorer", "generator", "judge")),
+    Stage("balance", _balance, ("quality", "balance"), ("filters",), ("embedder",)),
     Stage("rewrite", _rewrite, ("rewrite", "gate"), ("rewrite",), ("rewriter", "scorer", "embedder")),
-    Stage("style", _style, ("style",), ("rewrite",), ("embedder",)),
+    Stage("style", _style, ("style",), ("rewrite",)),
     Stage("review", _review, (), ("kiloset",), ("scorer",)),
 )
 
@@ -452,7 +422,7 @@ def _context(config: RunConfig, inputs: Inputs, models: Models, store: CallStore
     embedder = models.embedder
     return Context(
         config, inputs, models, RecordedEngine(models.generator, store, progress),
-        RecordedEngine(models.rewriter, store, progress), RecordedEngine(models.judge, store, progress),
+        RecordedEngine(models.rewriter, store, progress),
         RecordedScorer(models.scorer, store, progress),
         RecordedEmbedder(embedder, store, progress) if embedder.is_costly else embedder, store,
         Prompts(inputs.benchmarks, config.contamination), {},
@@ -563,7 +533,7 @@ def _run_stage(
     code = code_sha256("core", *stage.packages, *(["engines"] if stage.models else []))
     # The longest text a model reads decides which rows it can be asked about.
     length = context.config.engine.max_model_len if stage.models else None
-    writers = [getattr(context, name) for name in ("generator", "judge") if name in stage.models]
+    writers = [getattr(context, name) for name in ("generator",) if name in stage.models]
     can = [(writer.raw, writer.structured) for writer in writers]
     given = [stage.name, tables, identities, can, length, dict(context.wanted), code, before]
     fingerprint = sha256_of([*given, _noted(stage, context, store)])

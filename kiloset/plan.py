@@ -18,7 +18,6 @@ from kiloset.core.calls import CallStore
 from kiloset.core.errors import KilosetError
 from kiloset.core.run import RunFolder
 from kiloset.core.table import table_of
-from kiloset.filters.judging import RATING_TOKENS
 from kiloset.generator.categories import wanted_rows
 from kiloset.generator.lives import PURPOSES
 from kiloset.generator.planning import PRIOR_WEIGHT, PRIOR_YIELD
@@ -29,8 +28,6 @@ BIRTH = {"self_instruct": "instruction", "evolve": "evolve", "magpie": "magpie",
 """Purpose of the request that asks for a new instruction, by strategy."""
 REWRITES = ("plain", "guided")
 """Purposes of the requests that go to the base model."""
-MEASURES = ("consistency", "judge")
-"""Purposes of the requests by which [quality] measures candidates: further answers, and ratings."""
 LOW, HIGH = 0.1, 0.9
 """Quantiles of a yield between which the figures range."""
 MOST_BORN = 200
@@ -39,7 +36,7 @@ ASKED = {"input": 0.48, "response": 0.74}
 """Requests per instruction while nothing is measured: 244 and 377 of 512 in run cpu-e8bdf17e."""
 PROMPT_TOKENS = {
     "instruction": 250, "evolve": 120, "magpie": 40, "input": 400, "labelled_input": 400, "response": 80, "plain": 80,
-    "guided": 250, "consistency": 80, "judge": 320,
+    "guided": 250,
 }  # fmt: skip
 """Guesses, while nothing is measured."""
 WRITTEN_SHARE = {
@@ -49,7 +46,6 @@ WRITTEN_SHARE = {
     "input": 0.4,
     "labelled_input": 0.4,
     "response": 0.5,
-    "judge": 0.25,
 }
 """Written tokens as a fraction of their limit while nothing is measured; guesses too."""
 
@@ -210,16 +206,15 @@ def estimate(
         for purpose, each in _per_born(config.generate, name, evidence).items():
             requests[purpose] = requests.get(purpose, NOTHING).plus(born.times(each))
             one.append(_spend(config, purpose, _over(share, yields[name]).times(each), evidence))
-    judged = sum(missing.values()) + sum((pool or {}).values())
-    others = _measures(config, judged) | _rewrites(config, wanted, evidence)
+    others = _rewrites(config, wanted, evidence)
     requests |= {name: Range(n, n, n) for name, n in others.items()}
-    used = [name for name in (*PURPOSES, *MEASURES, *REWRITES) if name in requests and requests[name].expected]
+    used = [name for name in (*PURPOSES, *REWRITES) if name in requests and requests[name].expected]
     purposes = {name: _spend(config, name, requests[name], evidence) for name in used}
     candidates = sum(missing.values())
     shortages, unchecked = _shortages(config, _total(one), candidates, wanted) if missing else ((), ())
     return Plan(
         sum(wanted.values()), math.ceil(candidates), evidence.origin, yields, purposes, _total(purposes.values()),
-        _scores(config, wanted, judged), shortages, unchecked, _assumed(evidence, shares, purposes), evidence.paid,
+        _scores(config, wanted), shortages, unchecked, _assumed(evidence, shares, purposes), evidence.paid,
         config.models.currency,
     )  # fmt: skip
 
@@ -276,15 +271,6 @@ def _over(candidates: float, rate: Range) -> Range:
     return Range(candidates / rate.high, candidates / rate.expected, candidates / rate.low)
 
 
-def _measures(config: RunConfig, candidates: float) -> dict[str, float]:
-    """Return the requests by which so many candidates are measured."""
-    quality = config.quality
-    return {
-        "consistency": candidates * quality.consistency_samples * (quality.consistency_weight > 0),
-        "judge": candidates * quality.judge_samples * (quality.judge_weight > 0),
-    }
-
-
 def _rewrites(config: RunConfig, wanted: Mapping[str, int], evidence: Evidence) -> dict[str, float]:
     if not config.rewrite.enabled:
         return {}
@@ -297,10 +283,9 @@ def _selected(config: RunConfig, wanted: Mapping[str, int]) -> int:
     return sum(config.balance.rows(rows) for rows in wanted.values())
 
 
-def _scores(config: RunConfig, wanted: Mapping[str, int], candidates: float) -> int:
+def _scores(config: RunConfig, wanted: Mapping[str, int]) -> int:
     rewrites = config.rewrite.plain + config.rewrite.guided if config.rewrite.enabled else 0
-    difficulty = 2 * math.ceil(candidates) if config.quality.ifd_weight else 0
-    return _selected(config, wanted) * (1 + rewrites) + difficulty
+    return _selected(config, wanted) * (1 + rewrites)
 
 
 def _spend(config: RunConfig, purpose: str, requests: Range, evidence: Evidence) -> Spend:
@@ -318,7 +303,7 @@ def _tokens(config: RunConfig, purpose: str, evidence: Evidence) -> tuple[float,
     limit = _limit(config, purpose)
     if (seen := evidence.usage.get(purpose)) is not None and seen.requests:
         return seen.prompt_tokens / seen.requests, min(seen.written_tokens / seen.requests, limit)
-    if purpose in (*REWRITES, "consistency"):
+    if purpose in REWRITES:
         return PROMPT_TOKENS[purpose], min(_tokens(config, "response", evidence)[1], limit)
     return PROMPT_TOKENS[purpose], WRITTEN_SHARE[purpose] * limit
 
@@ -327,23 +312,17 @@ def _limit(config: RunConfig, purpose: str) -> int:
     generate = config.generate
     if purpose in REWRITES:
         return config.rewrite.max_tokens
-    if purpose == "judge":
-        return RATING_TOKENS
-    if purpose in ("response", "consistency"):
+    if purpose == "response":
         return generate.max_response_tokens
     return generate.max_input_tokens if purpose.endswith("input") else generate.max_instruction_tokens
 
 
 def _model(config: RunConfig, purpose: str) -> ModelSettings:
-    if purpose == "judge" and config.models.judge.name:
-        return config.models.judge
     named = (config.models.rewriter, config.models.base) if purpose in REWRITES else ()
     return next((model for model in named if model.name), config.models.generator)
 
 
 def _speed(config: RunConfig, purpose: str, evidence: Evidence) -> float | None:
-    if purpose == "judge" and config.models.judge.name not in ("", config.models.generator.name):
-        return None
     generator, rewriter = evidence.speeds.get("generator"), evidence.speeds.get("rewriter")
     same = _model(config, purpose).name == config.models.generator.name
     return generator if purpose not in REWRITES else rewriter or (generator if same else None)
@@ -465,7 +444,7 @@ def measured(
     usage = {
         purpose: Usage(counts["completed"], counts["prompt_tokens"], counts["completion_tokens"])
         for purpose, counts in store.account().items()
-        if purpose in (*PURPOSES, *MEASURES) or (rewriter and purpose in REWRITES)
+        if purpose in PURPOSES or (rewriter and purpose in REWRITES)
     }
     speeds = {"generator": _measured_speed(store, usage, PURPOSES), "rewriter": _measured_speed(store, usage, REWRITES)}
     return Evidence(

@@ -57,10 +57,10 @@ class RunSettings:
 
 @settings
 class ModelSettings:
-    """One of the tables `[models.generator]`, `[models.base]`, `[models.rewriter]`, `[models.judge]`."""
+    """One of the tables `[models.generator]`, `[models.base]`, `[models.rewriter]`."""
 
     name: str = ""
-    """A local folder, a hub id (owner/model), or an embedded model; for base and judge, "" is the generator model, for rewriter the base model, or the generator where the base model has no chat template."""
+    """A local folder, a hub id (owner/model), or an embedded model; for base, "" is the generator model, for rewriter the base model, or the generator where the base model has no chat template."""
     license: str = "unknown"
     """SPDX id under which the model's output may be used; recorded in each row it writes."""
     price_prompt: NonNegative = 0.0
@@ -91,8 +91,6 @@ class ModelsSettings:
     """Is to be tuned; scores, and rewrites unless it has no chat template."""
     rewriter: ModelSettings = field(default_factory=ModelSettings)
     """Writes the rewrites: an instruct sibling of a base model without a chat template; with [engine] kind = "openai", "" is that server's model then."""
-    judge: ModelSettings = field(default_factory=ModelSettings)
-    """Rates answers, where [quality] judge_weight asks for it; with [engine] kind = "openai", a model of the server."""
     embedder: EmbedderSettings = field(default_factory=EmbedderSettings)
     """Turns texts into vectors."""
     currency: str = ""
@@ -132,7 +130,7 @@ NOT_CONTENT = frozenset(
         "models.currency",
         *(
             f"models.{model}.price_{tokens}"
-            for model in ("generator", "base", "rewriter", "judge")
+            for model in ("generator", "base", "rewriter")
             for tokens in ("prompt", "written")
         ),
         *(f"generate.max_{limit}" for limit in ("requests", "tokens", "hours", "waves")),

@@ -21,7 +21,6 @@ from kiloset.core.run import RunFolder
 from kiloset.core.table import STAGE_VERDICT, VERDICT, table_of
 from kiloset.core.vectors import RecordedEmbedder, StoredVectors
 from kiloset.filters.contamination import Prompts
-from kiloset.filters.quality import ASKED_FOR
 from kiloset.filters.rules import instruction_rules, screen_instructions, with_languages
 from kiloset.generator.templates import Templates
 from kiloset.pipeline import STAGES, Context, Inputs, Stage, judged, read_benchmarks
@@ -68,7 +67,6 @@ def what_if(
     then, now = load_config(folder.config, []), load_config(folder.config, list(overrides))
     settings = _differences(then, now)
     stages = _stages(settings)
-    _check_measured(settings)
     before, born = _stored(folder, stages[0].name), _stored(folder, "generate")
     with closing(CallStore.read_only(folder.calls)) as store:
         loaded = load_embedder(then, born.height)
@@ -123,17 +121,6 @@ def _stages(settings: Mapping[str, Any]) -> list[Stage]:
     return list(judging[next(at for at, stage in enumerate(judging) if tables & {*stage.tables}) :])
 
 
-def _check_measured(settings: Mapping[str, tuple[Any, Any]]) -> None:
-    """Refuse what needs a term of quality that no model was asked for."""
-    for key, term in ASKED_FOR.items():
-        then, now = settings.get(f"quality.{key}", (1, 1))
-        if then != now and (key.endswith("samples") or not then):
-            raise ConfigError(
-                "KS866",
-                f"quality.{key}: the run's `{term}` is not measured so; `kiloset dataset --from` makes a run that measures it",
-            )
-
-
 def _stored(folder: RunFolder, stage: str) -> pl.DataFrame:
     """Return the rows that a stage got."""
     names = [each.name for each in STAGES]
@@ -147,21 +134,14 @@ def _kept_by(folder: RunFolder, stage: str) -> pl.DataFrame:
     return pl.read_parquet(folder.stage_file(number, stage))
 
 
-def _measured(folder: RunFolder) -> pl.DataFrame:
-    """Return what models measured of the rows that came to balance."""
-    dropped = folder.dropped().filter(pl.col("stage") == LAST)
-    return pl.concat([_kept_by(folder, LAST), dropped], how="diagonal_relaxed")
-
-
 def _context(config: RunConfig, folder: RunFolder, store: CallStore, embedder: Embedder, progress: Progress) -> Context:
     nothing, models = table_of([]), _Models(embedder)
     benchmarks = read_benchmarks(config.contamination.files)
     return Context(
         config, Inputs(nothing, nothing, nothing, Templates(), None, benchmarks), models,
         RecordedEngine(models.generator, store, progress), RecordedEngine(models.rewriter, store, progress),
-        RecordedEngine(models.judge, store, progress), RecordedScorer(models.scorer, store, progress), embedder, store,
+        RecordedScorer(models.scorer, store, progress), embedder, store,
         Prompts(benchmarks, config.contamination), folder.manifest["target"], read_decisions(folder.review),
-        measured=_measured(folder),
     )  # fmt: skip
 
 
@@ -237,6 +217,5 @@ class _Models:
     def __init__(self, embedder: Embedder) -> None:
         self.generator: TextEngine = _Absent()
         self.rewriter: TextEngine = _Absent()
-        self.judge: TextEngine = _Absent()
         self.scorer: Scorer = _Absent()
         self.embedder = embedder

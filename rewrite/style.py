@@ -1,10 +1,10 @@
 """Prefer answers of one consistent style, softly, within each category.
 
 After Li et al., "SCAR: Data Selection via Style Consistency-Aware Response Ranking" (ACL 2025, arXiv:2406.10882), who
-find that consistent linguistic form and instructional surprisal help fine-tuning. Departures: they take the best by a
-ranker's score over the whole set; here every category keeps its rows, a row's distance is the mean absolute robust
-z-score of its form vector and surprisal within its category, and a SCAR-style ranker (`kiloset.rewrite.ranker`), where there is
-one, adds its score as a robust z-score within the category too.
+find that consistent linguistic form and instructional surprisal help fine-tuning. We depart from SCAR in two ways. SCAR
+takes the best rows of the whole set; here every category keeps its number of rows. SCAR trains a ranker; here a row's
+distance is the mean absolute robust z-score of its form vector and surprisal within its category. We trained such a
+ranker on the run's own answers and removed it: it made no set more uniform than the distance alone (docs/results/).
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from kiloset.core.config import Count, NonNegative, settings
+from kiloset.core.config import NonNegative, settings
 from kiloset.core.form import FORM_COLUMNS, form_of
 from kiloset.core.review import beyond, stays
 from kiloset.core.table import Outcome, with_verdicts
@@ -31,24 +31,17 @@ class StyleConfig:
 
     consistency_weight: NonNegative = 1.0
     """Weight of style distance against quality when the reserve is given up; 0 leaves it out."""
-    ranker_weight: NonNegative = 0.1
-    """Weight of the ranker's score, in robust standard deviations within the category; 0 trains no ranker, and one that is not clearly better held out than a rule on length is not used. More than 0.1 widens again the spread of form that the style distance narrows."""
-    ranker_min_rows: Count = 40
-    """Rows with comparable answers, below which no ranker is trained."""
 
 
-def rank_by_style(
-    table: pl.DataFrame, wanted: Mapping[str, int], config: StyleConfig, *, fill: bool,
-    ranker_scores: NDArray[np.float64] | None = None,
-) -> Outcome:  # fmt: skip
+def rank_by_style(table: pl.DataFrame, wanted: Mapping[str, int], config: StyleConfig, *, fill: bool) -> Outcome:
     """Keep the wanted rows of each category, those with the best `style_score`.
 
-    Adds the form columns, `style_distance` (mean absolute robust z, 0 is the category's middle), `ranker_score` (null
-    without a ranker), `style_score` (quality less the weighted distance, plus the weighted robust z of the ranker's score
-    within the category) and `style_rank`. With `fill`, categories that fall short are made up for from the others' next
-    best. Rows that a reviewer accepted come first, and stay even beyond what is wanted of their category.
+    Adds the form columns, `style_distance` (mean absolute robust z, 0 is the category's middle), `style_score` (quality
+    less the weighted distance) and `style_rank` (1 is first in its category). With `fill`, the next best rows of other
+    categories replace what a category lacks. Rows that a reviewer accepted come first and always stay, also beyond the
+    wanted number of their category.
     """
-    measured = with_style(table, config, ranker_scores)
+    measured = with_style(table, config)
     ranked = measured.with_columns(stays=stays(measured)).sort(
         ["stays", "style_score", "id"], descending=[True, True, False]
     )
@@ -73,35 +66,27 @@ def rank_by_style(
     return with_verdicts(measured, verdicts)
 
 
-def with_style(
-    table: pl.DataFrame, config: StyleConfig, ranker_scores: NDArray[np.float64] | None = None
-) -> pl.DataFrame:
-    """Add the form columns, `style_distance`, `ranker_score`, `style_score` and `style_rank` (1 is first in its category)."""
+def with_style(table: pl.DataFrame, config: StyleConfig) -> pl.DataFrame:
+    """Add the form columns, `style_distance`, `style_score` and `style_rank` (1 is first in its category)."""
     forms = [form_of(text) for text in table["response"]]
     columns = {name: pl.Series([round(form[name], 6) for form in forms], dtype=pl.Float64) for name in FORM_COLUMNS}
     measured = table.with_columns(**columns)
     vectors = measured.select(*FORM_COLUMNS, "surprisal").to_numpy()  # (rows, form + 1)
-    scores = np.zeros(table.height) if ranker_scores is None else ranker_scores
-    distance, preferred = np.zeros(table.height), np.zeros(table.height)
+    distance = np.zeros(table.height)
     categories = np.array(table["category"].to_list())
     for category in np.unique(categories):
         rows = categories == category
         distance[rows] = np.abs(robust_z(vectors[rows])).mean(axis=1)
-        preferred[rows] = robust_z(scores[rows, None])[:, 0]
-    given = [None] * table.height if ranker_scores is None else np.round(ranker_scores, 6).tolist()
-    scored = measured.with_columns(
-        style_distance=pl.Series(np.round(distance, 6)), ranker_score=pl.Series(given, dtype=pl.Float64)
-    ).with_columns(
-        style_score=(
-            pl.col("quality")
-            - config.consistency_weight * pl.col("style_distance")
-            + config.ranker_weight * pl.Series(preferred)
-        ).round(6)
+    weighted = config.consistency_weight * pl.col("style_distance")
+    return (
+        measured.with_columns(style_distance=pl.Series(np.round(distance, 6)))
+        .with_columns(style_score=(pl.col("quality") - weighted).round(6))
+        .with_row_index("place")
+        .sort(["style_score", "id"], descending=[True, False])
+        .with_columns(style_rank=pl.int_range(1, pl.len() + 1).over("category"))
+        .sort("place")
+        .drop("place")
     )
-    order = scored.sort(["style_score", "id"], descending=[True, False]).with_columns(
-        style_rank=pl.int_range(1, pl.len() + 1).over("category")
-    )
-    return scored.join(order.select("id", "style_rank"), on="id", how="left", maintain_order="left")
 
 
 def robust_z(values: NDArray[np.float64]) -> NDArray[np.float64]:

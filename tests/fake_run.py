@@ -19,7 +19,6 @@ TABLE = {
     "seeds": {"path": str(ROOT / "tests" / "seeds.jsonl")},
     "categories": {"target": {"maths": 1, "open_qa": 1, "summarising": 1}, "fill": True},
     "generate": {"candidates_per_row": 2.0, "max_waves": 4, "max_response_tokens": 96},
-    "style": {"ranker_weight": 0.5, "ranker_min_rows": 3},
     "models": {"generator": {"name": "embedded:smollm2-135m-instruct", "license": "Apache-2.0"}},
 }
 
@@ -51,7 +50,7 @@ class FakeModels:
     def __init__(self, moments=None):
         moments = moments or Moments()
         self.engine = FakeEngine()
-        self.generator = self.rewriter = self.judge = _Counted(self.engine, moments)
+        self.generator = self.rewriter = _Counted(self.engine, moments)
         self.scorer = _Counted(FakeScorer(), moments)
         self.embedder = _Counted(FakeEmbedder(), moments)
 

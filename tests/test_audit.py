@@ -264,13 +264,10 @@ def test_rewriting_is_told_of_the_rows_still_in_the_set_and_the_gate_of_all_that
     assert [example.id for example in found.examples.shown] == ["s0002"]
 
 
-def test_settings_of_the_run_and_the_ranker_it_noted_are_told(run: RunFolder) -> None:
-    assert audit(run).ranker is None
+def test_the_limits_of_the_run_decide_which_examples_are_shown(run: RunFolder) -> None:
     run.config.write_text(
         "[rewrite]\nmin_gain = 0.2\n[gate]\nshortest_ratio = 0.5\nlongest_ratio = 2.0\nlength_slack_words = 2\n"
     )
-    run.update_manifest({"ranker": {"trained": False, "why": "off"}})
-    assert "off ([style] ranker_weight)" in shown(show, audit(run))
     found = audit(run, 1).examples
     assert found is not None
     (only,) = found.shown  # "Iroha!" to "いろは" gains 0.25, the other 0.75

@@ -228,8 +228,7 @@ def attack(run):
     gone.with_columns(reason=reasons).write_parquet(run.dropped_file)
     table = asdict(load_config(run.config, []))
     table["seeds"]["path"], table["pool"]["path"], table["contamination"]["files"] = ATTACKS[0], ATTACKS[1], ATTACKS
-    table["quality"]["judge_weight"] = 0.5
-    for at, model in enumerate(("generator", "base", "rewriter", "judge")):
+    for at, model in enumerate(("generator", "base", "rewriter")):
         table["models"][model] |= {"name": ATTACKS[at], "license": ATTACKS[at + 4]}
     run.config.write_text(to_toml(parse(RunConfig, table)))
     manifest = run.manifest

@@ -15,16 +15,13 @@ from kiloset.core.config import parse
 from kiloset.core.errors import ConfigError, EmptyError
 from kiloset.core.models import Silent
 from kiloset.core.run import RunFolder
-from kiloset.core.table import full_instruction
 from kiloset.generator.lives import PURPOSES
 from kiloset.models import embedder_of
 from kiloset.pipeline import STAGES, probe, read_inputs
-from kiloset.rewrite.ranker import load_ranker
 from kiloset.settings import RunConfig
-from kiloset.whatif import what_if
 from tests import fake_run
 from tests.fake_run import FakeModels, Halt, Moments
-from tests.fakes import FakeEmbedder, FakeScorer, plausible
+from tests.fakes import FakeScorer, plausible
 from tests.paths import ROOT
 
 PARTS = (0.15, 0.5, 0.9)
@@ -92,31 +89,6 @@ def test_the_manifest_adds_up(undisturbed):
         assert stage["in"] == before
         assert stage["in"] + stage["born"] == stage["kept"] + sum(stage["dropped"].values())
         before = stage["kept"]
-
-
-def test_a_run_leaves_the_ranker_that_its_rows_were_scored_by(undisturbed):
-    folder, *_ = undisturbed
-    run = RunFolder(folder)
-    made, (_, rows) = load_ranker(folder / "ranker.safetensors"), run.stages()[-1]
-    assert made.figures == run.manifest["ranker"]
-    assert made.figures["trained"]
-    assert made.figures["rows"] >= 3
-    scores = made.scores(full_instruction(rows), rows["response"].to_list(), FakeEmbedder())
-    assert rows["ranker_score"].to_list() == pytest.approx(scores, abs=1e-6)
-    # On answers drawn at random it learns nothing, and so does not count.
-    assert not made.figures["used"]
-    without = rows["quality"] - rows["style_distance"]
-    assert rows["style_score"].to_list() == pytest.approx(without.to_list(), abs=1e-5)
-
-
-@pytest.mark.parametrize(("style", "why"), [({"ranker_weight": 0.0}, "off"), ({"ranker_weight": 1.0}, "too_few_rows")])
-def test_a_run_without_a_ranker_says_why_and_leaves_none(tmp_path, style, why):
-    (tmp_path / "ranker.safetensors").write_bytes(b"of an earlier pass")
-    fake_run.run(tmp_path, table={**fake_run.TABLE, "style": style})
-    run = RunFolder(tmp_path)
-    assert not (tmp_path / "ranker.safetensors").exists()
-    assert (run.manifest["ranker"]["trained"], run.manifest["ranker"]["why"]) == (False, why)
-    assert run.stages()[-1][1]["ranker_score"].null_count() == 12
 
 
 def test_the_same_run_twice_gives_the_same_bytes(undisturbed, tmp_path):
@@ -429,61 +401,6 @@ def test_instructions_in_another_language_than_the_seeds_are_screened_before_an_
     assert set(foreign["stage"]) == {"generate"}
     assert foreign["evidence"].str.contains("language es; allowed: en").all()
     assert set(foreign["response"]) == {""}
-
-
-RATED = {
-    **fake_run.TABLE,
-    "quality": {"judge_weight": 1.0, "judge_samples": 2, "consistency_weight": 0.5, "ifd_weight": 0.5},
-}
-
-
-def _rating_models():
-    def answer(key, request):
-        return (str(1 + int(key[:4], 16) % 5), "stop") if request.purpose == "judge" else plausible(key, request)
-
-    models = FakeModels()
-    models.engine.answer = answer
-    return models
-
-
-def test_what_models_say_of_quality_decides_the_selection_is_stored_and_can_be_weighed_anew(tmp_path):
-    fake_run.run(tmp_path / "rated", table=RATED, models=_rating_models())
-    run = RunFolder(tmp_path / "rated")
-    balanced = dict(run.stages())["balance"]
-    for term in ("judge", "consistency", "ifd"):
-        assert balanced[term].null_count() == 0
-    plain = dict(RunFolder(_plain_run(tmp_path)).stages())["balance"]
-    assert set(balanced["id"]) != set(plain["id"])
-    before = _bytes(run.path)
-    fake_run.run(run.path, table=RATED, models=FakeModels(Moments(1, lambda: pytest.fail("a model was used"))))
-    assert _bytes(run.path) == before
-    weights = {"judge_weight": 0.25, "ifd_weight": 0.0, "relevance_weight": 0.0}
-    other = RunFolder(tmp_path / "other")
-    other.create()
-    with closing(CallStore.read_only(run.calls)) as store:
-        store.copy_to(other.calls)
-    fake_run.run(other.path, table={**RATED, "quality": {**RATED["quality"], **weights}}, models=_rating_models())
-    settings = [f"quality.{key}={value}" for key, value in weights.items()]
-    found = what_if(run, settings, lambda *_: FakeEmbedder(), Silent())
-    mine, theirs = balanced, dict(other.stages())["balance"]
-    both = set(mine["id"]) & set(theirs["id"])
-    assert found.selected == (mine.height, theirs.height, len(both))
-    assert len(both) < mine.height
-    now = {row["id"] for row in found.changed.iter_rows(named=True) if row["now"] == "selected"}
-    assert now == set(theirs["id"]) - set(mine["id"])
-
-
-def _plain_run(tmp_path):
-    fake_run.run(tmp_path / "plain", models=_rating_models())
-    return tmp_path / "plain"
-
-
-@pytest.mark.parametrize("setting", ["quality.ifd_weight=1.0", "quality.judge_samples=5"])
-def test_what_no_model_has_measured_cannot_be_weighed(undisturbed, setting):
-    with pytest.raises(
-        ConfigError, match=r"^quality\.\w+: the run's `(ifd|judge)` is not measured so; `kiloset dataset --from`"
-    ):
-        what_if(RunFolder(undisturbed[0]), [setting], lambda *_: FakeEmbedder(), Silent())
 
 
 def test_a_large_pool_gets_the_static_embedder_and_a_small_one_the_model_itself():

@@ -21,7 +21,6 @@ from kiloset.generator.lives import PURPOSES
 from kiloset.generator.settings import STRATEGIES
 from kiloset.plan import (
     BIRTH,
-    MEASURES,
     PROMPT_TOKENS,
     REWRITES,
     Evidence,
@@ -156,22 +155,6 @@ def test_rewriting_takes_the_reserve_too_and_has_the_base_models_price_and_speed
     assert plan.currency == "EUR"
 
 
-def test_what_quality_asks_of_models_is_counted_for_every_candidate():
-    quality = {"consistency_weight": 1.0, "consistency_samples": 2, "judge_weight": 1.0, "judge_samples": 5}
-    judge = {"name": "org/judge", "price_prompt": 3.0}
-    config = config_of(quality={**quality, "ifd_weight": 1.0}, models={"generator": {"name": MODEL}, "judge": judge})
-    seen = replace(SEEN, usage={**USAGE, "judge": Usage(2, 700, 10)})
-    plan = estimate(config, WANTED, seen, {"a": 100, "b": 10})
-    assert plan.candidates == 30
-    rows = 30 + 110
-    assert plan.purposes["consistency"].requests == Range(2 * rows, 2 * rows, 2 * rows)
-    assert plan.purposes["consistency"].written_tokens.expected == 2 * rows * 100  # as answers are long
-    assert plan.purposes["judge"].requests.expected == 5 * rows
-    assert plan.purposes["judge"].cost.expected == pytest.approx(5 * rows * 350 * 3 / 1e6)
-    assert plan.total.seconds is None  # nothing is known of the judge's speed
-    assert plan.scores == 58 + 2 * rows
-
-
 def test_where_the_base_model_is_the_generator_its_price_and_speed_are_the_generators():
     models = {"generator": {"name": MODEL, "price_written": 10.0}, "base": {"price_written": 99.0}}
     config = config_of(rewrite={"enabled": True, "plain": 1, "guided": 0}, models=models)
@@ -233,7 +216,7 @@ def test_what_nothing_has_measured_is_named():
 def test_every_strategy_and_purpose_of_the_loop_is_known_here():
     assert set(BIRTH) == set(STRATEGIES)
     assert set(BIRTH.values()) <= set(PURPOSES)
-    assert set(PROMPT_TOKENS) == {*PURPOSES, *MEASURES, *REWRITES}
+    assert set(PROMPT_TOKENS) == {*PURPOSES, *REWRITES}
 
 
 # -------------------------------------------------------------------------------------------------------------- budgets

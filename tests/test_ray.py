@@ -176,7 +176,7 @@ class _RayModels:
 
     def __init__(self, config, log=None, pause=0.0):
         self.engine = RayEngine("fake@1", FakeEngine(), partial(SlowEngine, pause, log=log), config)
-        self.generator = self.rewriter = self.judge = self.engine
+        self.generator = self.rewriter = self.engine
         self.scorer = _Roomy(FakeScorer().identity, FakeScorer, config)
         self.scorer.make_room = self.engine.close
         self.embedder = RayEmbedder(FakeEmbedder(), FakeEmbedder, config, Silent(), self.engine.close)

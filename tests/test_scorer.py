@@ -4,18 +4,13 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import polars as pl
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from kiloset.core.calls import CallStore
-from kiloset.core.models import Message, Silent, tokenize_example
-from kiloset.core.recorded import RecordedScorer
-from kiloset.core.table import table_of
+from kiloset.core.models import Message, tokenize_example
 from kiloset.engines.scorer import TransformersScorer
-from kiloset.filters.quality import NO_INSTRUCTION, difficulty
 
 TEMPLATES = {
     "chat": "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -107,19 +102,6 @@ def test_a_row_longer_than_the_limit_has_no_score(folder: Path) -> None:
     found = scored(TransformersScorer(str(folder), "x", limit), PROMPTS, RESPONSES)
     assert [math.isnan(nats) for nats, _ in found] == [length > limit for length in lengths]
     assert [tokens for _, tokens in found] == [len(response.encode()) + 1 for response in RESPONSES]
-
-
-def test_ifd_is_the_loss_over_the_loss_with_an_empty_user_turn(folder: Path, tmp_path: Path) -> None:
-    rows = table_of([{"id": f"g{n}", "instruction": i, "response": r} for n, (i, r) in enumerate(ROWS)])
-    store = CallStore(tmp_path / "calls.sqlite")
-    scorer = RecordedScorer(TransformersScorer(str(folder), "x", 512), store, Silent())
-    found = pl.DataFrame(difficulty(rows, scorer))
-    given = [loss(folder, as_told(folder, instruction), response) for instruction, response in ROWS]
-    without = [loss(folder, as_told(folder, ""), response) for response in RESPONSES]
-    assert found["surprisal"].to_list() == pytest.approx(given, abs=1e-4)
-    assert found["ifd"].to_list() == pytest.approx([a / b for a, b in zip(given, without, strict=True)], abs=1e-4)
-    assert scorer.mean_logprobs([NO_INSTRUCTION], [RESPONSES[1]], "") == pytest.approx([-without[1]], abs=1e-5)
-    store.close()
 
 
 def adapter_of(folder: Path, made: Path) -> Path:

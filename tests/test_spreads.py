@@ -1,4 +1,4 @@
-"""Spreads of form and surprisal against the statistics module, and what is told of the ranker."""
+"""Spreads of form and surprisal against the statistics module."""
 
 import io
 import math
@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from kiloset.audit.spreads import show_ranker, show_style, spreads, style
+from kiloset.audit.spreads import show_style, spreads, style
 from kiloset.core.form import FORM_COLUMNS
 from kiloset.core.table import table_of
 
@@ -89,36 +89,3 @@ def test_a_spread_out_of_nothing_has_no_ratio():
     assert "not recorded" in shown(show_style, None)
     old = style(rewritten().drop("surprisal", "reference_surprisal"), None)
     assert "surprisal" not in old.before.whole
-
-
-ACCURACY = {
-    "all": {
-        "rows": 40, "pairs": 90, "ranker": 0.75, "low": 0.7, "high": 0.8, "shorter": 0.625, "longer": 0.375,
-        "gain": 0.125, "gain_low": -0.01, "gain_high": 0.2,
-    },
-    "plain_over_guided": {"rows": 0, "pairs": 0},
-}  # fmt: skip
-
-
-def test_the_ranker_stands_beside_the_trivial_rules():
-    told = shown(show_ranker, {"trained": True, "rows": 40, "accuracy": ACCURACY})
-    lines = [line.split() for line in told.splitlines()]
-    assert ["all", "40", "90", "0.750", "0.700", "to", "0.800", "0.625", "0.375"] in lines
-    assert not any(line[:1] == ["plain"] for line in lines)
-    assert "all pairs: +0.125, 95 % interval -0.010 to +0.200" in told
-
-
-@pytest.mark.parametrize(
-    ("noted", "said"),
-    [
-        (None, "not recorded"),
-        ({"trained": False, "why": "off"}, "off ([style] ranker_weight)"),
-        ({"trained": False, "why": "too_few_rows", "rows": 7}, "not trained: 7 rows have a pair of usable answers"),
-        ({"trained": False, "why": "[red]\x1b"}, "not trained: [red]"),
-        ({}, "not trained"),
-    ],
-)
-def test_a_ranker_that_was_not_trained_says_why(noted, said):
-    told = shown(show_ranker, noted)
-    assert said in told
-    assert "\x1b" not in told

@@ -161,39 +161,6 @@ def test_equal_scores_go_by_id_and_the_order_of_the_rows_does_not_matter() -> No
     assert other.dropped.sort("id").equals(one.dropped)
 
 
-HATED = {"a": -9.0, "b": 7.0, "c": 0.5}
-
-
-@pytest.mark.parametrize("weight", [0.5, 1e6])
-def test_a_ranker_that_hates_a_category_takes_no_row_of_it(weight: float) -> None:
-    rows, wanted = rows_of(a=9, b=6, c=2), {"a": 5, "b": 3, "c": 1}
-    config, hates = StyleConfig(ranker_weight=weight), [HATED[name] for name in rows["category"]]
-    indifferent = rank_by_style(rows, wanted, config, fill=False)
-    found = rank_by_style(rows, wanted, config, fill=False, ranker_scores=np.array(hates))
-    assert Counter(found.kept["category"]) == wanted
-    assert found.kept["id"].to_list() == indifferent.kept["id"].to_list()
-    assert found.kept["ranker_score"].to_list() == [HATED[name] for name in found.kept["category"]]
-    short = rank_by_style(rows, {"b": 9}, config, fill=True, ranker_scores=np.array(hates))
-    assert Counter(short.kept["category"])["a"] > 0
-
-
-def test_a_ranker_s_score_counts_as_its_robust_z_within_the_category() -> None:
-    rows = table(*[("a", "The cat sleeps.", 0.0, 1.0)] * 5, *[("b", "The cat sleeps.", 0.0, 1.0)] * 3)
-    scores = np.array([1.0, 2.0, 3.0, 4.0, 100.0, -50.0, -50.5, -51.0])
-    found = with_style(rows, StyleConfig(ranker_weight=2.0), scores)
-    assert found["ranker_score"].to_list() == scores.tolist()
-    a, b = [-2 / 1.4826, -1 / 1.4826, 0, 1 / 1.4826, 5], [1 / 1.4826, 0, -1 / 1.4826]
-    assert found["style_score"].to_list() == pytest.approx([2 * z for z in (*a, *b)], abs=1e-5)
-    assert found["style_rank"].to_list() == [5, 4, 3, 2, 1, 1, 2, 3]
-
-
-def test_without_a_ranker_there_is_no_score_and_its_weight_changes_nothing() -> None:
-    rows = rows_of(a=9, b=6)
-    found, plain = with_style(rows, StyleConfig(ranker_weight=3.0)), with_style(rows, StyleConfig(ranker_weight=0.0))
-    assert found["ranker_score"].to_list() == [None] * 15
-    assert found.equals(plain)
-
-
 def test_one_row_and_no_row() -> None:
     one = rank(table(("a", "The cat sleeps.", 1.0, 2.0)), {"a": 1})
     assert one.kept.select("style_distance", "style_score", "style_rank").rows() == [(0.0, 1.0, 1)]

@@ -19,7 +19,7 @@ from kiloset.audit.figures import Duplicates, Lengths, Spread, StageCount
 from kiloset.audit.lineage import Lineage, lineage, show_lineage
 from kiloset.audit.reading import Edits, find_edits, read_curated, read_limit, read_settings, read_stages
 from kiloset.audit.rewriting import Rewriting, came_to_rewriting, candidates, rewriting, show_rewriting
-from kiloset.audit.spreads import Style, show_ranker, show_style, style
+from kiloset.audit.spreads import Style, show_style, style
 from kiloset.audit.strategies import Strategies, show_strategies, strategies
 from kiloset.audit.terminal import literal, print_heading, print_table, share_of
 from kiloset.core.calls import CallStore
@@ -61,8 +61,6 @@ class Audit:
     acceptance: Acceptance | None
     """Of all rows that came to rewriting."""
     style: Style | None
-    ranker: Mapping[str, Any] | None
-    """What the ranker of style is worth, as the run noted it."""
     examples: Examples | None
     strategies: Strategies
     lineage: Lineage
@@ -122,7 +120,6 @@ def audit(run: RunFolder, most_examples: int = EXAMPLES) -> Audit:
         rewriting=rewriting(unremoved, offered),
         acceptance=acceptance(offered, 0 if came is None else came.height),
         style=style(unremoved, came),
-        ranker=manifest.get("ranker"),
         examples=examples(
             unremoved, read_settings(run, "gate"), read_settings(run, "rewrite").get("min_gain"), most_examples
         ),
@@ -218,7 +215,6 @@ def _show_rewriting(audit: Audit, console: Console) -> None:
     if audit.rewriting is not None:
         show_acceptance(audit.acceptance, console)
         show_style(audit.style, console)
-        show_ranker(audit.ranker, console)
         show_examples(audit.examples, console)
 
 

@@ -1,9 +1,8 @@
-"""How alike the answers are in form and surprisal, before and after, and how well a ranker of style tells them apart."""
+"""How alike the answers are in form and surprisal, before and after."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -94,48 +93,6 @@ def show_style(found: Style | None, console: Console) -> None:
     fell = sum(ratio < 1 for ratio in moved)
     said = f"{fell} of {len(ratios)} measures fell, {len(moved) - fell} rose, {len(ratios) - len(moved)} stayed"
     console.print(literal(f"within categories, by rewriting: {said}"))
-
-
-def show_ranker(found: Mapping[str, Any] | None, console: Console) -> None:
-    """Print how often the ranker of style is right on rows it has not seen, beside two that only look at length."""
-    title = "Ranker of style: share of held-out pairs ranked right"
-    accuracy = (found or {}).get("accuracy") or {}
-    rows = [_ranked(name, said) for name, said in accuracy.items() if said.get("pairs")]
-    print_table(
-        console, title, ("better over worse", "rows", "pairs", "ranker", "95 % interval", "shorter", "longer"), rows,
-        "not recorded" if found is None else _why_untrained(found),
-    )  # fmt: skip
-    if not rows:
-        return
-    console.print(literal("shorter, longer: the share that this rule alone ranks right"))
-    every = accuracy.get("all", {})
-    if {"gain", "gain_low", "gain_high"} <= every.keys():
-        low, high = every["gain_low"], every["gain_high"]
-        said = f"{every['gain']:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}"
-        console.print(literal(f"ranker over the better of the two rules, all pairs: {said}"))
-    if found is not None and "used" in found:
-        console.print(
-            literal(
-                f"used in selection: {'yes' if found['used'] else 'no, for nothing shows that it knows more than a length'}"
-            )
-        )
-
-
-def _why_untrained(found: Mapping[str, Any]) -> str:
-    if found.get("why") == "off":
-        return "off ([style] ranker_weight)"
-    if "rows" in found:
-        return f"not trained: {found['rows']} rows have a pair of usable answers ([style] ranker_min_rows)"
-    return f"not trained: {found['why']}" if found.get("why") else "not trained"
-
-
-def _ranked(name: str, said: Mapping[str, Any]) -> tuple[object, ...]:
-    def shown(key: str) -> str:
-        return f"{said[key]:.3f}" if isinstance(said.get(key), (int, float)) else ""
-
-    interval = f"{shown('low')} to {shown('high')}" if shown("low") and shown("high") else ""
-    figures = (shown("ranker"), interval, shown("shorter"), shown("longer"))
-    return (name.replace("_", " "), said.get("rows", ""), said["pairs"], *figures)
 
 
 def _show_spreads(title: str, found: Style, over: str, console: Console) -> None:

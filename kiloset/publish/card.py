@@ -150,11 +150,9 @@ def _models(facts: Facts) -> list[tuple[object, ...]]:
         seen |= said.get("models", {})
     does = {
         "generator": "writes instructions, inputs and answers", "rewriter": "rewrites answers",
-        "scorer": "the base model: tells what it finds natural", "judge": "rates answers",
+        "scorer": "the base model: tells what it finds natural",
         "embedder": "turns texts into vectors, for likeness and balance",
     }  # fmt: skip
-    if not facts.setting("quality.judge_weight"):
-        seen.pop("judge", None)
     return [(text, private(seen[role]), _licence_of(role, seen, facts)) for role, text in does.items() if role in seen]
 
 
