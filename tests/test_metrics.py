@@ -30,7 +30,7 @@ def test_an_interval_is_scipys_percentile_bootstrap_of_the_ratio() -> None:
         n_resamples=20_000, method="percentile", rng=np.random.default_rng(1),
     ).confidence_interval  # fmt: skip
     width = theirs.high - theirs.low
-    assert found.value == sums.sum() / counts.sum()
+    assert found.value == pytest.approx(sums.sum() / counts.sum())
     assert found.low == pytest.approx(theirs.low, abs=0.06 * width)
     assert found.high == pytest.approx(theirs.high, abs=0.06 * width)
 
@@ -44,9 +44,9 @@ def test_differences_are_paired_by_item() -> None:
     assert found.value == pytest.approx(0.1)
     assert found.low == pytest.approx(0.1)
     assert found.high == pytest.approx(0.1)
-    assert found.verdict == 1
-    assert difference(metric(list(base)), metric(list(tuned))).verdict == -1
-    assert difference(metric(list(base)), metric(list(base))).verdict == 0
+    assert found.sign == 1
+    assert difference(metric(list(base)), metric(list(tuned))).sign == -1
+    assert difference(metric(list(base)), metric(list(base))).sign == 0
 
 
 def test_only_items_that_both_have_are_compared() -> None:
@@ -61,7 +61,7 @@ def test_an_interval_over_seeds_is_wider_where_seeds_disagree() -> None:
     same, other = difference_over_seeds(agree, [base, base]), difference_over_seeds(disagree, [base, base])
     assert (same.value, same.low, same.high) == (0.5, 0.5, 0.5)
     assert (other.value, other.low, other.high) == (0.5, 0.0, 1.0)
-    assert other.verdict == 0
+    assert other.sign == 0
 
 
 def test_one_seed_is_the_plain_difference() -> None:
@@ -74,14 +74,19 @@ def test_of_models_that_are_alike_few_intervals_leave_out_zero() -> None:
     """200 pairs of models equally good at 60 items: 5 % of the intervals should miss, 2.5 % on either side."""
     rng = np.random.default_rng(7)
     verdicts = [
-        difference(metric(list(rng.integers(0, 2, 60))), metric(list(rng.integers(0, 2, 60))), seed=n).verdict
+        difference(metric(list(rng.integers(0, 2, 60))), metric(list(rng.integers(0, 2, 60))), seed=n).sign
         for n in range(200)
     ]
     assert verdicts.count(0) >= 200 - 22  # 5 % of 200 are 10; 22 is over three standard deviations more
     assert verdicts.count(0) < 200
 
 
-def test_nothing_in_common_gives_no_verdict() -> None:
+def test_a_difference_over_fewer_than_two_items_has_no_bounds() -> None:
     empty = difference(metric([]), metric([1.0]))
+    assert math.isnan(empty.value)
     assert math.isnan(empty.low)
-    assert empty.verdict == 0
+    assert empty.sign == 0
+    one = difference(metric([1.0]), metric([0.0]))
+    assert one.value == 1.0
+    assert math.isnan(one.high)
+    assert one.sign == 0

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from kiloset.cli.live import duration, printable
 from kiloset.core.run import RunFolder
-from kiloset.evaluation.metrics import Interval, Metric, difference
+from kiloset.core.statistics import Interval
+from kiloset.evaluation.metrics import Metric, difference
 from kiloset.evaluation.proof import Compared, Proof, verdict
 from kiloset.pipeline import Result
 from kiloset.plan import Plan, Range, Shortage, Spend

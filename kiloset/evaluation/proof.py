@@ -9,10 +9,11 @@ from pydantic import AfterValidator, Field
 
 from kiloset.core.config import Names, NonNegative, settings
 from kiloset.core.errors import ConfigError
+from kiloset.core.statistics import Interval
 from kiloset.evaluation.arms import ARMS
 from kiloset.evaluation.evaluate import Suites
 from kiloset.evaluation.forgetting import forgetting
-from kiloset.evaluation.metrics import Interval, Metric, difference_over_seeds
+from kiloset.evaluation.metrics import Metric, difference_over_seeds
 
 VERDICTS = {1: "better", -1: "worse", 0: "not distinguishable"}
 
@@ -112,11 +113,11 @@ class Proof:
         return self.verdict == "better" and all(guard.holds for guard in self.guards)
 
 
-def verdict(found: Interval, better: str) -> str:
+def verdict(difference: Interval, better: str) -> str:
     """Say whether a difference is for the better, in these three words and no others; "" where neither direction is."""
     if better == "neither":
         return ""
-    return VERDICTS[found.verdict if better == "higher" else -found.verdict]
+    return VERDICTS[difference.sign if better == "higher" else -difference.sign]
 
 
 def prove(config: ProveConfig, base: Mapping[str, Metric], arms: Mapping[str, Sequence[Mapping[str, Metric]]]) -> Proof:
