@@ -13,6 +13,7 @@ from kiloset.core.config import Count, Positive, Share, settings
 from kiloset.core.errors import ConfigError, DataError
 from kiloset.core.models import Embedder
 from kiloset.core.table import full_instruction
+from kiloset.data.quotas import apportion
 
 Weights = Annotated[dict[str, Positive], Field(min_length=1)]
 
@@ -152,14 +153,3 @@ def check_pool_categories(pool: pl.DataFrame, known: Sequence[str], target: str 
         f"[pool] path: the seeds have no category {name!r} ({rows} rows){others}{hint}; known: "
         f"{', '.join(sorted(known))}. Rename them, or take the pool's own with categories.target=candidates",
     )
-
-
-def apportion(weights: Mapping[str, Any], size: int) -> dict[str, int]:
-    """Divide `size` in proportion to `weights` by largest remainders; ties go to the name that stands first."""
-    total = sum(weights.values())
-    exact = {name: Fraction(size) * Fraction(weight) / Fraction(total) for name, weight in weights.items()}
-    given = {name: int(share) for name, share in exact.items()}
-    order = sorted(given, key=lambda name: given[name] - exact[name])
-    for name in order[: size - sum(given.values())]:
-        given[name] += 1
-    return given

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from kiloset.generator.categories import apportion
+from kiloset.data.quotas import apportion
 
 Pair = tuple[str, str]
 """A category and a strategy."""

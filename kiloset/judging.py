@@ -13,6 +13,7 @@ from kiloset.core.loading import free_gpu_memory
 from kiloset.core.models import Message, Progress, Request
 from kiloset.core.recorded import RecordedEngine
 from kiloset.core.run import RunFolder, code_sha256, file_sha256, sha256_of, write_text
+from kiloset.data.curated import read_curated
 from kiloset.engines.embedded import model_identity, model_path
 from kiloset.engines.scorer import TransformersScorer
 from kiloset.engines.vllm import AdaptedEngine, VllmEngine, has_cuda
@@ -21,7 +22,6 @@ from kiloset.evaluation.metrics import Metric
 from kiloset.evaluation.settings import EvaluationConfig
 from kiloset.models import base_name
 from kiloset.settings import RunConfig
-from kiloset.train.data import read_curated
 from kiloset.train.merge import check_adapter, merge_adapter
 
 ANSWERS, METRICS = "answers.jsonl", "metrics.json"
@@ -104,7 +104,7 @@ def panel(folder: RunFolder, config: RunConfig, asked: Suites, place: Path, prog
 
 def validation_rows(folder: RunFolder) -> list[tuple[str, tuple[Message, ...], str]]:
     """Return `(id, prompt, response)` of the curated rows held out of training."""
-    rows = read_curated(folder.curated)["validation"]
+    rows = read_curated(folder.curated).conversations("validation")
     return [(row["id"], tuple(row["messages"][:-1]), row["messages"][-1]["content"]) for row in rows]
 
 

@@ -27,7 +27,7 @@ from kiloset.data.files import SUFFIXES, values_of
 from kiloset.filters.balance import balance
 from kiloset.filters.contamination import BENCHMARKS, Prompts, drop_contaminated
 from kiloset.filters.groups import duplicate_groups
-from kiloset.filters.near_duplicates import drop_near_duplicates
+from kiloset.filters.near_duplicates import drop_near_duplicates, near_duplicate_pairs
 from kiloset.filters.personal import found_personal, mask_rows, personal_pieces, seeds_told
 from kiloset.filters.quality import with_quality
 from kiloset.filters.rules import check_rule_names, drop_by_rules, screen_instructions, with_languages
@@ -643,7 +643,8 @@ def _finish(config: RunConfig, folder: RunFolder, table: pl.DataFrame, context: 
         reasons = ", ".join(f"{reason} {n}" for n, reason in commonest[:4]) or "nothing was generated"
         raise EmptyError("KS858", f"{folder.path}: no row was accepted; dropped: {reasons} (all in dropped.parquet)")
     write_atomically(folder.duplicates, duplicate_groups(table, ledger).write_parquet)
-    text = curated_text(table, config.run.validation, config.run.seed)
+    pairs = near_duplicate_pairs(table, config.near_duplicates.threshold)
+    text = curated_text(table, ledger, pairs, config.run.validation, config.run.seed)
     edited = is_edited(folder, text)
     if not edited:
         write_curated(folder, text)

@@ -217,7 +217,7 @@ def attack(run):
     def change(rows):
         for at, text in enumerate(ATTACKS):
             row = json.loads(json.dumps(rows[0])) | {
-                "id": f"h{at}", "category": text, "license": text, "source": text, "split": ("train", text)[at % 2]
+                "id": f"h{at}", "category": text, "license": text, "source": text, "split": ("train", "validation")[at % 2]
             }  # fmt: skip
             row["messages"] = [{"role": "user", "content": f"{text} {at}"}, {"role": "assistant", "content": text}]
             rows.append(row)

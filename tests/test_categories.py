@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from kiloset.core.config import parse
 from kiloset.core.errors import ConfigError, DataError
 from kiloset.core.table import table_of
+from kiloset.data.quotas import apportion
 from kiloset.generator.categories import (
     CategoriesConfig,
-    apportion,
     check_pool_categories,
     check_target,
     label_by_neighbours,

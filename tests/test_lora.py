@@ -26,8 +26,9 @@ from kiloset.core.config import parse, settings
 from kiloset.core.errors import ConfigError, DataError, EmptyError, ModelError
 from kiloset.core.models import Silent
 from kiloset.core.run import RunFolder
+from kiloset.data.curated import read_curated
 from kiloset.train.checkpoint import save_adapter
-from kiloset.train.data import Example, micro_batches, planned, read_curated, tokenize_rows
+from kiloset.train.data import Example, micro_batches, planned, split_datasets, tokenize_rows
 from kiloset.train.fitting import accumulate_gradients, fit
 from kiloset.train.fused import fuse_adapters
 from kiloset.train.lora import TrainReport, add_adapter, train
@@ -117,7 +118,7 @@ def loss_by_full_logits(model: Any, tokenizer: Any, rows: Sequence[dict[str, Any
 
 def examples_of(model_path: Path, folder: Path) -> list[Example]:
     tokenizer = AutoTokenizer.from_pretrained(model_path)
-    return tokenize_rows(tokenizer, read_curated(run_of(folder, TRAIN).curated)["train"], 256)[0]
+    return tokenize_rows(tokenizer, split_datasets(read_curated(run_of(folder, TRAIN).curated))["train"], 256)[0]
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
@@ -268,7 +269,7 @@ def test_rows_too_long_are_left_out_and_counted(model_path: Path, tmp_path: Path
 
 def test_a_row_of_exactly_the_longest_length_is_kept(model_path: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model_path)
-    rows = read_curated(run_of(tmp_path, TRAIN).curated)["train"]
+    rows = split_datasets(read_curated(run_of(tmp_path, TRAIN).curated))["train"]
     longest = max(example.tokens for example in examples_of(model_path, tmp_path))
     assert tokenize_rows(tokenizer, rows, longest)[1] == 0
     assert tokenize_rows(tokenizer, rows, longest - 1)[1] == 1
@@ -338,56 +339,10 @@ def test_weights_that_are_not_safetensors_are_refused(model_path: Path, tmp_path
         trained(tmp_path, TRAIN, PLAIN, tmp_path)
 
 
-def edited(change: dict[str, Any]) -> str:
-    return json.dumps({**row("t1", "sky", "Blue.", "train"), **change})
-
-
-USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ('{"id": "t1",', r"curated\.jsonl:2: not JSON: "),
-        ("[1]", r"curated\.jsonl:2: a row is a JSON object, got '\[1\]'"),
-        (edited({"id": 7}), r'curated\.jsonl:2: "id" must be a text, got 7'),
-        (edited({"id": "t0"}), r"curated\.jsonl:2: \"id\" 't0' stands on line 1 already"),
-        (edited({"split": "test"}), r"curated\.jsonl:2: \"split\" must be \"train\" or \"validation\", got 'test'"),
-        (edited({"messages": []}), r'curated\.jsonl:2: "messages" is missing or empty'),
-        (edited({"messages": [USER]}), r"curated\.jsonl:2: messages must end with the assistant's, .* got user"),
-        (edited({"messages": [ANSWER]}), r"curated\.jsonl:2: messages must .* after a user's, got assistant"),
-        (edited({"messages": [USER, {"role": "bot", "content": "Ho"}]}), r":2: message 2: \"role\" must be .* 'bot'"),
-        (edited({"messages": [USER, {"role": "assistant", "content": " "}]}), r":2: message 2: \"content\" must be"),
-        (edited({"messages": [{"role": "user", "content": "\ud83d"}, ANSWER]}), r":2: message 1: .* half a surrogate"),
-        (edited({"messages": ["Hi", ANSWER]}), r":2: message 1: \"role\" must be one of system, user, assistant"),
-    ],
-)
-def test_an_edit_that_breaks_a_line_is_refused_with_its_number(tmp_path: Path, line: str, message: str) -> None:
-    run = run_of(tmp_path, TRAIN[:1])
-    run.curated.write_text(run.curated.read_text() + line + "\n")
-    with pytest.raises(DataError, match=message) as caught:
-        train(run, PLAIN, tmp_path / "no model is needed to see it", Silent())
-    assert "\n" not in str(caught.value)
-
-
 def test_rows_for_validation_alone_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r'curated\.jsonl: no row has "split": "train"'):
-        read_curated(run_of(tmp_path, VALIDATION).curated)
-
-
-def test_a_run_without_curated_rows_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"curated\.jsonl: no curated rows yet; make them with `make dataset`"):
-        read_curated(tmp_path / "curated.jsonl")
-
-
-def test_what_editors_leave_behind_is_read(tmp_path: Path) -> None:
-    strange = row("t1", "sky", "Blue.\u2028Or so.", "train")
-    lines = [json.dumps(TRAIN[0]), "", json.dumps(strange, ensure_ascii=False), json.dumps(VALIDATION[0]), ""]
-    path = tmp_path / "curated.jsonl"
-    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
-    rows = read_curated(path)
-    assert [list(split["id"]) for split in rows.values()] == [["t0", "t1"], ["v0"]]
-    assert rows["train"][1]["messages"] == strange["messages"]
+    with pytest.raises(DataError) as error:
+        split_datasets(read_curated(run_of(tmp_path, VALIDATION).curated))
+    assert error.value.code == "KS452"
 
 
 def test_every_example_is_seen_once_an_epoch_in_another_order() -> None:

@@ -1,4 +1,4 @@
-"""A split that nothing straddles: not rows alike, not a row and its ancestor."""
+"""The split of curated.jsonl: near-duplicates, and a row and its ancestors, are always on the same side."""
 
 import itertools
 import random
@@ -9,8 +9,11 @@ from collections import Counter
 import polars as pl
 import pytest
 
-from kiloset.data.splitting import held_out_rows
-from tests.test_export import curated_of, exported, line_of, lines_in, run_of, sides_of, write_lines
+from kiloset.core.table import table_of
+from kiloset.data.curated import curated_text, read_curated
+from kiloset.data.splitting import ancestors, choose_validation, group_rows
+from kiloset.filters.near_duplicates import near_duplicate_pairs
+from tests.test_export import exported, run_of, sides_of
 
 WORDS = [
     a + b + c for a in ("ba", "ke", "lo", "mi", "tu") for b in ("na", "re", "so", "vi") for c in ("l", "n", "st", "rk")
@@ -50,15 +53,33 @@ def likeness(one, other):
     return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
 
 
+def table_with(rows):
+    full = [{"source": "generated", "category": "c", "response": "ok", **row} for row in rows]
+    missing = {name: pl.lit(None) for name in ("response_source", "response_reason", "review")}
+    return table_of(full).with_columns(**missing)
+
+
+def sides_written(tmp_path, rows, left=(), threshold=0.7, share=0.2):
+    """The side of each row, as training reads it from the file that a run would write."""
+    table, ledger = table_with(rows), table_with(left)
+    path = tmp_path / "curated.jsonl"
+    path.write_text(curated_text(table, ledger, near_duplicate_pairs(table, threshold), share, seed=3))
+    return dict(read_curated(path).rows.select("id", "split").iter_rows())
+
+
+def groups_of(rows, left=(), threshold=0.7):
+    table, every = table_with(rows), table_with([*rows, *left])
+    groups = group_rows(table["id"].to_list(), near_duplicate_pairs(table, threshold), ancestors(every))
+    return [{table["id"][at] for at in group} for group in groups if len(group) > 1]
+
+
 @pytest.mark.parametrize("draw", range(12))
-def test_no_pair_alike_and_no_ancestor_straddles_the_split(tmp_path, draw):
+def test_no_near_duplicates_and_no_ancestor_stand_on_different_sides(tmp_path, draw):
     rng = random.Random(draw)
     rows = planted(rng)
     gone = {row["id"] for row in rows if rng.random() < 0.3}
     kept = [row for row in rows if row["id"] not in gone]
-    folder = run_of(tmp_path / "mine", kept, left=[row for row in rows if row["id"] in gone])
-    done = exported(folder, "messages", 0.2)
-    side = sides_of(done.folder)
+    side = sides_written(tmp_path, kept, [row for row in rows if row["id"] in gone])
     alike = [(a["id"], b["id"]) for a, b in itertools.combinations(kept, 2) if likeness(a, b) >= 0.7]
     parents = {row["id"]: [id for id in row["parents"] if id[0] == "g"] for row in rows}
     above = {}
@@ -69,67 +90,62 @@ def test_no_pair_alike_and_no_ancestor_straddles_the_split(tmp_path, draw):
     assert descent
     for one, other in alike + descent:
         assert side[one] == side[other]
-    assert sum(done.rows.values()) == len(kept)
+    assert set(side) == {row["id"] for row in kept}
+    assert set(side.values()) == {"train", "validation"}
 
 
-def test_a_grandparent_in_the_set_counts_though_the_parent_left(tmp_path):
+def test_a_grandparent_in_the_set_counts_though_the_parent_was_dropped():
     rows = [{"id": f"g{n:05d}", "instruction": " ".join(WORDS[n * 3 : n * 3 + 3])} for n in range(20)]
     rows[5]["parents"] = ["g00099"]
     left = [{"id": "g00099", "instruction": "long gone", "parents": ["g00002"]}]
-    done = exported(run_of(tmp_path / "mine", rows, left=left), "messages")
-    assert done.ties == (2,)
-    side = sides_of(done.folder)
-    assert side["g00005"] == side["g00002"]
+    assert groups_of(rows, left) == [{"g00005", "g00002"}]
 
 
-def test_a_seed_is_an_ancestor_of_what_was_evolved_from_it_and_of_nothing_that_only_saw_it(tmp_path):
+def test_a_seed_is_an_ancestor_of_what_was_evolved_from_it_and_of_nothing_that_only_saw_it():
     rows = [
         {"id": f"g{n:05d}", "instruction": " ".join(WORDS[n * 3 : n * 3 + 3]), "parents": ["s0001", "s0002"]}
         for n in range(20)
     ]
     rows[5] |= {"parents": ["s0001"], "operator": "deepen_subject"}
     seeds = [{"id": "s0001", "source": "seed", "instruction": "Name the highest mountain."}]
-    done = exported(run_of(tmp_path / "mine", rows + seeds), "messages")
-    assert done.ties == (2,)
-    side = sides_of(done.folder)
-    assert side["g00005"] == side["s0001"]
+    assert groups_of(rows + seeds) == [{"g00005", "s0001"}]
 
 
-def test_an_edited_row_is_compared_with_an_unedited_one_that_has_an_input(tmp_path):
+def test_a_row_is_compared_with_one_that_has_the_same_text_as_an_input():
     rows = [{"id": f"g{n:05d}", "instruction": " ".join(WORDS[n * 3 : n * 3 + 3])} for n in range(10)]
     rows[3] |= {"instruction": "Sort.", "input": "b, a"}
-    folder = run_of(tmp_path / "mine", rows)
-    write_lines(folder, [*curated_of(folder), line_of("copy", "Sort.\n\nb, a", "a, b")])
-    assert exported(folder, "messages").ties == (2,)
+    rows[4] |= {"instruction": "Sort.\n\nb, a"}
+    assert groups_of(rows) == [{"g00003", "g00004"}]
 
 
-def test_rows_alike_by_the_runs_own_lower_threshold_are_tied(tmp_path):
+def test_a_lower_threshold_of_the_run_counts_and_a_higher_one_does_not():
     rows = [{"id": f"g{n:05d}", "instruction": " ".join(WORDS[n * 3 : n * 3 + 3])} for n in range(10)]
     rows[1] |= {"instruction": "please tell the old man of the tall hills how to cook a soup of red beans"}
     rows[2] |= {"instruction": "please tell the old man of the tall hills how to cook a pie of green pears"}
     assert 0.5 < likeness(*({"input": "", **row} for row in rows[1:3])) < 0.7
+    assert groups_of(rows) == groups_of(rows, threshold=0.9) == []
+    assert groups_of(rows, threshold=0.5) == [{"g00001", "g00002"}]
+
+
+def test_the_split_does_not_depend_on_the_order_of_the_rows(tmp_path):
+    rows = planted(random.Random(3))
+    first = sides_written(tmp_path, rows)
+    assert sides_written(tmp_path, random.Random(1).sample(rows, len(rows))) == first
+
+
+def test_a_share_given_to_export_splits_the_rows_of_the_file_by_groups_too(tmp_path):
+    rows = planted(random.Random(5))
     folder = run_of(tmp_path / "mine", rows)
-    assert exported(folder, "messages").ties == ()
-    folder.config.write_text("[near_duplicates]\nthreshold = 0.5\n")
-    assert exported(folder, "sharegpt").ties == (2,)
-
-
-def test_the_split_does_not_depend_on_the_order_of_the_lines_and_rows_keep_it(tmp_path):
-    folder = run_of(tmp_path / "mine", planted(random.Random(3)))
-    first = sides_of(exported(folder, "messages").folder)
-    lines = curated_of(folder)
-    random.Random(1).shuffle(lines)
-    write_lines(folder, lines)
-    second = sides_of(exported(folder, "sharegpt").folder)
-    assert first == second
-    train = [line["id"] for line in lines if first[line["id"]] == "train"]
-    assert [row["id"] for side, row in lines_in(folder.path / "export-sharegpt") if side == "train"] == train
+    side = sides_of(exported(folder, "messages", 0.2).folder)
+    alike = [(a["id"], b["id"]) for a, b in itertools.combinations(rows, 2) if likeness(a, b) >= 0.7]
+    assert alike
+    assert all(side[one] == side[other] for one, other in alike)
 
 
 def test_single_rows_are_held_out_in_proportion_from_each_category():
     rows = pl.DataFrame({"id": [f"g{n}" for n in range(200)], "category": ["a"] * 100 + ["b"] * 60 + ["c"] * 40})
-    chosen = held_out_rows([[n] for n in range(200)], rows, 0.1)
-    assert Counter(rows["category"][n] for n in chosen) == {"a": 10, "b": 6, "c": 4}
+    chosen = choose_validation([[n] for n in range(200)], rows, 0.1, 0)
+    assert Counter(rows.filter(pl.col("id").is_in(list(chosen)))["category"]) == {"a": 10, "b": 6, "c": 4}
 
 
 @pytest.mark.parametrize("draw", range(40))
@@ -140,7 +156,8 @@ def test_the_share_is_as_near_as_any_choice_of_whole_groups_comes(draw):
     groups = [[next(numbers) for _ in range(size)] for size in sizes]
     rows = pl.DataFrame({"id": [f"{draw}/{n}" for n in range(sum(sizes))], "category": rng.choices("ab", k=sum(sizes))})
     share = rng.choice([0.1, 0.25, 0.5, 0.9])
-    chosen = held_out_rows(groups, rows, share)
+    ids = choose_validation(groups, rows, share, 0)
+    chosen = {at for at, id in enumerate(rows["id"]) if id in ids}
     assert all(set(group) <= chosen or not set(group) & chosen for group in groups)
     wanted = min(int(sum(sizes) * share + 0.5), sum(sizes) - 1)
     sums = {sum(some) for k in range(len(sizes) + 1) for some in itertools.combinations(sizes, k)} - {sum(sizes)}

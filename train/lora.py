@@ -22,8 +22,10 @@ from kiloset.core.logits import check_logits
 from kiloset.core.models import Progress
 from kiloset.core.run import RunFolder, code_sha256, file_sha256, sha256_of
 from kiloset.core.text import squash
+from kiloset.data.curated import read_curated
+from kiloset.data.splitting import SPLITS
 from kiloset.train.checkpoint import replacing, save_adapter
-from kiloset.train.data import SPLITS, read_curated, tokenize_rows
+from kiloset.train.data import split_datasets, tokenize_rows
 from kiloset.train.fitting import Fitted, fit, trainable
 from kiloset.train.flops import peak_flops
 from kiloset.train.fused import fuse_adapters
@@ -95,8 +97,10 @@ def train(run: RunFolder, config: TrainConfig, model_path: Path, progress: Progr
         DataError: curated.jsonl is missing or a line of it is wrong.
         See `train_adapter` for the others.
     """
-    rows, sha256 = read_curated(run.curated), file_sha256(run.curated)
-    report = train_adapter(rows, sha256, config, model_path, run.adapter, progress)
+    curated, sha256 = read_curated(run.curated), file_sha256(run.curated)
+    if curated.note:
+        progress.say(curated.note)
+    report = train_adapter(split_datasets(curated), sha256, config, model_path, run.adapter, progress)
     run.update_manifest({"train": {"base_model": str(model_path), "config": asdict(config), **asdict(report)}})
     return report
 
@@ -116,7 +120,7 @@ def train_adapter(
     interrupted, of the same rows, settings, model and code, goes on to the same weights.
 
     Args:
-        rows: By split (`kiloset.train.data.SPLITS`), with the columns `id` and `messages`.
+        rows: By split (`kiloset.data.splitting.SPLITS`), with the columns `id` and `messages`.
         rows_sha256: Hash of these rows, by which an interrupted training of them is known again.
         config: The `[train]` table.
         model_path: The base model's folder.

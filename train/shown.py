@@ -6,7 +6,8 @@ from pathlib import Path
 
 from kiloset.core.loading import load_tokenizer
 from kiloset.core.run import RunFolder
-from kiloset.train.data import read_curated, tokenize_rows
+from kiloset.data.curated import read_curated
+from kiloset.train.data import split_datasets, tokenize_rows
 from kiloset.train.settings import TrainConfig
 
 
@@ -34,7 +35,7 @@ def masked_rows(run: RunFolder, config: TrainConfig, model_path: Path, count: in
         DataError: curated.jsonl is missing or a line of it is wrong.
         ModelError: The tokenizer cannot be loaded, or no exact mask can be made with its chat template.
     """
-    rows = read_curated(run.curated)["train"]
+    rows = split_datasets(read_curated(run.curated))["train"]
     tokenizer = load_tokenizer(model_path)
     for row in rows.select(range(min(count, len(rows)))):
         examples, _ = tokenize_rows(tokenizer, [row], config.max_length)

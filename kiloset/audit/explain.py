@@ -10,12 +10,13 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from kiloset.audit.reading import read_curated, read_stages
+from kiloset.audit.reading import read_stages
 from kiloset.audit.terminal import cell, literal, print_heading
 from kiloset.core.calls import CallStore
 from kiloset.core.errors import DataError
 from kiloset.core.run import RunFolder
 from kiloset.core.table import ROW, VERDICT
+from kiloset.data.curated import read_curated
 
 PROMPT_TAIL = 600
 """Characters of a prompt shown unless all of it is asked for; the end holds what differs between prompts."""
@@ -77,7 +78,7 @@ def explain(run: RunFolder, row_id: str) -> Life:
         for table in (*(kept for _, kept in stages), ledger)
         for pair in table.select("id", "instruction").iter_rows()
     )
-    curated = dict(read_curated(run).select("id", "split").iter_rows()) if run.curated.exists() else None
+    curated = dict(read_curated(run.curated).rows.select("id", "split").iter_rows()) if run.curated.exists() else None
     if row is None:
         raise DataError("KS653", f"{run.path}: no row {row_id!r}{_hint(row_id, texts, curated or {})}")
     won = ledger.filter(pl.col("twin") == row_id).select("id", "stage", "reason").iter_rows()

@@ -178,8 +178,8 @@ def openings(responses: Sequence[str]) -> dict[str, int]:
 
 
 def tally(values: pl.Series | Sequence[Any]) -> dict[str, int]:
-    """Count values, most first, then by name; null counts as "none"."""
-    counts = Counter("none" if value is None else str(value) for value in values)
+    """Count values, most first, then by name; null and "" count as "none"."""
+    counts = Counter("none" if value in (None, "") else str(value) for value in values)
     return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
 

@@ -17,13 +17,14 @@ from kiloset.audit.distribution import Distribution, distribution, show_distribu
 from kiloset.audit.examples import Examples, examples, show_examples
 from kiloset.audit.figures import Duplicates, Lengths, Spread, StageCount
 from kiloset.audit.lineage import Lineage, lineage, show_lineage
-from kiloset.audit.reading import Edits, find_edits, read_curated, read_limit, read_settings, read_stages
+from kiloset.audit.reading import Edits, find_edits, read_limit, read_settings, read_stages
 from kiloset.audit.rewriting import Rewriting, came_to_rewriting, candidates, rewriting, show_rewriting
 from kiloset.audit.spreads import Style, show_style, style
 from kiloset.audit.strategies import Strategies, show_strategies, strategies
 from kiloset.audit.terminal import literal, print_heading, print_table, share_of
 from kiloset.core.calls import CallStore
 from kiloset.core.run import RunFolder
+from kiloset.data.curated import read_curated
 
 EXAMPLES = 3
 """Rewrites shown beside their references."""
@@ -37,7 +38,7 @@ class Audit:
     rows: int
     """Lines of curated.jsonl."""
     table: pl.DataFrame
-    """These lines (`kiloset.audit.reading.read_curated`), in order, with the last stage's columns where it has the row."""
+    """These lines (`kiloset.data.curated.SCHEMA`), in order, with the last stage's columns where it has the row."""
     ledger: pl.DataFrame
     """Every dropped row, with its verdict."""
     distribution: Distribution
@@ -82,9 +83,11 @@ def audit(run: RunFolder, most_examples: int = EXAMPLES) -> Audit:
         DataError: The folder is no run or not finished, or a line of curated.jsonl cannot be read.
     """
     run.require()
-    manifest, (stages, ledger), curated = run.manifest, read_stages(run), read_curated(run)
+    manifest, (stages, ledger), curated = run.manifest, read_stages(run), read_curated(run.curated).rows
     final = stages[-1][1]
-    rows = curated.join(final.drop("category"), on="id", how="left", maintain_order="left")
+    rows = curated.select("id", "user", "response", "category", "split").join(
+        final.drop("category"), on="id", how="left", maintain_order="left"
+    )
     split = [_split(user, given or "") for user, given in rows.select("user", "input").iter_rows()]
     texts = dict(zip(curated["id"], curated["user"], strict=True))
     responses = curated["response"].to_list()

@@ -249,12 +249,12 @@ def export(
     run: Run = None, runs: Runs = Path("runs"),
     layout: Annotated[Layout, typer.Option("--format", help="messages, alpaca and sharegpt are .jsonl files; hf is a folder for datasets.load_from_disk.")] = "messages",
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="A folder that is new, empty, or an untouched export of this run and format; default: export-FORMAT in the run's folder.")] = None,
-    validation: Annotated[float, typer.Option(metavar="SHARE", help="Share of the rows held out, in [0, 1).")] = 0.1,
+    validation: Annotated[float | None, typer.Option(metavar="SHARE", help="Split the rows anew, with this share for validation, in [0, 1); default: keep the split of curated.jsonl.")] = None,
 ) -> None:  # fmt: skip
     """Hand the run's curated.jsonl, edits by hand included, to other tools, split into train and validation, with a data card.
 
-    Near-duplicates, and rows and their ancestors in the set, go to one side together. The split in curated.jsonl, which
-    knows no such groups, does not count. Run it again after an edit and the export is replaced, unless you changed it.
+    The split is that of curated.jsonl, which training uses too: near-duplicates, and rows and their ancestors, are on one side.
+    Run it again after an edit to replace the export, unless you changed the export.
     """
     from kiloset.publish.card_text import card_text, parts_of
     from kiloset.publish.export import export as write
@@ -265,7 +265,7 @@ def export(
         folder, layout, out or folder.path / f"export-{layout}", validation,
         lambda rows: card_text(folder, layout, parts_of(layout, rows)),
     )  # fmt: skip
-    for line in summary(done, validation):
+    for line in summary(done):
         print(line)
 
 
@@ -294,7 +294,7 @@ def push(
     private: Annotated[bool, typer.Option("--private/--public", help="What the repository is, or is made as.")] = True,
     revision: Annotated[str | None, typer.Option(metavar="BRANCH", help="A branch, made if it is not there; default: main.")] = None,
     message: Annotated[str | None, typer.Option(help="Of the commit; default: the run's name and its rows.")] = None,
-    validation: Annotated[float, typer.Option(metavar="SHARE", help="Share of the rows held out, in [0, 1).")] = 0.1,
+    validation: Annotated[float | None, typer.Option(metavar="SHARE", help="Split the rows anew, with this share for validation, in [0, 1); default: keep the split of curated.jsonl.")] = None,
     allow_personal: Annotated[bool, typer.Option("--allow-personal", help="Let a public set hold personal data; keys it may never hold.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Send it without asking; needed where there is no terminal.")] = False,
 ) -> None:  # fmt: skip
@@ -385,18 +385,18 @@ def evaluate(
 
     from kiloset.cli.show import show_judgement
     from kiloset.core.run import write_text
+    from kiloset.data.curated import read_curated
     from kiloset.evaluation.evaluate import suites
     from kiloset.evaluation.metrics import difference
     from kiloset.judging import panel, taught_by, validation_rows
     from kiloset.settings import load_config
-    from kiloset.train.data import read_curated
     from kiloset.train.merge import check_adapter
 
     folder = _folder(run, runs)
     settings = load_config(folder.config, set_ or [])
     tuned_by = adapter or folder.adapter
     check_adapter(tuned_by)
-    taught = taught_by(read_curated(folder.curated)["train"])
+    taught = taught_by(read_curated(folder.curated).conversations("train"))
     asked = suites(settings.evaluation, taught, validation_rows(folder))
     place = folder.path / "evaluation"
     with folder.lock(), watching(progress) as shown, panel(folder, settings, asked, place, shown) as judges:

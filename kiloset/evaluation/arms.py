@@ -15,7 +15,7 @@ import polars as pl
 from kiloset.core.errors import DataError
 from kiloset.core.run import RunFolder
 from kiloset.core.table import user_turn
-from kiloset.train.data import read_curated
+from kiloset.data.curated import read_curated
 
 ARMS = {
     "curated": "the curated set",
@@ -45,9 +45,9 @@ def arms_of(folder: RunFolder, wanted: Sequence[str], seed: int) -> list[Arm]:
     Raises:
         DataError: The run has no curated set or no finished stage `generate`.
     """
-    splits = read_curated(folder.curated)
-    curated = [dict(row) for row in splits["train"]]
-    held_out = set(splits["validation"]["id"])
+    rows = read_curated(folder.curated)
+    curated = rows.conversations("train")
+    held_out = {row["id"] for row in rows.conversations("validation")}
     held_out |= set(folder.dropped().filter(pl.col("twin").is_in(sorted(held_out)))["id"])  # their near-duplicates
     table, born = _tables(folder)
     pool = table.filter(

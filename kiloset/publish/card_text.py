@@ -17,11 +17,12 @@ from kiloset.audit.report import Audit, audit
 from kiloset.core.errors import DataError
 from kiloset.core.review import read_decisions
 from kiloset.core.run import RunFolder, file_sha256, sha256_of, write_text
+from kiloset.data.curated import read_curated
 from kiloset.filters.languages import languages_known
 from kiloset.filters.personal import found_personal
 from kiloset.filters.rules import RulesConfig
 from kiloset.publish.card import card
-from kiloset.publish.export import read_rows
+from kiloset.publish.export import export_rows
 from kiloset.publish.facts import Facts, Part, private, rewritten
 from kiloset.settings import RunConfig, data_relevant, load_config
 
@@ -79,12 +80,11 @@ def described(folder: RunFolder, layout: str, files: Sequence[Part], place: str 
     """
     found = audit(folder, 0)
     stages, _ = read_stages(folder)
-    rows = read_rows(folder, stages[-1][1], single=False)
+    rows, _ = export_rows(folder, stages[-1][1], single_turn=False)
     config = load_config(folder.config, []) if folder.config.exists() else None
     if not files:
         counts = Counter(rows["split"])
-        files = [Part(split or "none", folder.curated.name, counts[split]) for split in sorted(counts)]
-    lines = [json.loads(line) for line in folder.curated.read_bytes().split(b"\n") if line.strip()]
+        files = [Part(split, folder.curated.name, counts[split]) for split in sorted(counts)]
     texts = [turn["content"] for turns in rows["messages"] for turn in turns]
     personal = personal_data(rows, config)
     facts = Facts(
@@ -95,7 +95,7 @@ def described(folder: RunFolder, layout: str, files: Sequence[Part], place: str 
         curated_sha256=file_sha256(folder.curated),
         command=f"kiloset dataset --config config.toml --run {shlex.quote(found.name)}",
         layout=layout,
-        columns=list(dict.fromkeys(name for line in lines for name in line)),
+        columns=read_curated(folder.curated).columns,
         parts=files,
         place=place,
         given=_given(stages[0][1]),
@@ -117,7 +117,7 @@ def parts_of(layout: str, rows: Mapping[str, int]) -> list[Part]:
 
 
 def personal_data(rows: pl.DataFrame, config: RunConfig | None) -> pl.DataFrame:
-    """Return the personal data in rows of `read_rows`, every turn read, edits by hand included (`kiloset.filters.personal`)."""
+    """Return the personal data in rows of `export_rows`, every turn read, edits by hand included (`kiloset.filters.personal`)."""
     told = [
         {
             "id": id,

@@ -56,7 +56,7 @@ class There:
 
 def push(
     folder: RunFolder, repo: str, layout: str, *, private: bool, branch: str | None, message: str | None,
-    validation: float, allow_personal: bool, say: Callable[[str], None], confirm: Callable[[], None],
+    validation: float | None, allow_personal: bool, say: Callable[[str], None], confirm: Callable[[], None],
 ) -> str:  # fmt: skip
     """Export a run, say what will be sent, and send it.
 
@@ -156,7 +156,7 @@ def _look(api: Any, repo: str, branch: str | None) -> There:
     return There(full, True, not found.private, has_branch, found.sha, files)
 
 
-def _pack(folder: RunFolder, layout: str, validation: float, repo: str, place: Path) -> Parcel:
+def _pack(folder: RunFolder, layout: str, validation: float | None, repo: str, place: Path) -> Parcel:
     done = export(folder, layout, place, validation)
     parts = parts_of(layout, done.rows)
     found, facts = described(folder, layout, parts, repo)

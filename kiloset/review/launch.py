@@ -68,7 +68,7 @@ def check_untouched(folder: RunFolder) -> None:
         DataError: curated.jsonl was edited by hand.
     """
     # What a run would write now does not matter here, so that it is held against a text that the file cannot have.
-    if is_edited(folder, "no line of curated.jsonl"):
+    if is_edited(folder):
         raise DataError(
             "KS703",
             f"{folder.curated}: was edited by hand, so that `make dataset` leaves it alone and could not apply a review; "

@@ -10,10 +10,11 @@ from typing import Any
 
 import polars as pl
 
-from kiloset.audit.reading import read_curated, read_stages
+from kiloset.audit.reading import read_stages
 from kiloset.core.errors import DataError
 from kiloset.core.review import TEXTS, Decision, born_as
 from kiloset.core.run import RunFolder
+from kiloset.data.curated import read_curated
 from kiloset.review.borderline import Near, in_order
 from kiloset.review.filter import Filter
 
@@ -92,7 +93,7 @@ def read_rows(run: RunFolder) -> Rows:
         table=table.with_columns(rank=ranks),
         near=near,
         categories=tuple(sorted({*table["category"].drop_nulls(), *target})),
-        splits=dict(read_curated(run).select("id", "split").iter_rows()),
+        splits=dict(read_curated(run.curated).rows.select("id", "split").iter_rows()),
         beside=beside,
         places={id: place for place, id in enumerate(table["id"])},
     )
