@@ -174,5 +174,7 @@ def test_quotations_and_code_are_not_prose(text: str) -> None:
 
 
 if __name__ == "__main__":
-    for file in (file for file in _files() if file.startswith(tuple(sys.argv[1:]) or "")):
-        print(*faults(file, (ROOT / file).read_text(encoding="utf-8")), sep="\n", end="\n" * bool(file))
+    for file in _files():
+        if file.startswith(tuple(sys.argv[1:]) or ""):
+            for fault in faults(file, (ROOT / file).read_text(encoding="utf-8")):
+                print(fault)
