@@ -25,7 +25,7 @@ from kiloset.core.calls import CallStore  # noqa: E402
 from kiloset.core.models import Request, Silent, seed_of  # noqa: E402
 from kiloset.engines.embedded import model_path  # noqa: E402
 from kiloset.engines.vllm import cores, cpu_environment, has_cuda  # noqa: E402
-from kiloset.models import real_models  # noqa: E402
+from kiloset.models import open_models  # noqa: E402
 from kiloset.pipeline import context_of, generate_rows, read_inputs  # noqa: E402
 from kiloset.settings import RunConfig, load_config  # noqa: E402
 
@@ -34,7 +34,7 @@ def ours(config: RunConfig, folder: Path) -> tuple[float, int]:
     """Run the stage; return seconds and written tokens."""
     inputs = read_inputs(config)
     store = CallStore(folder / "calls.sqlite")
-    with real_models(config, 0, folder / "engine.log", print, Silent()) as models:
+    with open_models(config, 0, folder / "engine.log", Silent()) as models:
         context, table = context_of(config, inputs, models, store, Silent())
         models.generator.submit([("0" * 64, Request("Warm up.", "warm", 4, 1.0, 1.0, raw=True))])
         models.generator.receive()

@@ -29,7 +29,7 @@ def command(runs: Path, name: str, config: Path) -> list[str]:
     return [
         sys.executable,
         "-m",
-        "kiloset.cli.app",
+        "kiloset",
         "dataset",
         "--config",
         str(config),

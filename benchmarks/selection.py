@@ -102,7 +102,7 @@ def measured(path: Path, select: int) -> dict[str, list[float]]:
     with told("rules") as left:
         left.append(table := drop_by_rules(table, RulesConfig()).kept)
     with told("near_duplicates") as left:
-        left.append(table := drop_near_duplicates(table, NearDuplicatesConfig(), seed=0, warn=print).kept)
+        left.append(table := drop_near_duplicates(table, NearDuplicatesConfig(), seed=0).kept)
     with told("embeddings, given") as left:
         left.append(table)
         embedder = Given(table.height)

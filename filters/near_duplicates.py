@@ -5,8 +5,9 @@ dropped for being short. No transitive closure: a row leaves only for a direct t
 on the order of the rows.
 """
 
+import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from kiloset.core.config import Count, Share, settings
 from kiloset.core.table import Outcome, full_instruction, with_verdicts
 from kiloset.filters.slots import SlotsOf
+
+logger = logging.getLogger(__name__)
 
 DRAWS = 3
 """Searches of `near_duplicate_pairs`, each with other hash functions: one search misses a pair at the threshold 0.70 with
@@ -34,9 +37,7 @@ class NearDuplicatesConfig:
     """Whether rows of the pool, like seeds, never leave here: then a duplicate only ever costs new rows."""
 
 
-def drop_near_duplicates(
-    table: pl.DataFrame, config: NearDuplicatesConfig, *, seed: int, warn: Callable[[str], None] | None = None
-) -> Outcome:
+def drop_near_duplicates(table: pl.DataFrame, config: NearDuplicatesConfig, *, seed: int) -> Outcome:
     """Drop every row with a direct twin that is kept; the order of the rows does not matter.
 
     Kept first: seeds, then pool rows, then the longer response, the lower depth, the smaller id. Rows whose numbers,
@@ -47,7 +48,6 @@ def drop_near_duplicates(
         table: Rows.
         config: The `[near_duplicates]` table.
         seed: Of the hash functions.
-        warn: Told if a row was not compared with all that might be like it, for there were thousands of them.
     """
     from kiloset.filters.minhash import normal_texts
 
@@ -58,7 +58,7 @@ def drop_near_duplicates(
     verdicts: dict[str, dict[str, Any]] = {}
     copies = _exact_copies(texts.hashes, slots)
     distinct = np.delete(np.arange(len(texts)), np.fromiter(copies, np.int64))
-    _drop_near(texts[distinct], distinct, ids, slots, protected, config, seed, verdicts, warn)
+    _drop_near(texts[distinct], distinct, ids, slots, protected, config, seed, verdicts)
     for at, first in copies.items():
         if not protected[at]:
             # Where the first one left itself, its copies leave for the same twin.
@@ -98,7 +98,7 @@ def _exact_copies(hashes: NDArray[np.uint64], slots: SlotsOf) -> dict[int, int]:
 
 def _drop_near(
     texts: Any, rows: NDArray[np.int64], ids: list[str], slots: SlotsOf, protected: NDArray[np.bool_],
-    config: NearDuplicatesConfig, seed: int, verdicts: dict[str, dict[str, Any]], warn: Callable[[str], None] | None,
+    config: NearDuplicatesConfig, seed: int, verdicts: dict[str, dict[str, Any]],
 ) -> None:  # fmt: skip
     """Walk through the rows, best first; drop those with a twin already kept, and templates beyond their share."""
     from kiloset.filters.minhash import FIVE_GRAMS, FOUR_GRAMS, LONGEST_WALK, SAME_WORDS, SHORT_JACCARD, Like, Walk
@@ -138,11 +138,12 @@ def _drop_near(
                 group[number] = group.setdefault(first, first)
                 members[group[number]] = max(1, members[group[number]]) + 1
             walk.keep(number)
-    if walk.cut_short and warn is not None:
-        warn(
-            f"near_duplicates: {walk.cut_short} times a row was compared with {LONGEST_WALK} of the rows that share a band with "
-            f"it, not with all: thousands have the same frame"
-        )
+    if walk.cut_short:
+        logger.warning(
+            "near_duplicates: %d times a row was compared with only %d of the rows that share a band with it, because "
+            "thousands of rows do",
+            walk.cut_short, LONGEST_WALK,
+        )  # fmt: skip
 
 
 def best_first(table: pl.DataFrame) -> pl.DataFrame:

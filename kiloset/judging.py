@@ -1,6 +1,7 @@
 """Judge a base model and its adapters, each once: answers, figures and what they were made from stay in a folder."""
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -24,6 +25,8 @@ from kiloset.models import base_name
 from kiloset.settings import RunConfig
 from kiloset.train.merge import check_adapter, merge_adapter
 
+logger = logging.getLogger(__name__)
+
 ANSWERS, METRICS = "answers.jsonl", "metrics.json"
 
 
@@ -44,7 +47,7 @@ class Panel:
     ) -> None:
         """Name the base model; nothing is loaded yet."""
         self.folder, self.config, self.asked, self.store, self.progress = folder, config, asked, store, progress
-        self.path = Path(model_path(base_name(config), "models.base", progress.say))
+        self.path = Path(model_path(base_name(config), "models.base"))
         self.identity = model_identity(base_name(config), str(self.path))
         self._base: Judged | None = None
 
@@ -85,7 +88,7 @@ class Panel:
         fingerprint = sha256_of(told)
         if found := _read(place / METRICS, fingerprint, name):
             return found
-        self.progress.say(f"judging {name}")
+        logger.info("evaluating %s", name)
         free_gpu_memory()
         recorded = RecordedEngine(engine, self.store, self.progress)
         judgement = judge(self.asked, config, recorded, _Alone(scorer, engine.close), neutral)

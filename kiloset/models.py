@@ -1,5 +1,6 @@
 """The models of one run, each loaded when first used and at most once."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -7,7 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from kiloset.core.errors import ConfigError
-from kiloset.core.models import Embedder, Message, Progress, Request, Scorer, Silent, TextEngine
+from kiloset.core.models import Embedder, Message, Request, Scorer, TextEngine
+from kiloset.core.progress import Progress, Silent
 from kiloset.engines.embedded import check_model, model_identity, model_path
 from kiloset.engines.embedder import SentenceEmbedder
 from kiloset.engines.openai import OpenAIEngine, api_key
@@ -19,9 +21,11 @@ from kiloset.engines.vllm import VllmEngine, has_cuda
 from kiloset.engines.workers import work_as_embedder, work_as_scorer, work_as_writer
 from kiloset.settings import RunConfig
 
+logger = logging.getLogger(__name__)
+
 
 class Models(Protocol):
-    """What the stages may use."""
+    """The models that the stages use."""
 
     generator: TextEngine
     rewriter: TextEngine
@@ -35,7 +39,7 @@ def base_name(config: RunConfig) -> str:
 
 
 def check_models(config: RunConfig) -> None:
-    """Refuse names that cannot be meant, before anything is loaded or sent.
+    """Check the names of the models before anything is loaded or sent.
 
     Raises:
         ConfigError: The generator is behind a server, and it or the base model has no name.
@@ -66,115 +70,121 @@ def _check_names_beside_a_server(config: RunConfig) -> None:
         )
 
 
-def embedder_of(config: RunConfig, rows: int, say: Callable[[str], None], progress: Progress) -> Embedder:
-    """Return the embedder for a run with so many rows of seeds and pool; it loads its model with the first text."""
+def embedder_of(config: RunConfig, rows: int, progress: Progress) -> Embedder:
+    """Return the embedder of a run with this many seed and pool rows; it loads its model with the first text."""
     settings = config.models.embedder
-    path = model_path(settings.name, "models.embedder", say)
+    path = model_path(settings.name, "models.embedder")
     identity = model_identity(settings.name, path)
     if rows > settings.static_above:
         return StaticEmbedder(path, identity, progress)
     return SentenceEmbedder(path, identity)
 
 
-def thinning_embedder(config: RunConfig, say: Callable[[str], None]) -> Callable[[], Embedder]:
-    """Return what makes, on any machine of a cluster, the static embedder: its vectors do not depend on their company."""
+def static_embedder_factory(config: RunConfig) -> Callable[[], Embedder]:
+    """Return a function that makes the static embedder on any machine of a cluster.
+
+    A static embedder's vector of a text does not depend on the other texts of the batch.
+    """
     name = config.models.embedder.name
-    path = model_path(name, "models.embedder", say)
+    path = model_path(name, "models.embedder")
     identity = StaticEmbedder(path, model_identity(name, path), Silent()).identity
     return partial(work_as_embedder, name, identity)
 
 
-class RealModels:
-    """vLLM for the text models (one process if they are the same), or a server for the generator, and what judges.
+class RunModels:
+    """The models of one run: vLLM or a server writes, the base model's weights score, an embedder embeds.
 
-    On a Ray cluster the same, each in as many actors as there is work for.
+    Roles with the same model share one engine. On a Ray cluster, each engine runs in as many actors as there is work for.
     """
 
-    def __init__(self, config: RunConfig, rows: int, log: Path, say: Callable[[str], None], progress: Progress) -> None:
-        """Find the models' files; nothing is loaded or sent yet. `rows` are those of seeds and pool."""
-        self._say = say
-        base = model_path(base_name(config), "models.base", say)
-        self._base = _Told(self._vllm(config, base_name(config), base, log), self)
-        self.generator = self._writer(config, config.models.generator.name, "models.generator", log)
-        self.rewriter = self._rewriter(config, log)
-        self.scorer: Scorer = _Scorer(self._judge_of_fit(config, base), self)
-        self.embedder = embedder_of(config, rows, say, progress)
+    def __init__(self, config: RunConfig, rows: int, log: Path, progress: Progress) -> None:
+        """Find the files of the models; nothing is loaded or sent yet.
+
+        Args:
+            config: The run's settings.
+            rows: Seed and pool rows, which decide the embedder.
+            log: The file for the output of the engine processes.
+            progress: Receives the progress of the embedder.
+        """
+        self._config, self._log = config, log
+        base = model_path(base_name(config), "models.base")
+        self._base = self._local(base_name(config), base)
+        self.generator = self._generator()
+        self.rewriter = self._rewriter()
+        self.scorer: Scorer = _ManagedScorer(self._base_scorer(base), self)
+        self.embedder = embedder_of(config, rows, progress)
         if config.engine.kind == "ray":
             make = partial(work_as_embedder, config.models.embedder.name, self.embedder.identity)
-            self.embedder = RayEmbedder(self.embedder, make, config.engine, progress, lambda: self.make_room(but=None))
+            self.embedder = RayEmbedder(self.embedder, make, config.engine, progress, self.free_memory)
 
-    def _writer(self, config: RunConfig, name: str, setting: str, log: Path) -> TextEngine:
-        """Return the engine that writes: a server's model is not the base of that name."""
-        if config.engine.kind == "openai":
-            return _Told(OpenAIEngine(name, config.engine), self)
-        if name == base_name(config):
-            return self._base
-        return _Told(self._vllm(config, name, model_path(name, setting, self._say), log), self)
+    def _generator(self) -> TextEngine:
+        """Return the writer model's engine; a server's model is not the local base model of the same name."""
+        name = self._config.models.generator.name
+        if self._config.engine.kind == "openai":
+            return _ManagedEngine(OpenAIEngine(name, self._config.engine), self)
+        return (
+            self._base if name == base_name(self._config) else self._local(name, model_path(name, "models.generator"))
+        )
 
-    def _rewriter(self, config: RunConfig, log: Path) -> TextEngine:
-        """Return what writes the rewrites: a raw base model would go on with the prompt rather than answer it."""
-        name = config.models.rewriter.name
+    def _rewriter(self) -> TextEngine:
+        """Return the engine for rewrites: a base model without a chat template would continue the prompt, not answer it."""
+        config, name = self._config, self._config.models.rewriter.name
         if name and name != base_name(config):
             if config.engine.kind != "openai" and name == config.models.generator.name:
                 return self.generator
-            return _Told(self._vllm(config, name, model_path(name, "models.rewriter", self._say), log), self)
+            return self._local(name, model_path(name, "models.rewriter"))
         if name or not config.rewrite.enabled or self._base.templated:
             return self._base
         if self.generator.templated:
-            self._say(f"{self._base.identity} has no chat template: {self.generator.identity} writes the rewrites")
+            logger.info("%s has no chat template: %s writes the rewrites", self._base.identity, self.generator.identity)
             return self.generator
-        self._say(
-            f"{self._base.identity} has no chat template and its rewrites will be poor; name an instruct model of its "
-            "family in [models.rewriter]"
+        logger.warning(
+            "%s has no chat template, so its rewrites will be poor; name an instruct model of its family in "
+            "[models.rewriter]",
+            self._base.identity,
         )
         return self._base
 
-    def _vllm(self, config: RunConfig, name: str, path: str, log: Path) -> VllmEngine | RayEngine:
-        identity = model_identity(name, path)
-        local = VllmEngine(path, identity, config.engine, log)
-        if config.engine.kind != "ray":
-            return local
-        make = partial(work_as_writer, name, identity, config.engine)
-        return RayEngine(identity, local, make, config.engine, self._say)
+    def _local(self, name: str, path: str) -> "_ManagedEngine":
+        config, identity = self._config.engine, model_identity(name, path)
+        local = VllmEngine(path, identity, config, self._log)
+        if config.kind != "ray":
+            return _ManagedEngine(local, self)
+        return _ManagedEngine(RayEngine(identity, local, partial(work_as_writer, name, identity, config), config), self)
 
-    def _judge_of_fit(self, config: RunConfig, base: str) -> TransformersScorer | RayScorer:
-        length = config.engine.max_model_len
-        identity = f"{self._base.identity}, {length} tokens"
-        if config.engine.kind != "ray":
-            return TransformersScorer(base, identity, length)
-        make = partial(work_as_scorer, base_name(config), self._base.identity, identity, length)
-        return RayScorer(identity, make, config.engine)
+    def _base_scorer(self, path: str) -> TransformersScorer | RayScorer:
+        config, base = self._config.engine, self._base.identity
+        identity = f"{base}, {config.max_model_len} tokens"
+        if config.kind != "ray":
+            return TransformersScorer(path, identity, config.max_model_len)
+        make = partial(work_as_scorer, base_name(self._config), base, identity, config.max_model_len)
+        return RayScorer(identity, make, config)
 
-    def make_room(self, but: VllmEngine | RayEngine | None) -> None:
-        """On a GPU or a cluster, end the engines that hold its memory, all but one."""
-        for told in self._engines():
-            holds = isinstance(told.engine, RayEngine) or (isinstance(told.engine, VllmEngine) and has_cuda())
-            if holds and told.engine is not but:
-                told.engine.close()
-
-    def say(self, text: str) -> None:
-        """Tell the user."""
-        self._say(text)
+    def free_memory(self, keep: VllmEngine | RayEngine | None = None) -> None:
+        """End the engines that hold a GPU's or a cluster's memory, except one."""
+        for managed in self._engines():
+            engine = managed.engine
+            holds = isinstance(engine, RayEngine) or (isinstance(engine, VllmEngine) and has_cuda())
+            if holds and engine is not keep:
+                engine.close()
 
     def close(self) -> None:
         """End every process and thread."""
-        for told in self._engines():
-            told.engine.close()
+        for managed in self._engines():
+            managed.engine.close()
 
-    def _engines(self) -> "list[_Told]":
+    def _engines(self) -> "list[_ManagedEngine]":
         models = (self.generator, self.rewriter, self._base)
-        return [told for told in models if isinstance(told, _Told)]
+        return [model for model in models if isinstance(model, _ManagedEngine)]
 
 
-class _Told:
-    """A text engine that says once what it runs on, and makes room for itself."""
+class _ManagedEngine:
+    """A text engine that frees the memory of the others before it works and logs once what it runs on."""
 
-    def __init__(self, engine: VllmEngine | RayEngine | OpenAIEngine, models: RealModels) -> None:
+    def __init__(self, engine: VllmEngine | RayEngine | OpenAIEngine, models: RunModels) -> None:
         self.engine, self._models = engine, models
-        self.identity = engine.identity
-        self.render = engine.render
-        self.receive = engine.receive
-        self._has_told = False
+        self.identity, self.render, self.receive = engine.identity, engine.render, engine.receive
+        self._is_logged = False
 
     @property
     def templated(self) -> bool:
@@ -194,35 +204,33 @@ class _Told:
 
     def submit(self, requests: Sequence[tuple[str, Request]]) -> None:
         if isinstance(self.engine, VllmEngine | RayEngine):
-            self._models.make_room(but=self.engine)
-            if not self._has_told:
-                self._models.say(f"starting {self.identity}")
+            self._models.free_memory(keep=self.engine)
+            if not self._is_logged:
+                logger.info("starting %s", self.identity)
         self.engine.submit(requests)
-        if not self._has_told:
-            self._models.say(self.engine.description)
-            self._has_told = True
+        if not self._is_logged:
+            logger.info(self.engine.description)
+            self._is_logged = True
 
 
-class _Scorer:
-    """A scorer that makes room for itself."""
+class _ManagedScorer:
+    """A scorer that frees the memory of the text engines before it works."""
 
-    def __init__(self, scorer: TransformersScorer | RayScorer, models: RealModels) -> None:
+    def __init__(self, scorer: TransformersScorer | RayScorer, models: RunModels) -> None:
         self._scorer, self._models = scorer, models
         self.identity = scorer.identity
 
     def logprobs(
         self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]
     ) -> Iterator[tuple[int, float, int]]:
-        self._models.make_room(but=None)
+        self._models.free_memory()
         return self._scorer.logprobs(prompts, responses)
 
 
 @contextmanager
-def real_models(
-    config: RunConfig, rows: int, log: Path, say: Callable[[str], None], progress: Progress
-) -> Iterator[RealModels]:
-    """Hold the models of a run with so many rows of seeds and pool, and end every process they started."""
-    models = RealModels(config, rows, log, say, progress)
+def open_models(config: RunConfig, rows: int, log: Path, progress: Progress) -> Iterator[RunModels]:
+    """Yield the models of a run, as `RunModels`, and end every process that they started."""
+    models = RunModels(config, rows, log, progress)
     try:
         yield models
     finally:

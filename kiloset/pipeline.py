@@ -1,6 +1,7 @@
 """The one table of stages, in order, and what runs it."""
 
 import hashlib
+import logging
 import math
 import time
 from collections import Counter
@@ -33,9 +34,9 @@ from kiloset.filters.quality import with_quality
 from kiloset.filters.rules import check_rule_names, drop_by_rules, screen_instructions, with_languages
 from kiloset.filters.semantic import check_semantic, drop_semantic_duplicates
 from kiloset.generator.categories import check_pool_categories, check_target, label_by_neighbours, wanted_rows
-from kiloset.generator.loop import GenerationResult, generate
-from kiloset.generator.planning import WavePlan, Yields
-from kiloset.generator.settings import PURPOSES
+from kiloset.generator.lives import PURPOSES
+from kiloset.generator.loop import Generated, generate
+from kiloset.generator.planning import Asks, Tally
 from kiloset.generator.templates import Templates
 from kiloset.generator.usage import Usage, UsageCounts, count_usage, read_usage, recorded_counts
 from kiloset.models import Models
@@ -44,6 +45,8 @@ from kiloset.review.apply import Reviewed, call_back, reviewed, settle, with_dec
 from kiloset.rewrite.rewrite import rewrite
 from kiloset.rewrite.style import rank_by_style
 from kiloset.settings import PACKAGE, RunConfig, check_same, to_toml
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class Lacking:
 
     rows: Mapping[str, int]
     """Rows short, by category."""
-    through: Yields
+    through: Tally
     """Rows born, and those that came through every stage or were only one too many."""
 
 
@@ -151,7 +154,7 @@ class Result:
     review: Reviewed | None = None
     """What became of the decisions of a review, if there are any."""
     ended: str = "done"
-    """Why generation ended: `done`, or what was in its way (`kiloset.generator.loop.GenerationResult`)."""
+    """Why generation ended: `done`, or what was in its way (`kiloset.generator.loop.Generated`)."""
     shortfalls: tuple[Shortfall, ...] = ()
 
     @property
@@ -178,20 +181,18 @@ def generate_rows(table: pl.DataFrame, context: Context) -> Outcome:
     if not context.config.generate.enabled:
         return Outcome(kept=table, dropped=no_rows(table))
     made = _generated(table, context)
-    context.notes["generate"] = {"ended": made.ended, "candidates_wanted": made.wanted, "candidates": made.accepted}
+    context.notes["generate"] = {"ended": made.ended, "candidates_wanted": made.need, "candidates": made.accepted}
     return made.outcome
 
 
-def _generated(
-    table: pl.DataFrame, context: Context, *, first: WavePlan | None = None, plan: bool = True
-) -> GenerationResult:
+def _generated(table: pl.DataFrame, context: Context, *, first: Asks | None = None, plan: bool = True) -> Generated:
     config = context.config
     check_same_categories(context.store, table.filter(pl.col("source") == "seed")["category"], "another run")
     rules = with_languages(config.rules, table)
     passed: dict[str, bool] = {}
     contaminated: dict[str, dict[str, Any]] = {}
 
-    def check_candidates(rows: pl.DataFrame) -> Outcome:
+    def judge(rows: pl.DataFrame) -> Outcome:
         # A row that was judged by the rules or held against benchmarks before has not changed; its twins may be new.
         fresh = rows.filter(~pl.col("id").is_in(list(passed)))
         good = set(drop_by_rules(fresh, rules).kept["id"]) if fresh.height else set()
@@ -203,9 +204,9 @@ def _generated(
 
     return generate(
         table, context.generator, context.wanted, config.generate, context.inputs.templates, seed=config.run.seed,
-        license=config.models.generator.license, check_instructions=lambda rows: screen_instructions(rows, rules),
-        check_candidates=check_candidates, first=first, plan=plan,
-        lacking=(context.lacking.rows, context.lacking.through) if context.lacking else None,
+        license=config.models.generator.license, screen=lambda rows: screen_instructions(rows, rules),
+        judge=judge, lacking=(context.lacking.rows, context.lacking.through) if context.lacking else None,
+        first=first, plan=plan,
     )  # fmt: skip
 
 
@@ -220,8 +221,8 @@ def _rules(table: pl.DataFrame, context: Context) -> Outcome:
 
 
 def _near_duplicates(table: pl.DataFrame, context: Context) -> Outcome:
-    config, warn = context.config, context.generator.progress.say
-    return drop_near_duplicates(table, config.near_duplicates, seed=config.run.seed, warn=warn)
+    config = context.config
+    return drop_near_duplicates(table, config.near_duplicates, seed=config.run.seed)
 
 
 def _contamination(table: pl.DataFrame, context: Context) -> Outcome:
@@ -382,7 +383,7 @@ def _run(config: RunConfig, inputs: Inputs, folder: RunFolder, models: Models, p
     try:
         decisions = read_decisions(folder.review)
         context = replace(_context(config, inputs, models, store, progress), decisions=decisions)
-        _tell_of_seeds(context, folder, progress)
+        _log_seed_faults(context, folder)
         table, context = _pass(context, folder, store)
         # What later stages take away is known only now: go back for the categories that fell short, until none does or
         # nothing more can be done about it.
@@ -401,12 +402,12 @@ def _run(config: RunConfig, inputs: Inputs, folder: RunFolder, models: Models, p
     return _finish(config, folder, table, context)
 
 
-def _tell_of_seeds(context: Context, folder: RunFolder, progress: Progress) -> None:
-    """Say, at each start, which seeds hold personal data and which a benchmark has too; the manifest keeps it."""
+def _log_seed_faults(context: Context, folder: RunFolder) -> None:
+    """Log, at each start, which seeds hold personal data and which repeat a benchmark; the manifest keeps it."""
     config, inputs = context.config, context.inputs
     kinds, told = seeds_told(inputs.seeds, config.rules.phone_regions, config.rules.personal_data)
     if told:
-        progress.say(told)
+        logger.info(told)
     folder.update_manifest({"personal_seeds": kinds})
     if inputs.benchmarks.is_empty():
         return
@@ -417,7 +418,9 @@ def _tell_of_seeds(context: Context, folder: RunFolder, progress: Progress) -> N
         named = "; ".join(f"{id}: {said}" for id, said in list(evidence.items())[:NAMED])
         more = f"; and {len(evidence) - NAMED} more, in manifest.json" if len(evidence) > NAMED else ""
         become = "stay out of the set" if config.seeds.in_set else "are still shown to the model; better replace them"
-        progress.say(f"{len(evidence)} of {inputs.seeds.height} seeds repeat a benchmark and {become} ({named}{more})")
+        logger.warning(
+            f"{len(evidence)} of {inputs.seeds.height} seeds repeat a benchmark and {become} ({named}{more})"
+        )
 
 
 def _context(config: RunConfig, inputs: Inputs, models: Models, store: CallStore, progress: Progress) -> Context:
@@ -469,14 +472,14 @@ def _lost(ledger: pl.DataFrame, short: Mapping[str, int]) -> list[tuple[str, str
     return ledger.filter(after & pl.col("category").is_in(list(short))).select("id", "reason", "evidence").rows()
 
 
-def _through(table: pl.DataFrame, ledger: pl.DataFrame) -> Yields:
+def _through(table: pl.DataFrame, ledger: pl.DataFrame) -> Tally:
     """Count, by category and strategy, the rows that were born and those that only selection left out, if anything did."""
     mine = pl.col("source") == "generated"
     gone = ledger.filter(mine)
     spare = gone.filter(pl.col("reason").is_in(SURPLUS))
     good = pl.concat([part.filter(mine).select("category", "strategy") for part in (table, spare)])
     born = pl.concat([part.filter(mine).select("category", "strategy") for part in (table, gone)])
-    return Yields(Counter(born.rows()), Counter(good.rows()))
+    return Tally(Counter(born.rows()), Counter(good.rows()))
 
 
 def probe(config: RunConfig, inputs: Inputs, folder: RunFolder, models: Models, progress: Progress) -> Evidence:
@@ -494,7 +497,7 @@ def probe(config: RunConfig, inputs: Inputs, folder: RunFolder, models: Models, 
         made = _generated(table, context, first=first, plan=False)
         rows = pl.concat([made.outcome.kept, made.outcome.dropped], how="diagonal_relaxed")
         born = rows.filter(pl.col("source") == "generated")
-        return measured(f"a probe of {store.spent(PURPOSES)[0]} requests", born, made.accepted_ids, store)
+        return measured(f"a probe of {store.spent(PURPOSES)[0]} requests", born, made.good, store)
 
 
 def check_same_categories(store: CallStore, known: Iterable[str], name: str) -> None:

@@ -6,6 +6,7 @@ goes on where it stopped.
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,6 +24,8 @@ from kiloset.settings import RunConfig
 from kiloset.train.lora import train_adapter
 from kiloset.train.settings import TrainConfig
 
+logger = logging.getLogger(__name__)
+
 
 def prove_run(folder: RunFolder, config: RunConfig, progress: Progress) -> Proof:
     """Train and judge every arm, compare them, and write the proof to `prove/proof.json`.
@@ -38,7 +41,7 @@ def prove_run(folder: RunFolder, config: RunConfig, progress: Progress) -> Proof
     taught = taught_by(row for arms in sets.values() for arm in arms for row in arm.rows)
     asked = suites(config.evaluation, taught, validation_rows(folder))
     config.prove.check(asked)
-    path = Path(model_path(base_name(config), "models.base", progress.say))
+    path = Path(model_path(base_name(config), "models.base"))
     adapters = {seed: _trained(arms, seed, config.train, path, place, progress) for seed, arms in sets.items()}
     arms: dict[str, list[Judged]] = {}
     with panel(folder, config, asked, place, progress) as judges:
@@ -86,7 +89,7 @@ def _train_arm(arm: Arm, sha256: str, config: TrainConfig, model_path: Path, pla
     report = place / "train.json"
     if report.is_file() and json.loads(report.read_text(encoding="utf-8")).get("fingerprint") == fingerprint:
         return
-    progress.say(f"{place.name}: {len(arm.rows)} rows, {arm.distinct} of them distinct")
+    logger.info("%s: %d rows, %d of them distinct", place.name, len(arm.rows), arm.distinct)
     place.mkdir(parents=True, exist_ok=True)
     rows = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in arm.rows)
     write_text(place / "rows.jsonl", rows)

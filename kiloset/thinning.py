@@ -10,6 +10,7 @@ rows that are not connected by pairs alike have no say in each other's fate. So 
 """
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -27,6 +28,8 @@ from kiloset.engines.ray_data import Part, grouped, shared, worked
 from kiloset.engines.settings import EngineConfig
 from kiloset.filters.balance import tempered_quotas
 from kiloset.filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
+
+logger = logging.getLogger(__name__)
 
 SHUFFLED_BYTES = 1 << 30
 """Most that is shuffled at once, about: as many bands are taken together as fit it, one at least. A shuffle takes seconds."""
@@ -83,10 +86,10 @@ def thin(
     total = sum(part["rows"] for part in parts)
     if not total:
         raise EmptyError("KS862", f"{pool}: no row in it")
-    progress.say(f"{pool}: {total:,} rows in {len(parts)} row groups")
+    logger.info("%s: %d rows in %d row groups", pool, total, len(parts))
     pairs, cut = _pairs(parts, total, near, engine, seed, progress)
     gone = _judged(parts, total, pairs, near, engine, seed, out)
-    progress.say(f"near-duplicates: {int(gone.sum()):,} rows leave")
+    logger.info("near-duplicates: %d rows dropped", gone.sum())
     clusters = 0
     limits: dict[int, int] = {}
     if rows is not None and total - int(gone.sum()) > rows:

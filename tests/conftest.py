@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from kiloset.cli.app import main
+from kiloset.cli import main
 from tests import fake_run
 from tests.paths import ROOT
 

@@ -1,8 +1,10 @@
 import json
 import re
+from importlib.metadata import version
 
 import pytest
 
+from kiloset.cli.app import app
 from tests.paths import ROOT
 
 GOOD = {"instruction": "Name a colour.", "input": "", "response": "Blue.", "category": "open_qa"}
@@ -104,24 +106,41 @@ def test_with_json_an_error_is_an_event_with_its_status(kiloset, seeds, tmp_path
     ran = kiloset("dataset", "--seeds", seeds(""), "--runs", tmp_path / "runs", "--progress", "json", cwd=tmp_path)
     assert (ran.returncode, ran.stdout) == (2, "")
     (event,) = (json.loads(line) for line in ran.stderr.splitlines())
-    assert (event["event"], event["status"]) == ("error", 2)
+    assert (event["event"], event["code"], event["status"]) == ("error", "KS102", 2)
     assert "mine.jsonl: no example in it" in event["text"]
 
 
 @pytest.mark.parametrize("mode", ["auto", "live", "lines", "none"])
-def test_an_error_is_told_whatever_progress_is_shown(kiloset, tmp_path, mode):
+def test_an_error_is_printed_with_every_kind_of_progress(kiloset, tmp_path, mode):
     ran = kiloset("dataset", "--size", "0", "--runs", tmp_path / "runs", "--progress", mode, cwd=tmp_path)
     assert ran.returncode == 2
     assert re.fullmatch(r"kiloset: KS\d{3} \[run\] size must be greater than or equal to 1, got 0\n", ran.stderr)
 
 
-def test_a_way_of_showing_progress_that_is_none_is_refused(kiloset):
-    ran = kiloset("dataset", "--progress", "loud")
-    assert ran.returncode == 2
-    assert "'loud'" in ran.stderr
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["dataset", "--progress", "loud"], "Invalid value for '--progress': "),
+        (["audit", "--examples", "-1"], "Invalid value for '--examples': "),
+        (["plan", "--sise", "3"], "No such option: --sise (Possible options: --base, --set, --size)"),
+        (["plan", "--size"], "Option '--size' requires an argument."),
+        (["push"], "Missing argument 'REPO_ID'."),
+        (["plann"], "No such command 'plann'."),
+    ],
+)
+def test_a_wrong_option_is_refused_in_one_line(kiloset, arguments, message):
+    ran = kiloset(*arguments)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.startswith(f"kiloset: {message}")
+    assert len(ran.stderr.splitlines()) == 1
 
 
-def test_a_plan_writes_nothing_and_says_what_it_goes_by(kiloset, tmp_path):
+def test_the_version_is_the_packages(kiloset):
+    ran = kiloset("--version")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"kiloset {version('kiloset')}\n", "")
+
+
+def test_a_plan_writes_nothing_and_names_its_evidence(kiloset, tmp_path):
     ran = kiloset("plan", "--no-probe", "--runs", tmp_path / "runs", "--size", "30", cwd=tmp_path)
     assert (ran.returncode, ran.stderr) == (0, "")
     summary = ran.stdout.splitlines()[-1]
@@ -140,11 +159,11 @@ def test_a_plan_as_json_is_of_the_config_that_dataset_would_run(kiloset, tmp_pat
         "--no-probe",
     ]
     ran = kiloset("plan", *common, "--size", "14", "--set", "generate.max_requests=1", cwd=tmp_path)
-    made = json.loads(ran.stdout)
-    assert made["run"].startswith("smoke-")
-    assert (made["rows"], made["candidates"]) == (14, 28)
-    assert made["shortages"][0]["limit"] == "max_requests"
-    assert made["shortages"][0]["rows"]["expected"] == 0
+    plan = json.loads(ran.stdout)
+    assert plan["run"].startswith("smoke-")
+    assert (plan["rows"], plan["candidates"]) == (14, 28)
+    assert plan["shortages"][0]["limit"] == "max_requests"
+    assert plan["shortages"][0]["rows"]["expected"] == 0
 
 
 def test_a_plan_of_another_runs_folder_or_of_bad_input_is_refused_as_dataset_would(kiloset, tmp_path):
@@ -166,12 +185,14 @@ def test_commands_on_no_run_say_how_to_make_one(kiloset, tmp_path, command):
     assert len(ran.stderr.splitlines()) == 1
 
 
-def test_help_names_every_command(kiloset):
-    ran = kiloset("--help")
-    assert ran.returncode == 0
-    assert all(
-        command in ran.stdout for command in ("plan", "dataset", "audit", "explain", "export", "train", "config")
-    )
+def test_help_lists_every_command_and_each_has_help_with_an_example(kiloset):
+    overview = kiloset("--help")
+    assert overview.returncode == 0
+    commands = [command.name or command.callback.__name__ for command in app.registered_commands]
+    assert len(commands) == 16
+    for command in commands:
+        assert re.search(rf"^│ {command} ", overview.stdout, re.MULTILINE)
+        assert f"Example: kiloset {command}" in kiloset(command, "--help").stdout
 
 
 def test_a_run_with_seeds_of_other_categories_cannot_go_on_from_one(kiloset, seeds, finished):

@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -21,21 +21,6 @@ from tests.test_lora import COLORS, DROPPING, PLAIN, TRAIN, VALIDATION, model_pa
 __all__ = ["model_path", "one_thread"]
 
 LONG = replace(DROPPING, epochs=4, batch_size=1, patience=0, checkpoint_seconds=0.0)
-
-
-class Told(Silent):
-    """A progress that keeps what it was told."""
-
-    said: ClassVar[list[str]] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-
-@pytest.fixture
-def told() -> Told:
-    Told.said.clear()
-    return Told()
 
 
 def result(run: RunFolder) -> tuple[bytes, list[dict[str, Any]]]:
@@ -64,18 +49,19 @@ def killed_after(monkeypatch: pytest.MonkeyPatch, steps: int, run: RunFolder, co
 
 @pytest.mark.parametrize("steps", [1, 4, 5, 11, 15])
 def test_a_training_killed_anywhere_goes_on_to_the_same_weights(
-    monkeypatch: pytest.MonkeyPatch, model_path: Path, tmp_path: Path, told: Told, steps: int
+    monkeypatch: pytest.MonkeyPatch, model_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, steps: int
 ) -> None:
     """16 steps in 4 epochs, dropout drawing on: killed within an epoch, at its end and before the last step."""
     whole, broken = (run_of(tmp_path / name, [*TRAIN, *VALIDATION]) for name in ("whole", "broken"))
+    caplog.set_level("INFO", "kiloset")
     uninterrupted = train(whole, LONG, model_path, Silent())
     killed_after(monkeypatch, steps, broken, LONG, model_path)
     assert not broken.adapter.exists()
 
-    report = train(broken, LONG, model_path, told)
+    report = train(broken, LONG, model_path, Silent())
 
     assert report.resumed_at == steps
-    assert told.said == [f"training goes on from step {steps} of 16"]
+    assert caplog.messages == [f"training resumes at step {steps} of 16"]
     assert result(broken) == result(whole)
     assert (report.validation_before, report.validation_after, report.best_epoch, report.tokens) == (
         uninterrupted.validation_before, uninterrupted.validation_after, uninterrupted.best_epoch, uninterrupted.tokens
@@ -151,7 +137,11 @@ def out_of_memory_above(monkeypatch: pytest.MonkeyPatch, tokens: int, error: Exc
     ],
 )
 def test_out_of_memory_halves_what_is_computed_at_once_and_changes_no_gradient(
-    monkeypatch: pytest.MonkeyPatch, model_path: Path, tmp_path: Path, told: Told, error: Exception
+    monkeypatch: pytest.MonkeyPatch,
+    model_path: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
 ) -> None:
     config = replace(PLAIN, tokens_at_once=1000)
     plain = run_of(tmp_path / "plain", TRAIN)
@@ -159,10 +149,10 @@ def test_out_of_memory_halves_what_is_computed_at_once_and_changes_no_gradient(
     longest = 60
     out_of_memory_above(monkeypatch, longest, error)
     run = run_of(tmp_path / "small", TRAIN)
-    report = train(run, config, model_path, told)
+    report = train(run, config, model_path, Silent())
     assert report.tokens_at_once <= longest < 1000
-    assert told.said
-    assert all("out of memory with" in line and "tokens at once: goes on with" in line for line in told.said)
+    assert caplog.messages
+    assert all("out of memory with" in line and "tokens at once: continuing with" in line for line in caplog.messages)
     ours, theirs = (load_file(one.adapter / "adapter_model.safetensors") for one in (run, plain))
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, atol=2e-4, rtol=1e-3)  # Adam divides rounding by its own size

@@ -34,7 +34,7 @@ def language_model():
 
 
 def _command(*arguments):
-    return [sys.executable, "-m", "kiloset.cli.app", *map(str, arguments)]
+    return [sys.executable, "-m", "kiloset", *map(str, arguments)]
 
 
 def _kiloset(*arguments):
@@ -333,16 +333,16 @@ def test_the_engine_refuses_a_prompt_that_is_too_long_and_goes_on(language_model
     assert _engines(tmp_path / "log") == []
 
 
-def test_the_embedded_model_is_converted_once_and_whole(tmp_path, monkeypatch, language_model):
+def test_the_embedded_model_is_converted_once_and_whole(tmp_path, monkeypatch, caplog, language_model):
     from safetensors import safe_open
 
     monkeypatch.setenv("KILOSET_CACHE", str(tmp_path / "cache"))
-    said = []
-    made = Path(model_path("embedded:smollm2-135m-instruct", "models.base", said.append))
-    assert len(said) == 1
+    caplog.set_level("INFO", "kiloset")
+    made = Path(model_path("embedded:smollm2-135m-instruct", "models.base"))
+    assert len(caplog.messages) == 1
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [made.name]
-    assert model_path("embedded:smollm2-135m-instruct", "models.base", said.append) == str(made)
-    assert len(said) == 1
+    assert model_path("embedded:smollm2-135m-instruct", "models.base") == str(made)
+    assert len(caplog.messages) == 1
     assert "quantization_config" not in json.loads((made / "config.json").read_text())
     with (
         safe_open(made / "model.safetensors", "pt") as there,

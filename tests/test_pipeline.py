@@ -15,7 +15,7 @@ from kiloset.core.config import parse
 from kiloset.core.errors import ConfigError, EmptyError
 from kiloset.core.models import Silent
 from kiloset.core.run import RunFolder
-from kiloset.generator.settings import PURPOSES
+from kiloset.generator.lives import PURPOSES
 from kiloset.models import embedder_of
 from kiloset.pipeline import STAGES, probe, read_inputs
 from kiloset.settings import RunConfig
@@ -405,7 +405,7 @@ def test_instructions_in_another_language_than_the_seeds_are_screened_before_an_
 
 def test_a_large_pool_gets_the_static_embedder_and_a_small_one_the_model_itself():
     config = parse(RunConfig, {"models": {"embedder": {"static_above": 100}}})
-    small, large = (embedder_of(config, rows, print, Silent()) for rows in (100, 101))
+    small, large = (embedder_of(config, rows, Silent()) for rows in (100, 101))
     assert (type(small).__name__, type(large).__name__) == ("SentenceEmbedder", "StaticEmbedder")
     assert small.identity != large.identity
     assert (small.is_costly, large.is_costly) == (True, False)

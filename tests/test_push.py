@@ -260,7 +260,7 @@ def test_the_hubs_words_cannot_colour_the_screen(hub, run, monkeypatch):
     assert len(str(refused.value)) < 600
 
 
-CLI = "import sys; from kiloset.cli.app import main; sys.argv = ['kiloset', *sys.argv[1:]]; main()"
+CLI = "import sys; from kiloset.cli import main; sys.argv = ['kiloset', *sys.argv[1:]]; main()"
 
 
 def kiloset(hub, run, *arguments, **environment):

@@ -80,7 +80,7 @@ def start(folder, *more):  # noqa: F811
     command = [
         sys.executable,
         "-m",
-        "kiloset.cli.app",
+        "kiloset",
         "review",
         "--runs",
         folder.path.parent,

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from kiloset.core.config import parse
 from kiloset.core.errors import ModelError
 from kiloset.core.models import Silent
-from kiloset.models import RealModels, check_models
+from kiloset.models import RunModels, check_models
 from kiloset.settings import RunConfig
 
 CHAT = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
@@ -30,20 +30,19 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {name: model(root / name, CHAT if name != "raw" else None) for name in ("chat", "sibling", "raw")}
 
 
-def writer(names: dict[str, str], tmp_path: Path, **roles: str) -> tuple[str, list[str]]:
-    """Return the name of what rewrites, and what was said of it; the scorer always is the base model."""
+def writer(names: dict[str, str], tmp_path: Path, **roles: str) -> str:
+    """Return the name of the model that rewrites; the scorer always is the base model."""
     tables: dict[str, Any] = {role: {"name": names[name]} for role, name in roles.items()}
     config = parse(RunConfig, {"models": tables})
     check_models(config)
-    said: list[str] = []
-    made = RealModels(config, 1, tmp_path / "engine.log", said.append, Silent())
+    made = RunModels(config, 1, tmp_path / "engine.log", Silent())
     assert made.scorer.identity.startswith(f"{names[roles.get('base', roles['generator'])]}@")
     made.close()
-    return Path(made.rewriter.identity.partition("@")[0]).name, said
+    return Path(made.rewriter.identity.partition("@")[0]).name
 
 
 @pytest.mark.parametrize(
-    ("roles", "found"),
+    ("roles", "name"),
     [
         ({"generator": "chat"}, "chat"),
         ({"generator": "sibling", "base": "chat"}, "chat"),
@@ -55,18 +54,18 @@ def writer(names: dict[str, str], tmp_path: Path, **roles: str) -> tuple[str, li
     ],
 )
 def test_a_base_model_without_a_chat_template_scores_and_a_sibling_writes(
-    names: dict[str, str], tmp_path: Path, roles: dict[str, str], found: str
+    names: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture, roles: dict[str, str], name: str
 ) -> None:
-    name, said = writer(names, tmp_path, **roles)
-    assert name == found
-    is_told = "raw" in (roles.get("base", ""), roles["generator"]) and "rewriter" not in roles
-    assert any("has no chat template" in text for text in said) == is_told
-    assert any("[models.rewriter]" in text for text in said) == (roles == {"generator": "raw"})
+    caplog.set_level("INFO", "kiloset")
+    assert writer(names, tmp_path, **roles) == name
+    is_logged = "raw" in (roles.get("base", ""), roles["generator"]) and "rewriter" not in roles
+    assert any("has no chat template" in text for text in caplog.messages) == is_logged
+    assert any("[models.rewriter]" in text for text in caplog.messages) == (roles == {"generator": "raw"})
 
 
 def test_one_engine_serves_the_generator_and_the_rewriter_of_one_name(names: dict[str, str], tmp_path: Path) -> None:
     tables = {"generator": {"name": names["chat"]}, "base": {"name": names["raw"]}, "rewriter": {"name": names["chat"]}}
-    made = RealModels(parse(RunConfig, {"models": tables}), 1, tmp_path / "engine.log", print, Silent())
+    made = RunModels(parse(RunConfig, {"models": tables}), 1, tmp_path / "engine.log", Silent())
     assert made.rewriter is made.generator
 
 

@@ -44,17 +44,14 @@ DIMS = 8
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
-class Told(Silent):
-    """A progress that remembers."""
+class Phases(Silent):
+    """A progress that records the phases that begin."""
 
     def __init__(self) -> None:
-        object.__setattr__(self, "said", [])
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
+        object.__setattr__(self, "begun", [])
 
     def begin(self, label: str, total: int) -> None:
-        self.said.append((label, total))
+        self.begun.append((label, total))
 
 
 @pytest.fixture(scope="module")
@@ -170,21 +167,20 @@ def test_weights_rank_words_and_characters_apart():
     assert found.tolist() == pytest.approx([SIF / (SIF + 1 / rank / total) for rank in ranks])
 
 
-def test_it_is_distilled_once_for_a_revision_and_number_of_dims(model, tmp_path, monkeypatch):
+def test_it_is_distilled_once_for_a_revision_and_number_of_dims(model, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "kiloset")
     monkeypatch.setenv("KILOSET_CACHE", str(tmp_path))
-    told = Told()
-    first = StaticEmbedder(str(model), "tiny@1", told, DIMS).embed(["moon"])
+    phases = Phases()
+    first = StaticEmbedder(str(model), "tiny@1", phases, DIMS).embed(["moon"])
     (folder,) = tmp_path.iterdir()
-    assert told.said == [
-        f"distilling a static embedder from {model}, once, in {folder}",
-        ("distilling", len(VOCABULARY) - 5),
-    ]
+    assert caplog.messages == [f"distilling a static embedder from {model}, once, in {folder}"]
+    assert phases.begun == [("distilling", len(VOCABULARY) - 5)]
     assert sorted(file.name for file in folder.iterdir()) == [
         "config.json", "model.safetensors", "modules.json", "tokenizer.json",
     ]  # fmt: skip
-    again = Told()
+    again = Phases()
     assert (StaticEmbedder(str(model), "tiny@1", again, DIMS).embed(["moon"]) == first).all()
-    assert again.said == []
+    assert (len(caplog.messages), again.begun) == (1, [])
     wide = StaticEmbedder(str(model), "tiny@1", again, 4)
     assert wide.embed(["moon"]).shape == (1, 4)
     assert wide.identity != StaticEmbedder(str(model), "tiny@1", again, DIMS).identity

@@ -1,5 +1,6 @@
 """The training loop: steps, validation, the best epoch, checkpoints."""
 
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from kiloset.train.data import Example, micro_batches, planned
 from kiloset.train.flops import training_flops
 from kiloset.train.loss import mean_loss, summed_loss
 from kiloset.train.settings import TrainConfig
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     import torch
@@ -206,10 +209,10 @@ class _Loop:
                 "gradient_checkpointing = true",
             )
         self.standing.tokens_at_once = max(1, min(before, largest) // 2)
-        self.progress.say(
-            f"out of memory with {largest} tokens at once: goes on with {self.standing.tokens_at_once} "
-            "(the result is the same; [train] tokens_at_once)"
-        )
+        logger.warning(
+            "out of memory with %d tokens at once: continuing with %d (the result is the same; [train] tokens_at_once)",
+            largest, self.standing.tokens_at_once,
+        )  # fmt: skip
 
     def _end_epoch(self, epoch: int, validation_rows: Sequence[Example], log: Metrics) -> None:
         from peft import get_peft_model_state_dict
@@ -268,7 +271,7 @@ class _Loop:
         self.optimizer.param_groups[0]["lr"] = rate
         self.best = groups.get("best", {})
         _set_random_state(groups["random"])
-        self.progress.say(f"training goes on from step {self.standing.step} of {len(self.steps)}")
+        logger.info("training resumes at step %d of %d", self.standing.step, len(self.steps))
 
 
 def _random_state() -> "Tensors":

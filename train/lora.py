@@ -9,6 +9,7 @@ predicted. Equal settings, rows and threads give equal adapters, bit for bit, on
 """
 
 import ctypes
+import logging
 import resource
 import sys
 import time
@@ -35,6 +36,8 @@ from kiloset.train.settings import TrainConfig
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,7 @@ def train(run: RunFolder, config: TrainConfig, model_path: Path, progress: Progr
     """
     curated, sha256 = read_curated(run.curated), file_sha256(run.curated)
     if curated.note:
-        progress.say(curated.note)
+        logger.info(curated.note)
     report = train_adapter(split_datasets(curated), sha256, config, model_path, run.adapter, progress)
     run.update_manifest({"train": {"base_model": str(model_path), "config": asdict(config), **asdict(report)}})
     return report

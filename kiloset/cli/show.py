@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from kiloset.cli.live import duration, printable
+from kiloset.cli.text import duration, printable
 from kiloset.core.run import RunFolder
 from kiloset.core.statistics import Interval
 from kiloset.evaluation.metrics import Metric, difference
@@ -73,7 +73,7 @@ ENDED = {
     "off": "generation is off: give a larger pool, or let others fill with --set categories.fill=true",
     "done": "selection left them out: raise --set generate.candidates_per_row=, or let others fill with --set categories.fill=true",
 }
-"""What to say of why generation ended (`kiloset.generator.loop.GenerationResult`)."""
+"""What to say of why generation ended (`kiloset.generator.loop.Generated`)."""
 
 
 def _show_shortfall(result: Result, console: Console) -> None:

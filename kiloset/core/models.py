@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kiloset.core.errors import ModelError
-from kiloset.core.progress import Standing
+from kiloset.core.progress import Progress as Progress  # noqa: PLC0414  moved; imports follow
+from kiloset.core.progress import Silent as Silent  # noqa: PLC0414
 
 Message = Mapping[str, str]
 
@@ -137,45 +138,6 @@ class Embedder(Protocol):
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return `(texts, dims)` float32 with rows of length 1."""
-
-
-class Progress(Protocol):
-    """Where a stage says how far it is."""
-
-    def begin(self, label: str, total: int) -> None:
-        """Start a bar."""
-
-    def advance(self, amount: int = 1, note: str = "") -> None:
-        """Move it."""
-
-    def end(self) -> None:
-        """Close it."""
-
-    def standing(self, standing: Standing) -> None:
-        """Say how far generation is; called after every completion."""
-
-    def say(self, text: str) -> None:
-        """Tell one thing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Silent:
-    """A progress that shows nothing."""
-
-    def begin(self, label: str, total: int) -> None:
-        """Do nothing."""
-
-    def advance(self, amount: int = 1, note: str = "") -> None:
-        """Do nothing."""
-
-    def end(self) -> None:
-        """Do nothing."""
-
-    def standing(self, standing: Standing) -> None:
-        """Do nothing."""
-
-    def say(self, text: str) -> None:
-        """Do nothing."""
 
 
 def chat_request(engine: Renderer, turn: str, purpose: str, **sampling: Any) -> Request:

@@ -12,15 +12,17 @@ Both packages are only searched for files, never imported.
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from kiloset.core.errors import ModelError
 from kiloset.core.run import file_sha256, write_text
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "embedded:"
 MODEL_FILES = (".json", ".jinja", ".safetensors", ".txt", ".model")
@@ -80,7 +82,7 @@ def check_model(name: str, where: str) -> None:
         )
 
 
-def model_path(name: str, where: str, say: Callable[[str], None] = lambda _: None) -> str:
+def model_path(name: str, where: str) -> str:
     """Return the local folder that holds a model; an embedded one is converted, one of the hub is downloaded, once.
 
     Raises:
@@ -89,7 +91,7 @@ def model_path(name: str, where: str, say: Callable[[str], None] = lambda _: Non
     check_model(name, where)
     if not name.startswith(PREFIX):
         path = Path(name).expanduser()
-        return str(path.resolve()) if path.exists() else _downloaded(name, where, say)
+        return str(path.resolve()) if path.exists() else _downloaded(name, where)
     source, model = _source(name, where)
     if source.suffix != ".gguf":
         _verify(source, model)
@@ -97,7 +99,7 @@ def model_path(name: str, where: str, say: Callable[[str], None] = lambda _: Non
     target = cache_folder() / f"{name.removeprefix(PREFIX)}-{model.sha256[:12]}-float32"
     if not (target / "config.json").exists():
         _verify(source, model)
-        say(f"turning {source.name} into safetensors, once, in {target}")
+        logger.info("converting %s to safetensors, once, in %s", source.name, target)
         _convert(source, target)
     return str(target)
 
@@ -144,7 +146,7 @@ def _check_folder(path: Path, where: str) -> None:
         raise ModelError("KS554", f"[{where}] name: {path}: has no *.safetensors; other weights are not read")
 
 
-def _downloaded(name: str, where: str, say: Callable[[str], None]) -> str:
+def _downloaded(name: str, where: str) -> str:
     """Return the folder of a hub model, safetensors only."""
     import httpx
     from huggingface_hub import snapshot_download
@@ -154,7 +156,7 @@ def _downloaded(name: str, where: str, say: Callable[[str], None]) -> str:
             snapshot_download(name, allow_patterns=[f"*{suffix}" for suffix in MODEL_FILES], local_files_only=True)
         )
     except (OSError, ValueError):
-        say(f"downloading {name}")
+        logger.info("downloading %s", name)
     try:
         return str(snapshot_download(name, allow_patterns=[f"*{suffix}" for suffix in MODEL_FILES]))
     except (OSError, ValueError, httpx.HTTPError) as error:

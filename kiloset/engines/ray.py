@@ -8,6 +8,7 @@ driver, as it comes.
 """
 
 import contextlib
+import logging
 import math
 import os
 import queue
@@ -21,6 +22,8 @@ from typing import Any
 from kiloset.core.errors import ModelError
 from kiloset.core.models import Completion, Message, Renderer, Request
 from kiloset.engines.settings import EngineConfig
+
+logger = logging.getLogger(__name__)
 
 SPARE = 1.25
 """Requests an actor is given, over those its engine works on at once: so that it never waits for the driver."""
@@ -94,7 +97,6 @@ class RayEngine:
 
     def __init__(
         self, identity: str, local: Renderer, make: Callable[[], Any], config: EngineConfig,
-        say: Callable[[str], None] = lambda _: None,
     ) -> None:  # fmt: skip
         """Name the model; the cluster is joined and actors are started with the first request.
 
@@ -103,9 +105,8 @@ class RayEngine:
             local: Renders prompts here; it is not asked to complete any.
             make: Makes, on whatever machine it is called, an engine with `submit`, `receive` and `close`.
             config: The `[engine]` table.
-            say: Told when actors are lost.
         """
-        self.identity, self._local, self._make, self._config, self._say = identity, local, make, config, say
+        self.identity, self._local, self._make, self._config = identity, local, make, config
         self.render: Callable[[Sequence[Message]], str] = local.render
         self._room = math.ceil(config.max_num_seqs * SPARE)
         self._backlog: deque[tuple[str, Request]] = deque()
@@ -230,7 +231,9 @@ class RayEngine:
             raise ModelError("KS571", f"the engine of {self.identity} died {TRIES} times: {cause}")
         self.repeated += len(actor.under_way)
         self._backlog.extendleft(reversed(actor.under_way.items()))
-        self._say(f"an actor of {self.identity} is lost ({cause}); {len(actor.under_way)} requests are sent again")
+        logger.warning(
+            "an actor of %s is lost (%s); %d requests are sent again", self.identity, cause, len(actor.under_way)
+        )
         self._grow()
 
 

@@ -13,6 +13,7 @@ to 0.35 and the rank correlation of cosines from 0.31 to 0.42 (no weights at all
 away (otherwise 0.26 and 0.15); 384 dims are as good as 256, and 128 lose 0.02 of each.
 """
 
+import logging
 import re
 import tempfile
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ from kiloset.core.errors import ModelError
 from kiloset.core.models import Progress
 from kiloset.engines.embedded import cache_folder, revision
 from kiloset.engines.embedder import load_sentence_transformer
+
+logger = logging.getLogger(__name__)
 
 DIMS = 256
 RECIPE = 1
@@ -95,7 +98,7 @@ class StaticEmbedder:
 
         folder = cache_folder() / f"static-{revision(self._path)}-{self._dims}-recipe{RECIPE}"
         if not folder.exists():
-            self._progress.say(f"distilling a static embedder from {self._path}, once, in {folder}")
+            logger.info("distilling a static embedder from %s, once, in %s", self._path, folder)
             distil(self._path, folder, self._progress, self._dims)
         try:
             model = StaticModel.from_pretrained(folder)

@@ -1,13 +1,16 @@
 import io
 import json
+import logging
 import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from rich.console import Console
 
-from kiloset.cli.live import AROUND, Json, Lines, Terminal, duration, printable, standing_line, watching
-from kiloset.core.progress import Pace, Standing
+from kiloset.cli.generation import Throughput, generation_line
+from kiloset.cli.progress import MARGIN_LINES, ConsoleProgress, JsonLines, progress_on_stderr
+from kiloset.cli.text import duration, printable
+from kiloset.core.progress import GenerationProgress
 
 HOSTILE = {
     "[red]x[/red]": "[red]x[/red]",
@@ -19,7 +22,7 @@ HOSTILE = {
     ":smile:": ":smile:",
     "\ud800": "\\ud800",
 }
-"""Names of categories, and how each is to be shown."""
+"""Names of categories, and how each must be shown."""
 
 
 class Clock:
@@ -33,19 +36,19 @@ class Clock:
         return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.now - 1000)
 
 
-def standing(**changes):
+def state(**changes):
     facts = {
         "wave": 1, "wanted": {"code": 40, "maths": 60}, "accepted": {"code": 10, "maths": 30},
-        "born": {"code": 50, "maths": 50}, "in_flight": 12, "requests": 200, "sent": 150, "prompt_tokens": 9000,
+        "requested": {"code": 50, "maths": 50}, "in_flight": 12, "requests": 200, "sent": 150, "prompt_tokens": 9000,
         "completion_tokens": 3000, "budget": {"requests": (200, 5000)},
     }  # fmt: skip
-    return Standing(**{**facts, **changes})
+    return GenerationProgress(**{**facts, **changes})
 
 
 def grown(n):
-    """The n-th of a row of standings: 10 tokens and a tenth of a candidate each."""
+    """The n-th of a row of states: 10 tokens and a tenth of a candidate each."""
     accepted = {"code": n // 20, "maths": n // 20}
-    return standing(accepted=accepted, completion_tokens=10 * n, prompt_tokens=20 * n, requests=n, sent=n + 5)
+    return state(accepted=accepted, completion_tokens=10 * n, prompt_tokens=20 * n, requests=n, sent=n + 5)
 
 
 @pytest.fixture
@@ -61,9 +64,17 @@ def terminal(height=24, width=100):
     return Console(file=io.StringIO(), force_terminal=True, width=width, height=height, legacy_windows=False)
 
 
-def drawn(watch, console):
+def live_display(console, clock):
+    return ConsoleProgress(console, live=True, clock=clock)
+
+
+def message(text):
+    return logging.makeLogRecord({"msg": text, "levelno": logging.INFO, "levelname": "INFO"})
+
+
+def drawn(display, console):
     with console.capture() as captured:
-        console.print(watch.drawn())
+        console.print(display._drawing)
     return captured.get()
 
 
@@ -71,65 +82,57 @@ def drawn(watch, console):
 
 
 def test_speeds_and_the_time_left_are_those_computed_by_hand(clock):
-    pace = Pace(clock)
-    pace.note(standing(accepted={"code": 0, "maths": 0}, completion_tokens=100))
-    assert (pace.recent(), pace.overall(), pace.seconds_left()) == (None, None, None)
+    throughput = Throughput(clock)
+    throughput.add(state(accepted={"code": 0, "maths": 0}, completion_tokens=100))
+    assert (throughput.recent(), throughput.overall(), throughput.seconds_left()) == (None, None, None)
     clock.now += 100
-    pace.note(standing(accepted={"code": 4, "maths": 6}, completion_tokens=1100))
+    throughput.add(state(accepted={"code": 4, "maths": 6}, completion_tokens=1100))
     clock.now += 50
-    pace.note(standing(accepted={"code": 10, "maths": 10}, completion_tokens=2100))
+    throughput.add(state(accepted={"code": 10, "maths": 10}, completion_tokens=2100))
     # Overall 2000 tokens in 150 s. A minute ago nothing had come since the first: 2000 in 150 s again.
-    assert pace.overall() == pace.recent() == 2000 / 150
+    assert throughput.overall() == throughput.recent() == 2000 / 150
     clock.now += 25
-    pace.note(standing(accepted={"code": 10, "maths": 30}, completion_tokens=4100))
+    throughput.add(state(accepted={"code": 10, "maths": 30}, completion_tokens=4100))
     # A minute ago the last point was that at 100 s with 1100 tokens: 3000 since, in 75 s.
-    assert pace.recent() == 3000 / 75
-    assert pace.overall() == 4000 / 175
+    assert throughput.recent() == 3000 / 75
+    assert throughput.overall() == 4000 / 175
     # 30 and 30 candidates are missing; 40 took 4000 tokens, so 60 take 6000, at 40 tokens a second.
-    assert pace.seconds_left() == pytest.approx(6000 / 40)
+    assert throughput.seconds_left() == pytest.approx(6000 / 40)
 
 
 def test_a_stall_is_seen_in_the_recent_speed(clock):
-    pace = Pace(clock)
+    throughput = Throughput(clock)
     for second in range(10):
-        pace.note(standing(completion_tokens=1 + 100 * second))
+        throughput.add(state(completion_tokens=1 + 100 * second))
         clock.now += 1
-    assert pace.recent() == 90
+    assert throughput.recent() == 90
     clock.now += 600
-    assert pace.recent() == 0
-    assert pace.seconds_left() is None
+    assert throughput.recent() == 0
+    assert throughput.seconds_left() is None
 
 
 def test_what_was_found_in_the_store_counts_neither_for_speed_nor_for_the_tokens_a_candidate_takes(clock):
-    pace = Pace(clock)
-    for found in (0, 10, 40):
-        pace.note(standing(accepted={"code": found, "maths": 0}, completion_tokens=0))
+    throughput = Throughput(clock)
+    for cached in (0, 10, 40):
+        throughput.add(state(accepted={"code": cached, "maths": 0}, completion_tokens=0))
         clock.now += 1
-    pace.note(standing(accepted={"code": 40, "maths": 0}, completion_tokens=500))
+    throughput.add(state(accepted={"code": 40, "maths": 0}, completion_tokens=500))
     clock.now += 10
-    pace.note(standing(accepted={"code": 40, "maths": 5}, completion_tokens=1500))
-    assert pace.overall() == 100
+    throughput.add(state(accepted={"code": 40, "maths": 5}, completion_tokens=1500))
+    assert throughput.overall() == 100
     # 55 candidates of maths are missing; five took 1000 tokens.
-    assert pace.seconds_left() == 55 * 200 / 100
+    assert throughput.seconds_left() == 55 * 200 / 100
 
 
 def test_one_category_too_full_does_not_hide_that_another_is_empty(clock):
-    pace = Pace(clock)
-    pace.note(standing(accepted={"code": 0, "maths": 0}))
+    throughput = Throughput(clock)
+    throughput.add(state(accepted={"code": 0, "maths": 0}))
     clock.now += 10
-    pace.note(standing(accepted={"code": 100, "maths": 0}, completion_tokens=4000))
-    assert pace.standing.done == 40
-    assert pace.seconds_left() == 60 * 10 / 100
-    pace.note(standing(accepted={"code": 100, "maths": 60}, completion_tokens=4000))
-    assert pace.seconds_left() == 0
-
-
-def test_a_standing_is_copied_for_the_loop_goes_on_counting_in_its_own_tables(clock):
-    accepted = {"code": 1, "maths": 1}
-    pace = Pace(clock)
-    pace.note(standing(accepted=accepted))
-    accepted["code"] = 40
-    assert pace.standing.accepted == {"code": 1, "maths": 1}
+    throughput.add(state(accepted={"code": 100, "maths": 0}, completion_tokens=4000))
+    assert throughput.progress.done == 40
+    assert throughput.seconds_left() == 60 * 10 / 100
+    throughput.add(state(accepted={"code": 100, "maths": 60}, completion_tokens=4000))
+    assert throughput.seconds_left() == 0
 
 
 @pytest.mark.parametrize(
@@ -144,16 +147,16 @@ def test_a_duration_reads_as_a_person_would_say_it(seconds, words):
 # --------------------------------------------------------------------------------------------------------------- lines
 
 
-def test_a_line_every_thirty_seconds_says_all_that_the_terminal_shows(clock):
+def test_a_line_every_thirty_seconds_names_everything_that_the_terminal_shows(clock):
     console = plain_console()
-    watch = Lines(console, clock)
-    watch.standing(standing(accepted={"code": 0, "maths": 0}, completion_tokens=1000))
+    display = ConsoleProgress(console, live=False, clock=clock)
+    display.update_generation(state(accepted={"code": 0, "maths": 0}, completion_tokens=1000))
     for _ in range(29):
         clock.now += 1
-        watch.standing(standing(completion_tokens=2900))
+        display.update_generation(state(completion_tokens=2900))
     assert console.file.getvalue() == ""
     clock.now += 1
-    watch.standing(standing(completion_tokens=3000, budget={"requests": (200, 5000), "hours": (0.25, 2.0)}))
+    display.update_generation(state(completion_tokens=3000, budget={"requests": (200, 5000), "hours": (0.25, 2.0)}))
     # 2000 tokens in 30 s; 40 candidates took them, 60 are missing.
     assert console.file.getvalue() == (
         "  generate: wave 1, 40/100 candidates, yield 0.40, after 30 s, about 45 s left, 67 written tokens/s (67 overall), "
@@ -163,12 +166,12 @@ def test_a_line_every_thirty_seconds_says_all_that_the_terminal_shows(clock):
 
 def test_lines_are_as_seldom_however_often_a_completion_comes(clock):
     console = plain_console()
-    watch = Lines(console, clock)
+    display = ConsoleProgress(console, live=False, clock=clock)
     for n in range(1, 3001):
-        watch.standing(grown(n))
+        display.update_generation(grown(n))
         clock.now += 0.1
     assert len(console.file.getvalue().splitlines()) == 9  # in 300 seconds, none at the very beginning
-    watch.close()
+    display.close()
     last = console.file.getvalue().splitlines()[-1]
     assert len(console.file.getvalue().splitlines()) == 10
     assert "100/100 candidates" in last
@@ -178,17 +181,17 @@ def test_lines_are_as_seldom_however_often_a_completion_comes(clock):
 
 def test_other_phases_keep_their_lines_and_end_that_of_generation(clock):
     console = plain_console()
-    watch = Lines(console, clock)
-    watch.say("starting it")
-    watch.standing(standing())
-    watch.begin("rewrites", 100)
+    display = ConsoleProgress(console, live=False, clock=clock)
+    display.message(message("starting it"))
+    display.update_generation(state())
+    display.begin("rewrites", 100)
     clock.now += 31
-    watch.advance(40, "80 tokens")
-    watch.advance(60)
+    display.advance(40, "80 tokens")
+    display.advance(60)
     clock.now += 9
-    watch.end()
-    said, generated, under_way, done = console.file.getvalue().splitlines()
-    assert said == "starting it"
+    display.end()
+    message_line, generated, under_way, done = console.file.getvalue().splitlines()
+    assert message_line == "starting it"
     assert generated.startswith("  generate: wave 1, 40/100")
     assert under_way == "  rewrites: 40/100, 1.3/s, 80 tokens, 46 s left"
     assert done == "  rewrites: 100/100, 2.5/s, 40 s"
@@ -196,56 +199,56 @@ def test_other_phases_keep_their_lines_and_end_that_of_generation(clock):
 
 def test_the_categories_furthest_behind_are_named_and_the_others_counted(clock):
     wanted = {"a": 10, "b": 10, "c": 100, "d": 10, "e": 10, "f": 10}
-    pace = Pace(clock)
-    pace.note(standing(wanted=wanted, accepted={"a": 9, "b": 2, "c": 20, "d": 5, "e": 10, "f": 12}, born=wanted))
+    throughput = Throughput(clock)
+    throughput.add(state(wanted=wanted, accepted={"a": 9, "b": 2, "c": 20, "d": 5, "e": 10, "f": 12}, requested=wanted))
     # b and c have a fifth each; of c more is missing. e and f have all.
-    assert standing_line(pace).endswith("behind: c 20/100, b 2/10, d 5/10, 1 more")
+    assert generation_line(throughput).endswith("behind: c 20/100, b 2/10, d 5/10, 1 more")
 
 
 # -------------------------------------------------------------------------------------------------------------- hostile
 
 
-def hostile_standing():
+def hostile_state():
     counts = dict.fromkeys(HOSTILE, 3)
-    return standing(wanted=dict.fromkeys(HOSTILE, 9), accepted=counts, born=dict.fromkeys(HOSTILE, 6))
+    return state(wanted=dict.fromkeys(HOSTILE, 9), accepted=counts, requested=dict.fromkeys(HOSTILE, 6))
 
 
 def is_harmless(text):
     return all(c.isprintable() or c == "\n" for c in text)
 
 
-@pytest.mark.parametrize(("name", "shown"), HOSTILE.items())
-def test_a_hostile_name_is_shown_as_it_is_spelt_and_does_nothing(clock, name, shown):
-    assert printable(name) == shown
-    mine = standing(wanted={name: 5}, accepted={name: 1}, born={name: 4})
+@pytest.mark.parametrize(("name", "expected"), HOSTILE.items())
+def test_a_hostile_name_is_shown_as_it_is_spelt_and_does_nothing(clock, name, expected):
+    assert printable(name) == expected
+    mine = state(wanted={name: 5}, accepted={name: 1}, requested={name: 4})
     console = plain_console()
-    lines = Lines(console, clock)
-    lines.standing(mine)
+    lines = ConsoleProgress(console, live=False, clock=clock)
+    lines.update_generation(mine)
     lines.begin(name, 3)
     lines.advance(1, name)
     lines.end()
-    lines.say(name)
+    lines.message(message(name))
     text = console.file.getvalue()
-    assert text.count(shown) == 4
+    assert text.count(expected) == 4
     assert is_harmless(text)
     assert len(text.splitlines()) == 3
 
 
 def test_hostile_names_do_nothing_in_the_table(clock):
     console = Console(file=io.StringIO(), width=120, height=40)  # no colours of its own
-    watch = Terminal(terminal(), clock)
-    watch.standing(hostile_standing())
-    text = drawn(watch, console)
-    watch.close()
-    assert all(shown in text for shown in HOSTILE.values())
+    display = live_display(terminal(), clock)
+    display.update_generation(hostile_state())
+    text = drawn(display, console)
+    display.close()
+    assert all(expected in text for expected in HOSTILE.values())
     assert is_harmless(text)
     assert sum("0.50" in line for line in text.splitlines()) == len(HOSTILE) + 1  # and the yield of all
 
 
 def test_hostile_names_come_through_json_as_they_are_in_pure_ascii(clock):
     stream = io.StringIO()
-    watch = Json(stream, clock, clock.date)
-    watch.standing(hostile_standing())
+    display = JsonLines(stream, clock, clock.date)
+    display.update_generation(hostile_state())
     (line,) = stream.getvalue().splitlines()
     assert line.isascii()
     assert line.isprintable()
@@ -256,13 +259,13 @@ def test_hostile_names_come_through_json_as_they_are_in_pure_ascii(clock):
 
 
 def test_the_table_has_a_row_for_each_category_and_the_facts_below(clock):
-    watch = Terminal(terminal(), clock)
-    watch.standing(standing(completion_tokens=1000, accepted={"code": 0, "maths": 0}))
+    display = live_display(terminal(), clock)
+    display.update_generation(state(completion_tokens=1000, accepted={"code": 0, "maths": 0}))
     clock.now += 30
-    watch.standing(standing(completion_tokens=3000))
-    text = drawn(watch, Console(file=io.StringIO(), width=100, height=24)).splitlines()
-    watch.close()
-    assert text[0].split() == ["category", "accepted", "wanted", "yield", "asked"]
+    display.update_generation(state(completion_tokens=3000))
+    text = drawn(display, Console(file=io.StringIO(), width=100, height=24)).splitlines()
+    display.close()
+    assert text[0].split() == ["category", "accepted", "target", "yield", "requested"]
     assert [text[1].split()[at] for at in (0, -4, -3, -2, -1)] == ["code", "10", "40", "0.20", "50"]
     assert [text[2].split()[at] for at in (0, -4, -3, -2, -1)] == ["maths", "30", "60", "0.60", "50"]
     assert text[3] == "wave 1   40/100 candidates   yield 0.40   after 30 s   about 45 s left"
@@ -274,11 +277,11 @@ def test_the_table_has_a_row_for_each_category_and_the_facts_below(clock):
 def test_on_a_low_terminal_the_furthest_behind_are_shown_and_the_others_summed(clock, height):
     wanted = {f"c{n:02d}": 100 for n in range(45)}
     accepted = {name: 2 * n for n, name in enumerate(wanted)}
-    watch = Terminal(terminal(height=height), clock)
-    watch.standing(standing(wanted=wanted, accepted=dict(reversed(accepted.items())), born=wanted))
-    text = drawn(watch, Console(file=io.StringIO(), width=100, height=height))
-    watch.close()
-    rows = height - AROUND
+    display = live_display(terminal(height=height), clock)
+    display.update_generation(state(wanted=wanted, accepted=dict(reversed(accepted.items())), requested=wanted))
+    text = drawn(display, Console(file=io.StringIO(), width=100, height=height))
+    display.close()
+    rows = height - MARGIN_LINES
     names = [name for name in wanted if name in text]
     assert len(text.splitlines()) < height
     if rows < 45:
@@ -290,32 +293,32 @@ def test_on_a_low_terminal_the_furthest_behind_are_shown_and_the_others_summed(c
 
 def test_a_thousand_completions_at_once_are_not_a_thousand_redraws(clock):
     console = terminal()
-    watch = Terminal(console, clock)
+    display = live_display(console, clock)
     for n in range(1, 1001):
-        watch.standing(grown(n))
-    watch.close()
+        display.update_generation(grown(n))
+    display.close()
     assert console.file.getvalue().count("in flight") < 100
 
 
 def test_a_bar_follows_the_table_and_the_screen_is_left_as_it_was(clock):
     console = terminal()
-    watch = Terminal(console, clock)
-    watch.standing(standing())
-    watch.say("[b]said[/b]")
-    watch.begin("embed[ding]", 10)
-    watch.advance(4, "[note]")
-    text = drawn(watch, Console(file=io.StringIO(), width=100, height=24))
+    display = live_display(console, clock)
+    display.update_generation(state())
+    display.message(message("[b]said[/b]"))
+    display.begin("embed[ding]", 10)
+    display.advance(4, "[note]")
+    text = drawn(display, Console(file=io.StringIO(), width=100, height=24))
     assert "embed[ding]" in text
     assert "4/10" in text
     assert "[note]" in text
     assert "candidates" not in text
     clock.now += 2
-    watch.end()
-    watch.close()
+    display.end()
+    display.close()
     out = console.file.getvalue()
     assert "[b]said[/b]" in out
     assert "generate: wave 1, 40/100 candidates" in out
-    assert out.rstrip().splitlines()[-1].strip().startswith("embed[ding]: 4/10, 2.0/s, [note], 2 s")
+    assert out.rstrip().splitlines()[-1].endswith("  embed[ding]: 4/10, 2.0/s, [note], 2 s")
     assert out.count("\x1b[?25l") == out.count("\x1b[?25h")  # the cursor
 
 
@@ -326,36 +329,36 @@ def events(stream):
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
-def test_the_numbers_in_json_are_those_of_the_standing(clock):
+def test_the_numbers_in_json_are_those_of_the_state(clock):
     stream = io.StringIO()
-    watch = Json(stream, clock, clock.date)
-    watch.standing(standing(accepted={"code": 0, "maths": 0}, completion_tokens=1000))
+    display = JsonLines(stream, clock, clock.date)
+    display.update_generation(state(accepted={"code": 0, "maths": 0}, completion_tokens=1000))
     clock.now += 30
-    last = standing(completion_tokens=3000, budget={"tokens": (12000, 50000), "hours": (0.25, 2.5)})
-    watch.standing(last)
-    found = events(stream)[-1]
-    assert found.pop("event") == "standing"
-    assert found.pop("time") == "2026-01-01T00:00:30.000Z"
-    assert found.pop("budget") == {
+    last = state(completion_tokens=3000, budget={"tokens": (12000, 50000), "hours": (0.25, 2.5)})
+    display.update_generation(last)
+    values = events(stream)[-1]
+    assert values.pop("event") == "generation"
+    assert values.pop("time") == "2026-01-01T00:00:30.000Z"
+    assert values.pop("budget") == {
         "tokens": {"spent": 12000, "allowed": 50000},
         "hours": {"spent": 0.25, "allowed": 2.5},
     }
-    assert found.pop("tokens_per_second") == found.pop("overall_tokens_per_second") == pytest.approx(2000 / 30)
-    assert found.pop("seconds_left") == pytest.approx(45)
-    assert found == {
-        "wave": 1, "wanted": last.wanted, "accepted": last.accepted, "born": last.born, "in_flight": 12,
+    assert values.pop("tokens_per_second") == values.pop("overall_tokens_per_second") == pytest.approx(2000 / 30)
+    assert values.pop("seconds_left") == pytest.approx(45)
+    assert values == {
+        "wave": 1, "wanted": last.wanted, "accepted": last.accepted, "requested": last.requested, "in_flight": 12,
         "requests": 200, "sent": 150, "prompt_tokens": 9000, "completion_tokens": 3000,
     }  # fmt: skip
 
 
-def test_one_standing_a_second_is_told_and_the_last_one_in_any_case(clock):
+def test_one_state_a_second_is_written_and_always_the_last_one(clock):
     stream = io.StringIO()
-    watch = Json(stream, clock, clock.date)
+    display = JsonLines(stream, clock, clock.date)
     for n in range(1, 1001):
-        watch.standing(grown(n))
+        display.update_generation(grown(n))
         clock.now += 0.01
     assert 9 <= len(events(stream)) <= 11  # in ten seconds
-    watch.close()
+    display.close()
     assert events(stream)[-1]["requests"] == 1000
     times = [event["time"] for event in events(stream)]
     assert times == sorted(times)
@@ -363,16 +366,16 @@ def test_one_standing_a_second_is_told_and_the_last_one_in_any_case(clock):
 
 def test_the_last_advance_comes_before_the_end_of_its_phase(clock):
     stream = io.StringIO()
-    watch = Json(stream, clock, clock.date)
-    watch.say("x")
-    watch.begin("rewrites", 50)
+    display = JsonLines(stream, clock, clock.date)
+    display.message(message("x"))
+    display.begin("rewrites", 50)
     for _ in range(50):
-        watch.advance(1, "note")
+        display.advance(1, "note")
     clock.now += 4
-    watch.end()
-    watch.result({"rows": 3, "got": {"a\nb": 3}})
+    display.end()
+    display.result({"rows": 3, "got": {"a\nb": 3}})
     names = [event["event"] for event in events(stream)]
-    assert names == ["say", "begin", "advance", "advance", "end", "result"]
+    assert names == ["message", "begin", "advance", "advance", "end", "result"]
     assert events(stream)[1] == {
         "event": "begin",
         "time": "2026-01-01T00:00:00.000Z",
@@ -386,18 +389,18 @@ def test_the_last_advance_comes_before_the_end_of_its_phase(clock):
 
 def test_what_json_has_no_number_for_is_null(clock):
     stream = io.StringIO()
-    Json(stream, clock, clock.date).standing(standing(budget={"hours": (float("nan"), float("inf"))}))
+    JsonLines(stream, clock, clock.date).update_generation(state(budget={"hours": (float("nan"), float("inf"))}))
     assert events(stream)[0]["budget"] == {"hours": {"spent": None, "allowed": None}}
 
 
-# ------------------------------------------------------------------------------------------------------------- watching
+# ------------------------------------------------------------------------------------------------------------- display
 
 
 def test_with_json_nothing_but_json_is_on_stderr(capsys):
-    with watching("json") as watch:
-        watch.say("one")
+    with progress_on_stderr("json") as display:
+        display.message(message("one"))
         print("a library's warning\x1b[0m", file=sys.stderr)
-        watch.standing(standing())
+        display.update_generation(state())
         print("without an end", end="", file=sys.stderr)
     print("after", file=sys.stderr)
     *lines, after = capsys.readouterr().err.splitlines()
@@ -411,28 +414,28 @@ def test_with_json_nothing_but_json_is_on_stderr(capsys):
 
 
 def test_where_there_is_no_terminal_auto_prints_lines(capsys):
-    with watching("auto") as watch:
-        watch.standing(standing())
+    with progress_on_stderr("auto") as display:
+        display.update_generation(state())
     assert capsys.readouterr().err.startswith("  generate: wave 1, 40/100 candidates")
 
 
 def test_none_is_silent(capsys):
-    with watching("none") as watch:
-        watch.say("x")
-        watch.begin("y", 1)
-        watch.advance()
-        watch.end()
-        watch.standing(standing())
-        watch.result({})
+    with progress_on_stderr("none") as display:
+        display.message(message("x"))
+        display.begin("y", 1)
+        display.advance()
+        display.end()
+        display.update_generation(state())
+        display.result({})
     assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("mode", ["live", "lines", "json"])
-def test_the_last_standing_is_told_when_a_run_is_interrupted(capsys, mode):
+def test_the_last_state_is_shown_when_a_run_is_interrupted(capsys, mode):
     def interrupted():
-        with watching(mode) as watch:
-            watch.standing(standing())
-            watch.standing(standing(requests=999, budget={"requests": (999, 5000)}))
+        with progress_on_stderr(mode) as display:
+            display.update_generation(state())
+            display.update_generation(state(requests=999, budget={"requests": (999, 5000)}))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -1,0 +1,181 @@
+"""Commands that make a set or show what settings do: plan, dataset, whatif, config, thin."""
+
+from collections import Counter
+from contextlib import closing
+from dataclasses import asdict, fields
+from functools import partial
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from kiloset.cli.options import (
+    Base,
+    Config,
+    Model,
+    NewRun,
+    Overrides,
+    ProgressMode,
+    Run,
+    Runs,
+    Seeds,
+    Size,
+    all_overrides,
+    config_path,
+    find_run,
+    prepare,
+)
+from kiloset.cli.progress import logger, progress_on_stderr
+
+if TYPE_CHECKING:
+    from kiloset.plan import Evidence
+
+
+def plan(
+    seeds: Seeds = None, size: Size = None, model: Model = None, base: Base = None, config: Config = None, set_: Overrides = None,
+    run: NewRun = None,
+    may_probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Without an earlier run of the same models, measure a few requests; they become part of the run. --no-probe uses built-in assumptions.")] = True,
+    json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    progress: ProgressMode = "auto", runs: Runs = Path("runs"),
+) -> None:  # fmt: skip
+    """Estimate requests, tokens, time and cost before a run.
+
+    The estimate uses the requests of this run so far, else the latest run of the same models, else a short probe. The
+    cost needs prices: models.generator.price_prompt and price_written.
+
+    Example: `kiloset plan --seeds my-seeds.jsonl --size 500`
+    """
+    from kiloset.cli.show import show_plan
+    from kiloset.models import open_models
+    from kiloset.pipeline import probe
+    from kiloset.plan import assumed, plan_run, rows_wanted
+    from kiloset.settings import check_same
+
+    settings, inputs, folder = prepare(config, all_overrides(size, seeds, model, base, set_), run, runs)
+    if folder.config.exists():
+        check_same(settings, folder.config.read_text(encoding="utf-8"), folder.path)
+    wanted = rows_wanted(settings, folder, inputs.labelled, inputs.pool)
+
+    def measure() -> "Evidence":
+        rows = inputs.seeds.height + inputs.pool.height
+        with (
+            progress_on_stderr(progress) as display,
+            open_models(settings, rows, folder.engine_log, display) as models,
+        ):
+            return probe(settings, inputs, folder, models, display)
+
+    provider = measure if may_probe and settings.generate.enabled else assumed
+    estimate = plan_run(settings, wanted, Counter(inputs.pool["category"]), folder, runs, provider)
+    if json:
+        print(dumps({"run": folder.path.name, **asdict(estimate)}))
+    else:
+        show_plan(estimate, folder.path.name, Console())
+
+
+def dataset(
+    seeds: Seeds = None, size: Size = None, model: Model = None, base: Base = None, config: Config = None, set_: Overrides = None,
+    run: NewRun = None,
+    from_: Annotated[str | None, typer.Option("--from", metavar="RUN", help="Start a new run with all completions, scores and vectors of another run, so that other settings pay for nothing twice.")] = None,
+    progress: ProgressMode = "auto", runs: Runs = Path("runs"),
+) -> None:  # fmt: skip
+    """Make the curated set, curated.jsonl in the folder runs/NAME, from seed examples.
+
+    Run the command again after an interruption: it reuses finished stages and all completions. The exit status is 3 if
+    the set has fewer rows than requested.
+
+    Example: `kiloset dataset --seeds my-seeds.jsonl --size 500`
+    """
+    from kiloset.cli.show import show_result
+    from kiloset.core.calls import CallStore
+    from kiloset.models import open_models
+    from kiloset.pipeline import begin, check_same_categories, run_pipeline
+
+    with progress_on_stderr(progress) as display:
+        settings, inputs, folder = prepare(config, all_overrides(size, seeds, model, base, set_), run, runs)
+        other = None if from_ is None else find_run(from_, runs)
+        if other is not None:
+            with closing(CallStore.read_only(other.calls)) as store:
+                check_same_categories(store, inputs.labelled["category"], other.path.name)
+        begin(settings, folder)
+        if other is not None:
+            with folder.lock(), closing(CallStore.read_only(other.calls)) as store:
+                if not folder.calls.exists():
+                    store.copy_to(folder.calls)
+        counts = inputs.seeds.height, inputs.pool.height, settings.run.size
+        logger.info("%s: %d seeds, %d pool rows, %d rows wanted", folder.path, *counts)
+        with open_models(settings, sum(counts[:2]), folder.engine_log, display) as models:
+            result = run_pipeline(settings, inputs, folder, models, display)
+        display.result({"folder": str(folder.path), **asdict(result), "shortfall": result.shortfall})
+    show_result(result, folder, Console())
+    if result.shortfall:
+        raise typer.Exit(3)
+
+
+def whatif(
+    settings: Annotated[list[str], typer.Argument(metavar="TABLE.KEY=VALUE...", help="Settings to change, such as near_duplicates.threshold=0.8.")],
+    run: Run = None,
+    rows: Annotated[int, typer.Option(min=0, help="Changed rows to show.")] = 20,
+    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, with all changed rows.")] = False,
+    runs: Runs = Path("runs"),
+) -> None:  # fmt: skip
+    """Show which rows other settings of rules, duplicates, quality and balance would keep and drop.
+
+    It changes nothing and sends no request: it uses what the run has stored and takes seconds. To make the set with these
+    settings, use `kiloset dataset --from RUN --set TABLE.KEY=VALUE`.
+
+    Example: `kiloset whatif near_duplicates.threshold=0.8`
+    """
+    from kiloset.cli.show import show_difference
+    from kiloset.models import embedder_of
+    from kiloset.whatif import what_if
+
+    folder = find_run(run, runs)
+    with progress_on_stderr("auto") as display:
+        difference = what_if(folder, settings, partial(embedder_of, progress=display), display)
+    if json:
+        facts = {field.name: getattr(difference, field.name) for field in fields(difference)}
+        print(dumps({"run": folder.path.name, **facts, "changed": difference.changed.to_dicts()}))
+    else:
+        show_difference(difference, folder.path.name, rows, Console())
+
+
+def config(config: Config = None, set_: Overrides = None) -> None:
+    """List every setting with its meaning, its default and its value in a config.
+
+    Example: `kiloset config --config my.toml`
+    """
+    from kiloset.cli.show import show_settings
+    from kiloset.settings import load_config, settings_help
+
+    show_settings(settings_help(), asdict(load_config(config_path(config), set_ or [])), Console())
+
+
+def thin(
+    pool: Annotated[str, typer.Argument(help="Folder of Parquet files with the columns instruction, response (or output) and optionally input (or context): local or any fsspec address.")],
+    out: Annotated[str, typer.Argument(help="New or empty folder for the result: kept/, dropped/, thinned.json.")],
+    rows: Annotated[int | None, typer.Option(min=1, help="Most rows to keep, drawn evenly over clusters; default: all rows that are not near-duplicates.")] = None,
+    config: Config = None, set_: Overrides = None, progress: ProgressMode = "auto",
+) -> None:  # fmt: skip
+    """Reduce a pool that is too large for one machine, on a Ray cluster.
+
+    It drops near-duplicates as a run does, the same rows on every cluster. The setting engine.address names the cluster;
+    without it this machine is one. Then name OUT/kept as pool.path of a run.
+
+    Example: `kiloset thin s3://bucket/pool s3://bucket/thinned --rows 1000000`
+    """
+    from kiloset.models import static_embedder_factory
+    from kiloset.settings import load_config
+    from kiloset.thinning import thin as thin_pool
+
+    settings = load_config(config_path(config), ['engine.kind="ray"', *(set_ or [])])
+    with progress_on_stderr(progress) as display:
+        thinned = thin_pool(
+            pool, out, rows, settings.near_duplicates, settings.engine, seed=settings.run.seed,
+            temper=settings.balance.temper, make_embedder=static_embedder_factory(settings), progress=display,
+        )  # fmt: skip
+    reasons = ", ".join(f"{reason} {n:,}" for reason, n in thinned.dropped.items()) or "nothing"
+    print(f"{out}/kept: {thinned.kept:,} of {thinned.rows:,} rows; dropped: {reasons}")
+    if thinned.cut_short:
+        print(f"  {thinned.cut_short:,} times a row was compared with only 2,000 of the rows that share a key with it")

@@ -1,0 +1,128 @@
+"""Commands that show a set or its rows: audit, compare, review, explain."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from kiloset.cli.options import Run, Runs, find_run
+from kiloset.cli.progress import logger, progress_on_stderr
+
+
+def audit(
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", show_default=False, help="Instruction file to audit instead of a run: .jsonl, .json, .csv, .parquet or a folder of them.")] = None,
+    run: Run = None,
+    examples: Annotated[int, typer.Option(min=0, help="Rewrites to show of a run, closest to each limit first; rows to show of each fault of a file.")] = 3,
+    page: Annotated[Path | None, typer.Option(help="HTML page to write; default: report.html in the run's folder, or NAME.report.html in the current folder for a file.")] = None,
+    no_page: Annotated[bool, typer.Option("--no-page", help="Print the figures and write no page.")] = False,
+    benchmark: Annotated[list[str] | None, typer.Option(metavar="FILE", help="With FILE: a benchmark whose prompts no row should repeat; repeatable.")] = None,
+    embed: Annotated[bool, typer.Option("--embed/--no-embed", help="With FILE: add a map of the rows to the page; this loads a model (2,000 rows: 40 s).")] = False,
+    runs: Runs = Path("runs"),
+) -> None:  # fmt: skip
+    """Show how a set is distributed and why rows were dropped, and write report.html.
+
+    Of a run it uses the run folder alone. The page shows the rows behind each figure, a map of the set and the rewrites
+    with their differences; it opens offline in any browser.
+
+    With FILE it audits any instruction set: duplicates, cut and empty responses, refusals, benchmark contamination,
+    licences, personal data and broken lines, each with its count and example rows.
+
+    Example: `kiloset audit my-data.jsonl`
+    """
+    from kiloset.audit.reporting import audited_run, examine, show_figures, write_report
+    from kiloset.models import embedder_of
+
+    folder = audited_run(file, run, bool(benchmark or embed))
+    if file is not None and folder is None:
+        _audit_file(file, benchmark or [], examples, page, no_page, embed)
+        return
+    folder = folder or find_run(run, runs)
+    result = examine(folder, examples)
+    show_figures(result, examples, Console())
+    if no_page:
+        return
+    out = page or folder.path / "report.html"
+    with progress_on_stderr("auto") as display:
+        _log_page(out, write_report(folder, result, out, partial(embedder_of, progress=display), display))
+
+
+def _audit_file(
+    file: Path, benchmarks: list[str], examples: int, page: Path | None, no_page: bool, embed: bool
+) -> None:
+    from kiloset.audit.files import audit_file, write_report
+    from kiloset.audit.sets import show_set
+    from kiloset.models import embedder_of
+
+    result = audit_file(file, benchmarks)
+    show_set(result, examples, Console())
+    if no_page:
+        return
+    out = page or Path(f"{file.stem}.report.html")
+    with progress_on_stderr("auto") as display:
+        _log_page(out, write_report(result, out, partial(embedder_of, progress=display) if embed else None))
+
+
+def _log_page(page: Path, size: int) -> None:
+    logger.info("%s: %.1f MB, opens in any browser", page, size / 1e6)
+
+
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="A file, a folder of files, a run's folder or a run's name.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The other set, given in the same way.")],
+    examples: Annotated[int, typer.Option(min=0, help="Rows to show that are in both sets.")] = 3,
+    page: Annotated[Path | None, typer.Option(help="HTML page to write, with charts of both sets side by side; default: none.")] = None,
+    embed: Annotated[bool, typer.Option("--embed/--no-embed", help="Add the effective number of rows (Vendi score) and, on the page, a map of both; this loads a model.")] = False,
+    runs: Runs = Path("runs"),
+) -> None:  # fmt: skip
+    """Compare two sets: size, faults, categories, lengths, openings, licences and rows in both.
+
+    Example: `kiloset compare mine.jsonl theirs.jsonl --page both.html`
+    """
+    from kiloset.audit.comparing import compare as compare_sets
+    from kiloset.audit.comparing import write_comparison
+    from kiloset.audit.comparison import show_comparison
+    from kiloset.models import embedder_of
+
+    with progress_on_stderr("auto") as display:
+        load = partial(embedder_of, progress=display) if embed else None
+        comparison = compare_sets(first, second, runs, load)
+        show_comparison(comparison, examples, Console())
+        if page is not None:
+            _log_page(page, write_comparison(comparison, page, load))
+
+
+def review(
+    run: Run = None,
+    port: Annotated[int | None, typer.Option(min=1024, max=65535, help="Port on this machine; default: the port of this run's last review, else a free one.")] = None,
+    open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
+    runs: Runs = Path("runs"),
+) -> None:  # fmt: skip
+    """Review the rows of a finished run in the browser: accept, reject, edit, relabel, or restore dropped rows.
+
+    Each decision is saved in the run's review.jsonl at once; run `kiloset dataset` again to apply them. Only this machine
+    can open the page, and only through the printed link.
+
+    Example: `kiloset review --run my-run`
+    """
+    from kiloset.review.launch import browser
+    from kiloset.review.launch import review as serve
+
+    serve(find_run(run, runs), port, browser() if open_ else None, partial(print, flush=True))
+
+
+def explain(
+    row: Annotated[str, typer.Argument(help="Id of the row, such as g00042, s0007 or p00012.")],
+    run: Run = None,
+    full: Annotated[bool, typer.Option("--full", help="Print whole prompts.")] = False,
+    runs: Runs = Path("runs"),
+) -> None:  # fmt: skip
+    """Print one row's lineage, prompts, measurements and rewrites, and why it was kept or dropped.
+
+    Example: `kiloset explain g00042`
+    """
+    from kiloset.audit.explain import explain as explain_row
+    from kiloset.audit.explain import show_life
+
+    show_life(explain_row(find_run(run, runs), row), Console(), full=full)

@@ -1,0 +1,96 @@
+"""Commands that hand a set on: export, card, push."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from kiloset.cli.options import Run, Runs, Validation, find_run
+
+Layout = Literal["messages", "alpaca", "sharegpt", "parquet", "hf"]
+HubLayout = Literal["messages", "alpaca", "sharegpt", "parquet"]
+
+
+def export(
+    run: Run = None,
+    layout: Annotated[Layout, typer.Option("--format", help="Layout of the rows: messages, alpaca and sharegpt are .jsonl files; hf is a folder for datasets.load_from_disk.")] = "messages",
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder to write: new, empty, or an unchanged export of this run and format; default: export-FORMAT in the run's folder.")] = None,
+    validation: Validation = None, runs: Runs = Path("runs"),
+) -> None:  # fmt: skip
+    """Export the run's curated.jsonl for other tools, split into train and validation, with a data card.
+
+    It includes your edits of curated.jsonl and keeps its split, which training uses too: near-duplicates, and rows and
+    their ancestors, are on the same side. Run it again after an edit to replace the export, unless you changed the export
+    itself.
+
+    Example: `kiloset export --format alpaca --out my-export`
+    """
+    from kiloset.publish.card_text import card_text, parts_of
+    from kiloset.publish.export import export as write
+    from kiloset.publish.export import summary
+
+    folder = find_run(run, runs)
+    exported = write(
+        folder, layout, out or folder.path / f"export-{layout}", validation,
+        lambda rows: card_text(folder, layout, parts_of(layout, rows)),
+    )  # fmt: skip
+    for line in summary(exported):
+        print(line)
+
+
+def card(
+    run: Run = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a README.md that was edited or that Kiloset did not write.")] = False,
+    runs: Runs = Path("runs"),
+) -> None:  # fmt: skip
+    """Write the set's data card, README.md in the run's folder: contents, method, known limits.
+
+    `kiloset push` writes its own card from the run; it does not use this file.
+
+    Example: `kiloset card --force`
+    """
+    from kiloset.publish.card_text import CARD, write_card
+
+    folder = find_run(run, runs)
+    with folder.lock():
+        write_card(folder, force=force)
+    print(folder.path / CARD)
+
+
+def push(
+    repo: Annotated[str, typer.Argument(metavar="REPO_ID", help="owner/name on the hub, or a name under your account.")],
+    run: Run = None,
+    private: Annotated[bool, typer.Option("--private/--public", help="Visibility of the repository; an existing one must have it already.")] = True,
+    layout: Annotated[HubLayout, typer.Option("--format", help="Layout of the rows, as for export.")] = "parquet",
+    revision: Annotated[str | None, typer.Option(metavar="BRANCH", help="Branch, created if it does not exist; default: main.")] = None,
+    message: Annotated[str | None, typer.Option(help="Message of the commit; default: the run's name and its number of rows.")] = None,
+    validation: Validation = None,
+    allow_personal: Annotated[bool, typer.Option("--allow-personal", help="Allow personal data in a public set; keys and tokens are never allowed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Send without confirmation; required where there is no terminal.")] = False,
+    runs: Runs = Path("runs"),
+) -> None:  # fmt: skip
+    """Push an export of the set, with its data card, to the Hugging Face hub as one commit.
+
+    It lists what it will send and asks for confirmation. The token is the one of `hf auth login` or of the environment
+    variable HF_TOKEN. Nothing else of the run is sent.
+
+    Example: `kiloset push my-name/my-set --public`
+    """
+    from kiloset.core.errors import ConfigError
+    from kiloset.publish.push import push as send
+
+    def confirm() -> None:
+        if not yes and not sys.stdin.isatty():
+            raise ConfigError(
+                "KS851", "nothing was sent: add --yes (make: YES=1) where there is no terminal to confirm on"
+            )
+        if not yes and not typer.confirm("Send it?"):
+            print("nothing was sent")
+            raise typer.Exit
+
+    line = send(
+        find_run(run, runs), repo, layout, private=private, branch=revision, message=message, validation=validation,
+        allow_personal=allow_personal, say=print, confirm=confirm,
+    )  # fmt: skip
+    print(line)

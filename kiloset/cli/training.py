@@ -1,0 +1,134 @@
+"""Commands that fit an adapter and measure it: train, evaluate, prove, merge."""
+
+from dataclasses import asdict
+from json import dumps
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from kiloset.cli.options import Overrides, ProgressMode, Run, Runs, find_run
+from kiloset.cli.progress import progress_on_stderr
+
+Adapter = Annotated[Path | None, typer.Option(help="Folder of the adapter; default: the run's own.")]
+
+
+def train(
+    run: Run = None, set_: Overrides = None,
+    show: Annotated[int, typer.Option(min=0, metavar="ROWS", help="Train nothing; print this many rows token by token, trained tokens green and underlined.")] = 0,
+    progress: ProgressMode = "auto", runs: Runs = Path("runs"),
+) -> None:  # fmt: skip
+    """Train a LoRA adapter on the run's curated.jsonl and base model.
+
+    It includes your edits of curated.jsonl. Only response tokens count in the loss. It keeps the epoch with the lowest
+    validation loss. After an interruption it resumes at its last checkpoint, with the same result.
+
+    Example: `kiloset train --set train.epochs=3`
+    """
+    from kiloset.cli.show import show_masks, show_training
+    from kiloset.engines.embedded import model_path
+    from kiloset.models import base_name
+    from kiloset.settings import load_config
+    from kiloset.train.lora import train as train_run
+    from kiloset.train.shown import masked_rows
+
+    folder = find_run(run, runs)
+    settings = load_config(folder.config, set_ or [])
+    with progress_on_stderr(progress) as display:
+        path = Path(model_path(base_name(settings), "models.base"))
+        if show:
+            show_masks(masked_rows(folder, settings.train, path, show), Console())
+            return
+        with folder.lock():
+            report = train_run(folder, settings.train, path, display)
+    show_training(report, folder, Console())
+
+
+def evaluate(
+    run: Run = None, adapter: Adapter = None, set_: Overrides = None, progress: ProgressMode = "auto", runs: Runs = Path("runs"),
+) -> None:  # fmt: skip
+    """Evaluate the run's adapter against its base model: constraints, drift, forgetting, rigidity, loss, tokens.
+
+    It needs no download. All completions are stored in the run's evaluation/ folder; run it again and only changed
+    requests are sent.
+
+    Example: `kiloset evaluate --run my-run`
+    """
+    from kiloset.cli.show import show_judgement
+    from kiloset.core.run import write_text
+    from kiloset.data.curated import read_curated
+    from kiloset.evaluation.evaluate import suites
+    from kiloset.evaluation.metrics import difference
+    from kiloset.judging import panel, taught_by, validation_rows
+    from kiloset.settings import load_config
+    from kiloset.train.merge import check_adapter
+
+    folder = find_run(run, runs)
+    settings = load_config(folder.config, set_ or [])
+    tuned_by = adapter or folder.adapter
+    check_adapter(tuned_by)
+    taught = taught_by(read_curated(folder.curated).conversations("train"))
+    asked = suites(settings.evaluation, taught, validation_rows(folder))
+    place = folder.path / "evaluation"
+    with (
+        folder.lock(),
+        progress_on_stderr(progress) as display,
+        panel(folder, settings, asked, place, display) as judges,
+    ):
+        base = judges.base(place / "base")
+        tuned = judges.tuned("tuned", tuned_by, place / "tuned", base)
+    figures = {
+        name: {"unit": one.unit, "better": one.better, "base": one.mean, "tuned": tuned.metrics[name].mean,
+               "difference": asdict(difference(tuned.metrics[name], one))}
+        for name, one in base.metrics.items()
+    }  # fmt: skip
+    write_text(folder.path / "evaluation.json", dumps(figures, indent=2) + "\n")
+    show_judgement(base.metrics, tuned.metrics, place, Console())
+
+
+def prove(run: Run = None, set_: Overrides = None, progress: ProgressMode = "auto", runs: Runs = Path("runs")) -> None:
+    """Compare the curated set with control arms: random rows, the longest rows, no rewriting, the seeds alone.
+
+    Each arm is trained for the same number of steps with two or more seeds and evaluated alike. The exit status is 0 only
+    if the curated set beats random rows on the target and every guard holds, else 1. After an interruption it resumes.
+
+    Example: `kiloset prove --set prove.seeds=3`
+    """
+    from kiloset.cli.show import show_proof
+    from kiloset.prove import prove_run
+    from kiloset.settings import load_config
+
+    folder = find_run(run, runs)
+    settings = load_config(folder.config, set_ or [])
+    with folder.lock(), progress_on_stderr(progress) as display:
+        proof = prove_run(folder, settings, display)
+    show_proof(proof, folder.path / "prove", Console())
+    if not proof.is_proved:
+        raise typer.Exit(1)
+
+
+def merge(
+    run: Run = None, adapter: Adapter = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write the model to; default: merged in the run's folder.")] = None,
+    runs: Runs = Path("runs"),
+) -> None:  # fmt: skip
+    """Write the base model with the run's adapter merged into its weights, for programs that load no adapters.
+
+    Example: `kiloset merge --out my-model`
+    """
+    from kiloset.core.run import check_free
+    from kiloset.engines.embedded import model_path
+    from kiloset.models import base_name
+    from kiloset.settings import load_config
+    from kiloset.train.merge import merge_adapter
+
+    folder = find_run(run, runs)
+    settings = load_config(folder.config, [])
+    target = out or folder.path / "merged"
+    if out is not None:
+        check_free(out)
+    with folder.lock(), progress_on_stderr("auto"):
+        path = Path(model_path(base_name(settings), "models.base"))
+        merge_adapter(path, adapter or folder.adapter, target)
+    print(target)
