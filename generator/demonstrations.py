@@ -1,7 +1,7 @@
-"""Which rows are shown to the model: the user's seeds, and new rows within limits that keep drift small.
+"""Which rows are shown to the writer model: the user's seeds, and generated rows within limits.
 
-A model shown its own texts, and then texts made from those, wanders off; so a machine row is shown only so often, and
-none is shown whose lineage is as long as `max_depth` already.
+A model that is shown its own texts, and then texts made from those, drifts away from the seeds. So each generated row is
+shown in a limited number of prompts, and a row whose lineage is `max_depth` long is not shown.
 """
 
 import random
@@ -12,40 +12,45 @@ from typing import Any
 Row = dict[str, Any]
 
 
+def task_of(row: Mapping[str, Any]) -> str:
+    """Return a row's instruction without the constraints it carries."""
+    return str(row.get("task") or row["instruction"])
+
+
 class Demonstrations:
-    """The rows that may be shown, by category, and how often each was."""
+    """The rows that prompts may show, by category, and how many prompts have shown each."""
 
     def __init__(self, seeds: Mapping[str, Sequence[Row]], max_depth: int, max_shown: int) -> None:
-        """Begin with the seeds alone.
+        """Start with the seeds alone.
 
         Args:
             seeds: Seeds of each category.
-            max_depth: Longest lineage of a row; one that has it is not shown.
-            max_shown: Prompts that may show one machine row.
+            max_depth: Generated rows with a lineage of this length or longer are not shown.
+            max_shown: Largest number of prompts that may show one generated row.
         """
         self.seeds = {name: list(rows) for name, rows in seeds.items()}
         self.times_shown: Counter[str] = Counter()
-        self._machine: dict[str, list[Row]] = {}
+        self._generated: dict[str, list[Row]] = {}
         self._max_depth, self._max_shown = max_depth, max_shown
 
     def add(self, row: Row) -> None:
-        """Make a new row one that may be shown."""
+        """Allow prompts to show a generated row."""
         if row["depth"] < self._max_depth:
-            self._machine.setdefault(row["category"], []).append(row)
+            self._generated.setdefault(row["category"], []).append(row)
 
     def choose(self, category: str, human: int, machine: int, rng: random.Random) -> list[Row]:
-        """Return seeds and up to `machine` new rows of a category, shuffled; more seeds where new rows lack."""
-        open_ = self._open(category)
-        shown = rng.sample(open_, min(machine, len(open_)))
+        """Return up to `machine` generated rows of a category and seeds up to `human + machine` rows in all, shuffled."""
+        available = self._available(category)
+        rows = rng.sample(available, min(machine, len(available)))
         seeds = self.seeds[category]
-        shown = [*rng.sample(seeds, min(human + machine - len(shown), len(seeds))), *shown]
-        rng.shuffle(shown)
-        self.times_shown.update(row["id"] for row in shown)
-        return shown
+        rows = [*rng.sample(seeds, min(human + machine - len(rows), len(seeds))), *rows]
+        rng.shuffle(rows)
+        self.times_shown.update(row["id"] for row in rows)
+        return rows
 
     def choose_parent(self, category: str, rng: random.Random) -> Row:
-        """Return one row of a category, a seed or a new one."""
-        row = rng.choice([*self.seeds[category], *self._open(category)])
+        """Return one seed or generated row of a category."""
+        row = rng.choice([*self.seeds[category], *self._available(category)])
         self.times_shown[row["id"]] += 1
         return row
 
@@ -53,5 +58,9 @@ class Demonstrations:
         """Return the seeds of a category that have an input."""
         return [row for row in self.seeds.get(category, ()) if row["input"]]
 
-    def _open(self, category: str) -> list[Row]:
-        return [row for row in self._machine.get(category, ()) if self.times_shown[row["id"]] < self._max_shown]
+    def takes_input(self, category: str, input_share: float) -> bool:
+        """Return whether at least one seed of a category, and at least this share of them, has an input."""
+        return len(self.with_inputs(category)) >= max(1, input_share * len(self.seeds.get(category, ())))
+
+    def _available(self, category: str) -> list[Row]:
+        return [row for row in self._generated.get(category, ()) if self.times_shown[row["id"]] < self._max_shown]

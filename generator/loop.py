@@ -1,10 +1,8 @@
-"""The loop that asks the generator model for what is still missing.
+"""The loop that requests candidates from the writer model until every category has enough.
 
-It asks in waves. The next one is planned as soon as every instruction of the last has been looked at, while the answers
-are still being written, and counts on what may be expected of those; where that is enough, it looks again when more of them
-have come. What
-each wave asks for is noted before anything is sent, so that a run that goes on, after whatever interruption or with
-larger limits, goes the same way.
+It works in waves. It plans the next wave as soon as every instruction of the last one is checked, while the engine still
+writes responses, and counts on the expected share of those. Where that is enough, it checks again after more responses.
+Each wave is stored before its requests are sent: a resumed run, also one with larger limits, repeats the same waves.
 """
 
 import math
@@ -12,285 +10,308 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import polars as pl
 
 from kiloset.core.progress import GenerationProgress
 from kiloset.core.recorded import Flow, RecordedEngine
 from kiloset.core.table import Outcome, table_of, with_verdicts
-from kiloset.generator.costs import Costs
-from kiloset.generator.demonstrations import Row
-from kiloset.generator.lives import PURPOSES, Judge, Lives, Wave
-from kiloset.generator.magpie import before_user
-from kiloset.generator.planning import Asks, Pair, Tally, asked, plan_wave, within
-from kiloset.generator.settings import GenerateConfig
+from kiloset.generator.candidates import Candidate, Candidates, Filter, Wave
+from kiloset.generator.planning import (
+    CostBounds,
+    Pair,
+    WavePlan,
+    Yields,
+    count_instructions,
+    fit_to_budget,
+    plan_wave,
+)
+from kiloset.generator.settings import PURPOSES, GenerateConfig
+from kiloset.generator.strategies import prompt_before_user_turn
 from kiloset.generator.templates import Templates
 
-LOOKS = (0.6, 0.85, 1.0)
-"""When a wave's rows are looked at again: after so many of them are over, in the order asked for. The rest keeps the engine at
-work while more is asked for."""
-EXPECTED, EXPECTED_WEIGHT = 0.5, 10
-"""Share of the rows with a good instruction that is counted on before any came through; it counts as much as ten rows."""
-EVERY = 0.2
-"""Seconds between two standings told."""
+CHECKPOINTS = (0.6, 0.85, 1.0)
+"""Fractions of a wave's candidates after which the loop plans again; the others keep the engine busy meanwhile."""
+EXPECTED_SHARE, EXPECTED_WEIGHT = 0.5, 10
+"""Share of candidates under way that is expected to be accepted, and the number of candidates that this prior counts as."""
+PROGRESS_INTERVAL = 0.2
+"""Seconds between two reports of progress."""
 DONE, NO_SEEDS = "done", "no_seeds"
-"""Why a loop ended, besides the name of the limit that ended it."""
+"""Why the loop ended, if it was not a limit."""
 
 
 @dataclass(frozen=True, slots=True)
-class Generated:
-    """What a loop brought."""
+class GenerationResult:
+    """The result of the loop."""
 
     outcome: Outcome
-    """Kept: the table it got and every new row with an answer. Dropped: what was cut, unreadable, not new, ..."""
+    """Kept: the table and every new row with a response. Dropped: new rows that were cut, unreadable, not new, ..."""
     ended: str
-    """`done`, `no_seeds` (no seed in a category that lacks rows), or the limit reached: max_requests, max_tokens, max_hours, max_waves."""
-    need: dict[str, int]
+    """`done`, `no_seeds` (no seed in a category that lacks rows), or a limit: max_requests, max_tokens, max_hours, max_waves."""
+    wanted: dict[str, int]
     """Candidates wanted, by category."""
     accepted: dict[str, int]
-    """Candidates that passed the judge, by category; those of the pool count too."""
-    good: frozenset[str]
-    """Ids of these candidates."""
+    """Candidates accepted, by category, those of the pool included."""
+    accepted_ids: frozenset[str]
+    """Ids of the accepted candidates."""
 
 
 def generate(
     table: pl.DataFrame, engine: RecordedEngine, wanted: Mapping[str, int], config: GenerateConfig, templates: Templates,
-    *, seed: int, license: str, screen: Judge, judge: Judge, lacking: tuple[Mapping[str, int], Tally] | None = None,
-    first: Asks | None = None, plan: bool = True,
-) -> Generated:  # fmt: skip
+    *, seed: int, license: str, check_instructions: Filter, check_candidates: Filter, lacking: tuple[Mapping[str, int], Yields] | None = None,
+    first: WavePlan | None = None, plan: bool = True,
+) -> GenerationResult:  # fmt: skip
     """Add generated rows until enough candidates of each category passed the cheap checks, or the budget is spent.
 
     Args:
         table: Seeds, and pool rows if any; all are kept.
-        engine: The generator model, with the store that holds the waves begun earlier.
-        wanted: Rows of each category the set should have.
+        engine: The writer model, with the store that has the waves of earlier runs.
+        wanted: Rows of each category that the set should have.
         config: The `[generate]` table.
         templates: The prompts.
-        seed: The run's seed; which demonstrations are shown depends on nothing else.
-        license: SPDX id under which the generator model's output may be used.
-        screen: The rules that an instruction alone can break; what it drops is dropped here.
-        judge: What later stages drop for what it is; given all rows, and only what it keeps is counted.
-        lacking: Rows that the set lacked after all stages, by category, and the yields through all of them: one more wave
-            is planned for these, after those that are noted.
-        first: What the first wave asks for, if none is noted yet and the budget allows.
-        plan: Whether to plan waves of its own, or only to go through those that are noted.
+        seed: The run's seed; it alone decides which demonstrations are shown.
+        license: SPDX id under which the writer model's output may be used.
+        check_instructions: The rules that an instruction alone can break; rows that it drops are dropped here.
+        check_candidates: The cheap checks of later stages, for all rows; only rows that it keeps are counted.
+        lacking: Rows that the set lacked after all stages, by category, and the yields of all stages: one more wave is
+            planned for these, after the stored ones.
+        first: Plan of the first wave, if none is stored yet and the budget allows it.
+        plan: Whether to plan new waves; otherwise only the stored ones are repeated.
 
     Raises:
         ConfigError: A strategy does not work with this engine or model.
     """
     if config.strategies.get("magpie"):
-        before_user(engine, "Hello.")
-    loop = _Loop(table, engine, wanted, config, templates, seed=seed, license=license, screen=screen, judge=judge)
-    return loop.run(lacking, first, plan=plan)
+        prompt_before_user_turn(engine, "Hello.")
+    clock = _Clock(config, engine.store.spent(PURPOSES)[2])
+    candidates = Candidates(
+        table,
+        engine,
+        config,
+        templates,
+        seed=seed,
+        license=license,
+        check_instructions=check_instructions,
+        is_late=clock.is_over,
+    )
+    need = {name: math.ceil(rows * config.candidates_per_row) for name, rows in wanted.items() if rows}
+    return _Loop(table, engine, need, candidates, check_candidates, clock).run(lacking, first, plan=plan)
+
+
+class _Clock:
+    """The hours spent on generation, over all runs; this run's time counts from its first request to the engine."""
+
+    def __init__(self, config: GenerateConfig, hours_before: float) -> None:
+        self._limit, self._before, self._start = config.max_hours, hours_before, time.monotonic()
+
+    def hours(self, flow: Flow) -> float:
+        return self._before + ((time.monotonic() - self._start) / 3600 if flow.sent else 0.0)
+
+    def is_over(self, flow: Flow) -> bool:
+        return bool(self._limit) and self.hours(flow) >= self._limit
 
 
 class _Loop:
     """One run of the loop."""
 
     def __init__(
-        self, table: pl.DataFrame, engine: RecordedEngine, wanted: Mapping[str, int], config: GenerateConfig,
-        templates: Templates, *, seed: int, license: str, screen: Judge, judge: Judge,
+        self, table: pl.DataFrame, engine: RecordedEngine, need: dict[str, int], candidates: Candidates, check_candidates: Filter,
+        clock: _Clock,
     ) -> None:  # fmt: skip
-        self._table, self._engine, self._config, self._judge = table, engine, config, judge
+        self._table, self._store, self._progress = table, engine.store, engine.progress
+        self._need, self._candidates, self._check, self._clock = need, candidates, check_candidates, clock
+        self._config, self._bounds = candidates.config, CostBounds(candidates.context)
         self._superseded = engine.store.superseded(PURPOSES)
-        self._hours, self._started = engine.store.spent(PURPOSES)[2], time.monotonic()
-        self._lives = Lives(
-            table, engine, config, templates, seed=seed, license=license, screen=screen, is_late=self._is_late
-        )
-        self._costs = Costs(self._lives, templates)
-        self._need = {name: math.ceil(rows * config.candidates_per_row) for name, rows in wanted.items() if rows}
         self._waves: list[Wave] = []
-        self._good: set[str] = set()
-        self._settled, self._judged = 0, -1
-        """Rows with a good instruction that count as over, in the order asked for, and those of them that were judged."""
-        self._reported = 0.0
+        self._finished, self._checked = 0, -1
+        """How many candidates, in the order of the requests, count as finished, and how many of them were checked."""
+        self._accepted_ids: set[str] = set()
         self._accepted: Counter[str] = Counter()
-        self._pool: Counter[str] = Counter()
+        self._from_pool: Counter[str] = Counter()
+        self._last_report = 0.0
 
-    def run(self, lacking: tuple[Mapping[str, int], Tally] | None, first: Asks | None, *, plan: bool) -> Generated:
-        """Go through the waves noted, then plan more."""
-        store, ended, refused = self._engine.store, DONE, DONE
-        self._judge_rows()
-        self._pool = Counter(self._accepted)
-        if first and not store.waves():
-            asks, limit = self._within_budget(first, [])
-            if asks:
-                store.add_wave(asks, cut=limit != DONE)
-        for asks in store.waves():
-            self._begin(asks)
+    def run(
+        self, lacking: tuple[Mapping[str, int], Yields] | None, first: WavePlan | None, *, plan: bool
+    ) -> GenerationResult:
+        """Repeat the stored waves, then plan new ones."""
+        ended, limit_before = DONE, DONE
+        self._check_candidates()
+        self._from_pool = Counter(self._accepted)
+        if first and not self._store.waves():
+            self._store_wave(*self._within_budget(first, []))
+        for stored in self._store.waves():
+            self._run_wave(stored)
         if lacking is not None:
-            self._finish()
-            asks, refused = self._affordable(*lacking, waiting=[])
-            if asks:
-                store.add_wave(asks, cut=refused != DONE)
-                self._begin(asks)
+            self._wait_for(self._all())
+            wave, limit_before = self._affordable(*lacking, under_way=[])
+            self._store_wave(wave, limit_before)
+            self._run_wave(wave)
         while plan:
-            asks, ended = self._plan()
-            if asks:
-                store.add_wave(asks, cut=ended != DONE)
-                self._begin(asks)
-            elif not self._look_further():
+            wave, ended = self._plan()
+            if wave:
+                self._store_wave(wave, ended)
+                self._run_wave(wave)
+            elif not self._wait_for_checkpoint():
                 break
-        self._finish()
-        self._judge_rows()
-        ended = ended if ended != DONE else refused
-        return Generated(self._outcome(), ended, self._need, dict(self._accepted), frozenset(self._good))
+        self._wait_for(self._all())
+        self._check_candidates()
+        ended = ended if ended != DONE else limit_before
+        return GenerationResult(self._outcome(), ended, self._need, dict(self._accepted), frozenset(self._accepted_ids))
 
-    def _rows(self) -> list[Row]:
-        """Return all rows with a good instruction, in the order asked for."""
-        return [row for wave in self._waves for row in wave.went_on]
+    def _store_wave(self, wave: WavePlan, limit: str) -> None:
+        if wave:
+            self._store.add_wave(wave, cut=limit != DONE)
 
-    def _begin(self, asks: Asks) -> None:
-        """Begin a wave, and go on until all its instructions were looked at and the rows before it are over."""
-        before = self._rows()
-        wave = self._lives.begin(len(self._waves), asks)
-        self._waves.append(wave)
-        while not wave.is_born:
-            self._step()
-        # Its own rows count as under way even where their answers happen to be there already.
-        self._settle(before)
-
-    def _look_further(self) -> bool:
-        """Wait for some more rows of the last wave to be over; False if all are."""
-        rows = self._rows()
-        first = len(rows) - (len(self._waves[-1].went_on) if self._waves else 0)
-        looks = (first + int((len(rows) - first) * share) for share in LOOKS)
-        if (number := next((n for n in looks if n > self._settled), None)) is None:
-            return False
-        self._settle(rows[:number])
-        return True
-
-    def _finish(self) -> None:
-        self._settle(self._rows())
-
-    def _settle(self, rows: Sequence[Row]) -> None:
-        """Go on until these rows, the first ones, are over."""
-        for row in rows:
-            while not row.get("done"):
-                self._step()
-        self._settled = len(rows)
-        self._report_progress()
-
-    def _step(self) -> None:
-        self._lives.step()
-        if time.monotonic() - self._reported >= EVERY:
-            self._report_progress()
-
-    def _report_progress(self) -> None:
-        self._reported = time.monotonic()
-        self._engine.progress.update_generation(self._progress())
-
-    def _judge_rows(self) -> None:
-        """Judge the rows of the waves that count as over; what is under way is never looked at, whatever came of it."""
-        if self._judged == self._settled:
+    def _run_wave(self, plan: WavePlan) -> None:
+        """Send a wave's requests; return when its instructions are checked and all earlier candidates are finished."""
+        if not plan:
             return
-        self._judged = self._settled
-        rows = [row for row in self._rows()[: self._settled] if row["id"] not in self._lives.verdicts]
-        kept = self._judge(pl.concat([self._table, table_of(rows)], how="diagonal")).kept
-        counted = kept.filter(pl.col("source") != "seed")
-        self._good = set(counted["id"])
-        self._accepted = Counter(counted["category"].to_list())
+        earlier = self._all()
+        wave = self._candidates.begin_wave(len(self._waves), plan)
+        self._waves.append(wave)
+        while not wave.is_checked:
+            self._receive()
+        # This wave's candidates count as under way even where their responses are in the store.
+        self._wait_for(earlier)
 
-    def _plan(self) -> tuple[Asks, str]:
-        """Return what to ask for next, and the reason if that is nothing."""
-        self._judge_rows()
-        waiting = self._rows()[self._settled :]
-        expected = Counter(row["category"] for row in waiting)
-        shares = {name: self._expected(name) for name in self._need}
+    # ---------------------------------------------------------------------------------------- waiting and checking
+
+    def _all(self) -> list[Candidate]:
+        """Return all candidates in the order of the requests."""
+        return [candidate for wave in self._waves for candidate in wave.candidates]
+
+    def _wait_for(self, candidates: Sequence[Candidate]) -> None:
+        """Receive completions until these candidates, the first ones, are finished."""
+        for candidate in candidates:
+            while not candidate.done:
+                self._receive()
+        self._finished = len(candidates)
+        self._report()
+
+    def _wait_for_checkpoint(self) -> bool:
+        """Wait for the next checkpoint of the last wave; False if there is none."""
+        candidates = self._all()
+        size = len(self._waves[-1].candidates) if self._waves else 0
+        checkpoints = (len(candidates) - size + int(size * share) for share in CHECKPOINTS)
+        number = next((n for n in checkpoints if n > self._finished), None)
+        if number is not None:
+            self._wait_for(candidates[:number])
+        return number is not None
+
+    def _receive(self) -> None:
+        self._candidates.receive()
+        if time.monotonic() - self._last_report >= PROGRESS_INTERVAL:
+            self._report()
+
+    def _check_candidates(self) -> None:
+        """Check and count the finished candidates; those under way never count, even if their response has arrived."""
+        if self._checked == self._finished:
+            return
+        self._checked = self._finished
+        rows = [candidate.row for candidate in self._all()[: self._finished]]
+        rows = [row for row in rows if not self._candidates.is_dropped(row)]
+        kept = self._check(pl.concat([self._table, table_of(rows)], how="diagonal")).kept
+        accepted = kept.filter(pl.col("source") != "seed")
+        self._accepted_ids = set(accepted["id"])
+        self._accepted = Counter(accepted["category"].to_list())
+
+    # ---------------------------------------------------------------------------------------------------- planning
+
+    def _plan(self) -> tuple[WavePlan, str]:
+        """Return the next wave, or {} and the reason."""
+        self._check_candidates()
+        under_way = self._all()[self._finished :]
+        number = Counter(candidate.row["category"] for candidate in under_way)
+        shares = {name: self._expected_share(name) for name in self._need}
         missing = {
-            name: need - self._accepted[name] - int(expected[name] * shares[name]) for name, need in self._need.items()
+            name: need - self._accepted[name] - int(number[name] * shares[name]) for name, need in self._need.items()
         }
         missing = {name: n for name, n in missing.items() if n > 0}
-        return self._affordable(missing, self._tally(shares), waiting)
+        return self._affordable(missing, self._yields(shares), under_way)
 
-    def _affordable(self, missing: Mapping[str, int], tally: Tally, waiting: Sequence[Row]) -> tuple[Asks, str]:
-        """Return what to ask for where rows are missing, as far as limits allow, and the limit that was in the way."""
+    def _affordable(
+        self, missing: Mapping[str, int], yields: Yields, under_way: Sequence[Candidate]
+    ) -> tuple[WavePlan, str]:
+        """Return a wave for the missing rows, as far as the limits allow it, and the limit that reduced it."""
         if not missing:
             return {}, DONE
-        open_ = {name: n for name, n in missing.items() if self._lives.seeds.get(name)}
-        if not open_:
+        with_seeds = {name: n for name, n in missing.items() if self._candidates.demonstrations.seeds.get(name)}
+        if not with_seeds:
             return {}, NO_SEEDS
-        asks, limit = self._within_budget(plan_wave(open_, self._config.strategies, tally), waiting)
-        # A wave that a limit cuts does not count: the limit itself brings these to an end.
-        if limit == DONE and self._engine.store.whole_waves() >= self._config.max_waves:
+        wave, limit = self._within_budget(plan_wave(with_seeds, self._config.strategies, yields), under_way)
+        # A wave that a limit reduced does not count: the limit itself ends such waves.
+        if limit == DONE and self._store.whole_waves() >= self._config.max_waves:
             return {}, "max_waves"
-        return asks, limit
+        return wave, limit
 
-    def _expected(self, category: str) -> float:
-        """Return the share of a category's rows with a good instruction that came through; with few, that of all weighs in."""
-        share = EXPECTED
-        for rows in (self._over(), [row for row in self._over() if row["category"] == category]):
-            came = sum(row["id"] in self._good for row in rows)
-            share = (came + share * EXPECTED_WEIGHT) / (len(rows) + EXPECTED_WEIGHT)
+    def _expected_share(self, category: str) -> float:
+        """Return the share of a category's finished candidates that was accepted; with few, that of all categories weighs in."""
+        finished = [candidate.row for candidate in self._all()[: self._finished]]
+        share = EXPECTED_SHARE
+        for rows in (finished, [row for row in finished if row["category"] == category]):
+            accepted = sum(row["id"] in self._accepted_ids for row in rows)
+            share = (accepted + share * EXPECTED_WEIGHT) / (len(rows) + EXPECTED_WEIGHT)
         return share
 
-    def _over(self) -> list[Row]:
-        return self._rows()[: self._settled]
-
-    def _tally(self, shares: Mapping[str, float]) -> Tally:
-        """Count the rows born and those accepted; of rows under way so many as may be expected to be."""
-        born = Counter((row["category"], row["strategy"]) for wave in self._waves for row in wave.rows)
-        good: dict[Pair, float] = {}
-        for number, row in enumerate(self._rows()):
-            came = float(row["id"] in self._good) if number < self._settled else shares.get(row["category"], 0.0)
+    def _yields(self, shares: Mapping[str, float]) -> Yields:
+        """Count requested and accepted rows; a candidate under way counts as its category's expected share."""
+        requested = Counter((row["category"], row["strategy"]) for wave in self._waves for row in wave.rows)
+        accepted: dict[Pair, float] = {}
+        for number, candidate in enumerate(self._all()):
+            row = candidate.row
+            is_finished = number < self._finished
+            count = float(row["id"] in self._accepted_ids) if is_finished else shares.get(row["category"], 0.0)
             pair = (row["category"], row["strategy"])
-            good[pair] = good.get(pair, 0.0) + came
-        return Tally(born, good)
+            accepted[pair] = accepted.get(pair, 0.0) + count
+        return Yields(requested, accepted)
 
-    def _within_budget(self, asks: Asks, waiting: Sequence[Row]) -> tuple[Asks, str]:
-        config, costs = self._config, self._costs
-        if self._is_late(self._lives.flow):
+    def _within_budget(self, wave: WavePlan, under_way: Sequence[Candidate]) -> tuple[WavePlan, str]:
+        """Return the part of a wave that the limits allow, and the limit that reduced it."""
+        config, bounds = self._config, self._bounds
+        if self._clock.is_over(self._candidates.flow):
             return {}, "max_hours"
-        # What rows under way have spent depends on the moment; the most that they may spend does not.
+        # The tokens that candidates under way have spent depend on the moment; the upper bound does not.
         requests, tokens = self._superseded
-        for paid in (*(wave.paid_for_births for wave in self._waves), *(row["paid"] for row in self._over())):
-            requests, tokens = requests + len(paid), tokens + sum(paid)
-        pairs = [(row["category"], row["strategy"]) for row in waiting]
-        requests += sum(costs.requests(pair) - 1 for pair in pairs)
-        tokens += sum(costs.rest(pair) for pair in pairs)
-        wished = [(category, name) for category, found in asks.items() for name in found]
-        limit = DONE
-        fitting = within(asks, {pair: costs.requests(pair) for pair in wished}, config.max_requests - requests)
-        if asked(fitting) < asked(asks):
-            limit = "max_requests"
+        for spent in (*(w.tokens for w in self._waves), *(c.tokens for c in self._all()[: self._finished])):
+            requests, tokens = requests + len(spent), tokens + sum(spent)
+        for pair in [(candidate.row["category"], candidate.row["strategy"]) for candidate in under_way]:
+            requests += bounds.requests(pair) - 1
+            tokens += bounds.tokens_after_instruction(pair)
+        pairs = [(category, name) for category, strategies in wave.items() for name in strategies]
+        fitted = fit_to_budget(wave, {pair: bounds.requests(pair) for pair in pairs}, config.max_requests - requests)
+        limit = DONE if count_instructions(fitted) == count_instructions(wave) else "max_requests"
         if config.max_tokens:
-            fewer = within(fitting, {pair: costs.tokens(pair) for pair in wished}, config.max_tokens - tokens)
-            limit = "max_tokens" if asked(fewer) < asked(fitting) else limit
-            fitting = fewer
-        return fitting, limit
+            costs = {pair: bounds.tokens(pair) for pair in pairs}
+            reduced = fit_to_budget(fitted, costs, config.max_tokens - tokens)
+            limit = limit if count_instructions(reduced) == count_instructions(fitted) else "max_tokens"
+            fitted = reduced
+        return fitted, limit
 
-    def _is_late(self, flow: Flow) -> bool:
-        """Tell whether the hours are over; time counts from the first request that is really sent."""
-        if not self._config.max_hours:
-            return False
-        return self._hours_spent(flow) >= self._config.max_hours
+    # ------------------------------------------------------------------------------------------ progress and outcome
 
-    def _hours_spent(self, flow: Flow) -> float:
-        return self._hours + ((time.monotonic() - self._started) / 3600 if flow.sent else 0.0)
-
-    def _progress(self) -> GenerationProgress:
-        config, lives, flow = self._config, self._lives, self._lives.flow
-        born = Counter(row["category"] for wave in self._waves for row in wave.rows)
-        later = self._rows()[max(self._judged, 0) :]
-        accepted = Counter(self._accepted)
-        accepted.update(row["category"] for row in later if row.get("done") and row["id"] not in lives.verdicts)
-        requests, tokens = lives.paid
-        budget: dict[str, tuple[float, float]] = {"requests": (requests, config.max_requests)}
+    def _report(self) -> None:
+        self._last_report = time.monotonic()
+        config, candidates, flow = self._config, self._candidates, self._candidates.flow
+        requested = Counter(row["category"] for wave in self._waves for row in wave.rows)
+        unchecked = self._all()[max(self._checked, 0) :]
+        accepted = self._accepted + Counter(
+            each.row["category"] for each in unchecked if each.done and not candidates.is_dropped(each.row)
+        )
+        budget: dict[str, tuple[float, float]] = {"requests": (candidates.completions, config.max_requests)}
         if config.max_tokens:
-            budget["tokens"] = (tokens, config.max_tokens)
+            budget["tokens"] = (candidates.tokens, config.max_tokens)
         if config.max_hours:
-            budget["hours"] = (self._hours_spent(flow), config.max_hours)
-        return GenerationProgress(
-            wave=len(self._waves), wanted={name: max(0, n - self._pool[name]) for name, n in self._need.items()},
-            accepted={name: accepted[name] - self._pool[name] for name in self._need},
-            requested={name: born[name] for name in self._need}, in_flight=len(flow), requests=requests, sent=flow.sent,
-            prompt_tokens=flow.prompt_tokens, completion_tokens=flow.completion_tokens, budget=budget,
-        )  # fmt: skip
+            budget["hours"] = (self._clock.hours(flow), config.max_hours)
+        self._progress.update_generation(GenerationProgress(
+            wave=len(self._waves), wanted={name: max(0, n - self._from_pool[name]) for name, n in self._need.items()},
+            accepted={name: accepted[name] - self._from_pool[name] for name in self._need},
+            requested={name: requested[name] for name in self._need}, in_flight=len(flow), requests=candidates.completions,
+            sent=flow.sent, prompt_tokens=flow.prompt_tokens, completion_tokens=flow.completion_tokens, budget=budget,
+        ))  # fmt: skip
 
     def _outcome(self) -> Outcome:
-        lives = self._lives
-        shown: Any = [lives.shown.times_shown[row["id"]] for row in lives.rows]
-        made = table_of(lives.rows).with_columns(times_shown=pl.Series(shown, dtype=pl.UInt16))
-        split = with_verdicts(made, lives.verdicts)
+        candidates = self._candidates
+        times_shown = [candidates.demonstrations.times_shown[row["id"]] for row in candidates.rows]
+        rows = table_of(candidates.rows).with_columns(times_shown=pl.Series(times_shown, dtype=pl.UInt16))
+        split = with_verdicts(rows, candidates.verdicts)
         return Outcome(kept=pl.concat([self._table, split.kept], how="diagonal"), dropped=split.dropped)

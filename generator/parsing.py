@@ -1,4 +1,4 @@
-"""How the generator model's completions are read: strictly, and what cannot be read is "" and never guessed."""
+"""Reads completions of the writer model. The rules are strict: a completion that does not fit yields "", never a guess."""
 
 import re
 
@@ -15,39 +15,43 @@ META = re.compile(
     r"\b(?:new|original|previous|given|rewritten|revised|evolved|first) (?:task|prompt|instruction)s?\b|\bwrite a task\b",
     re.IGNORECASE,
 )
-"""A task that speaks of tasks has mistaken what was asked of it."""
+"""Words of a completion that describes a task instead of being one."""
 LONGEST_LABEL = 8
-"""Words of an answer that still is a label."""
+"""Largest number of words in an answer that is a label."""
 
 
 def read_instruction(text: str) -> str:
-    """Return the instruction a completion holds, "" if none: its first line, without a leading number or quotes around it."""
+    """Return the first line of a completion without a leading number and without quotes around it."""
     line = squash(text.strip().split("\n", 1)[0])
-    line = line[numbered.end() :] if (numbered := NUMBERING.match(line)) else line
-    return _bare(line)
+    return _without_quotes(line[number.end() :] if (number := NUMBERING.match(line)) else line)
 
 
 def read_task(text: str) -> str:
-    """Return the task a chat answer holds, "" if none: its first paragraph, without a preamble, title or quotes."""
-    found = PREAMBLE.sub("", text.strip(), count=1)
-    task = _bare(TITLE.sub("", squash(found.strip().split("\n\n", 1)[0]), count=1))
+    """Return the first paragraph of a chat completion without preamble, title and quotes; "" if it describes a task."""
+    paragraph = PREAMBLE.sub("", text.strip(), count=1).strip().split("\n\n", 1)[0]
+    task = _without_quotes(TITLE.sub("", squash(paragraph), count=1))
     return "" if META.search(task) else task
 
 
+def read_user_turn(text: str) -> str:
+    """Return the whole completion, stripped."""
+    return text.strip()
+
+
 def read_input(text: str) -> str:
-    """Return the input a completion holds, "" if none."""
-    found = text.strip().removeprefix("Text:").strip()
-    return "" if squash(found).casefold().strip(".()[]") in ("none", "n/a", "no text", "no input") else found
+    """Return the input in a completion, "" if the completion states that there is none."""
+    input = text.strip().removeprefix("Text:").strip()
+    return "" if squash(input).casefold().strip(".()[]") in ("none", "n/a", "no text", "no input") else input
 
 
 def read_labelled_input(text: str) -> tuple[str, str]:
-    """Return `(answer, input)` of a completion that puts the answer first, ("", "") if it has not both."""
-    if (found := LABEL.match(text)) is None or len(found["answer"].split()) > LONGEST_LABEL:
+    """Return `(answer, input)` of a completion with the answer first, ("", "") unless it has both."""
+    if (match := LABEL.match(text)) is None or len(match["answer"].split()) > LONGEST_LABEL:
         return "", ""
-    given = read_input(found["text"])
-    return (found["answer"].strip(), given) if given else ("", "")
+    input = read_input(match["text"])
+    return (match["answer"].strip(), input) if input else ("", "")
 
 
-def _bare(line: str) -> str:
+def _without_quotes(line: str) -> str:
     bare = line.strip(f"{QUOTES} ")
     return line if any(mark in bare for mark in QUOTES) else bare

@@ -7,6 +7,8 @@ from pydantic import AfterValidator, Field
 from kiloset.core.config import Count, Fraction, Names, Natural, NonNegative, Positive, Share, settings
 
 STRATEGIES = ("self_instruct", "evolve", "magpie", "constraint")
+PURPOSES = ("instruction", "evolve", "magpie", "input", "labelled_input", "response")
+"""Purposes of the requests that generation sends."""
 
 
 def _known(weights: dict[str, float]) -> dict[str, float]:

@@ -34,9 +34,9 @@ from kiloset.filters.quality import with_quality
 from kiloset.filters.rules import check_rule_names, drop_by_rules, screen_instructions, with_languages
 from kiloset.filters.semantic import check_semantic, drop_semantic_duplicates
 from kiloset.generator.categories import check_pool_categories, check_target, label_by_neighbours, wanted_rows
-from kiloset.generator.lives import PURPOSES
-from kiloset.generator.loop import Generated, generate
-from kiloset.generator.planning import Asks, Tally
+from kiloset.generator.loop import GenerationResult, generate
+from kiloset.generator.planning import WavePlan, Yields
+from kiloset.generator.settings import PURPOSES
 from kiloset.generator.templates import Templates
 from kiloset.generator.usage import Usage, UsageCounts, count_usage, read_usage, recorded_counts
 from kiloset.models import Models
@@ -106,7 +106,7 @@ class Lacking:
 
     rows: Mapping[str, int]
     """Rows short, by category."""
-    through: Tally
+    through: Yields
     """Rows born, and those that came through every stage or were only one too many."""
 
 
@@ -154,7 +154,7 @@ class Result:
     review: Reviewed | None = None
     """What became of the decisions of a review, if there are any."""
     ended: str = "done"
-    """Why generation ended: `done`, or what was in its way (`kiloset.generator.loop.Generated`)."""
+    """Why generation ended: `done`, or what was in its way (`kiloset.generator.loop.GenerationResult`)."""
     shortfalls: tuple[Shortfall, ...] = ()
 
     @property
@@ -181,18 +181,20 @@ def generate_rows(table: pl.DataFrame, context: Context) -> Outcome:
     if not context.config.generate.enabled:
         return Outcome(kept=table, dropped=no_rows(table))
     made = _generated(table, context)
-    context.notes["generate"] = {"ended": made.ended, "candidates_wanted": made.need, "candidates": made.accepted}
+    context.notes["generate"] = {"ended": made.ended, "candidates_wanted": made.wanted, "candidates": made.accepted}
     return made.outcome
 
 
-def _generated(table: pl.DataFrame, context: Context, *, first: Asks | None = None, plan: bool = True) -> Generated:
+def _generated(
+    table: pl.DataFrame, context: Context, *, first: WavePlan | None = None, plan: bool = True
+) -> GenerationResult:
     config = context.config
     check_same_categories(context.store, table.filter(pl.col("source") == "seed")["category"], "another run")
     rules = with_languages(config.rules, table)
     passed: dict[str, bool] = {}
     contaminated: dict[str, dict[str, Any]] = {}
 
-    def judge(rows: pl.DataFrame) -> Outcome:
+    def check_candidates(rows: pl.DataFrame) -> Outcome:
         # A row that was judged by the rules or held against benchmarks before has not changed; its twins may be new.
         fresh = rows.filter(~pl.col("id").is_in(list(passed)))
         good = set(drop_by_rules(fresh, rules).kept["id"]) if fresh.height else set()
@@ -204,9 +206,9 @@ def _generated(table: pl.DataFrame, context: Context, *, first: Asks | None = No
 
     return generate(
         table, context.generator, context.wanted, config.generate, context.inputs.templates, seed=config.run.seed,
-        license=config.models.generator.license, screen=lambda rows: screen_instructions(rows, rules),
-        judge=judge, lacking=(context.lacking.rows, context.lacking.through) if context.lacking else None,
-        first=first, plan=plan,
+        license=config.models.generator.license, check_instructions=lambda rows: screen_instructions(rows, rules),
+        check_candidates=check_candidates, first=first, plan=plan,
+        lacking=(context.lacking.rows, context.lacking.through) if context.lacking else None,
     )  # fmt: skip
 
 
@@ -472,14 +474,14 @@ def _lost(ledger: pl.DataFrame, short: Mapping[str, int]) -> list[tuple[str, str
     return ledger.filter(after & pl.col("category").is_in(list(short))).select("id", "reason", "evidence").rows()
 
 
-def _through(table: pl.DataFrame, ledger: pl.DataFrame) -> Tally:
+def _through(table: pl.DataFrame, ledger: pl.DataFrame) -> Yields:
     """Count, by category and strategy, the rows that were born and those that only selection left out, if anything did."""
     mine = pl.col("source") == "generated"
     gone = ledger.filter(mine)
     spare = gone.filter(pl.col("reason").is_in(SURPLUS))
     good = pl.concat([part.filter(mine).select("category", "strategy") for part in (table, spare)])
     born = pl.concat([part.filter(mine).select("category", "strategy") for part in (table, gone)])
-    return Tally(Counter(born.rows()), Counter(good.rows()))
+    return Yields(Counter(born.rows()), Counter(good.rows()))
 
 
 def probe(config: RunConfig, inputs: Inputs, folder: RunFolder, models: Models, progress: Progress) -> Evidence:
@@ -497,7 +499,7 @@ def probe(config: RunConfig, inputs: Inputs, folder: RunFolder, models: Models, 
         made = _generated(table, context, first=first, plan=False)
         rows = pl.concat([made.outcome.kept, made.outcome.dropped], how="diagonal_relaxed")
         born = rows.filter(pl.col("source") == "generated")
-        return measured(f"a probe of {store.spent(PURPOSES)[0]} requests", born, made.good, store)
+        return measured(f"a probe of {store.spent(PURPOSES)[0]} requests", born, made.accepted_ids, store)
 
 
 def check_same_categories(store: CallStore, known: Iterable[str], name: str) -> None:

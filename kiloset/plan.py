@@ -19,9 +19,8 @@ from kiloset.core.errors import KilosetError
 from kiloset.core.run import RunFolder
 from kiloset.core.table import table_of
 from kiloset.generator.categories import wanted_rows
-from kiloset.generator.lives import PURPOSES
 from kiloset.generator.planning import PRIOR_WEIGHT, PRIOR_YIELD
-from kiloset.generator.settings import GenerateConfig
+from kiloset.generator.settings import PURPOSES, GenerateConfig
 from kiloset.settings import ModelSettings, RunConfig
 
 BIRTH = {"self_instruct": "instruction", "evolve": "evolve", "magpie": "magpie", "constraint": "instruction"}

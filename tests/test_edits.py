@@ -14,9 +14,8 @@ from kiloset.core.errors import DataError
 from kiloset.core.table import table_of
 from kiloset.core.text import words
 from kiloset.filters.rules import RulesConfig, drop_by_rules
-from kiloset.generator.commas import MOST_DASHES, without_commas
-from kiloset.generator.edits import ADDING, EDITS, make_pass
-from kiloset.generator.phrasing import WEIGHTS, draw
+from kiloset.generator.constraint_sampling import WEIGHTS, sample_constraints
+from kiloset.generator.edits import ADDING, EDITS, MOST_DASHES, edit_to_satisfy, without_commas
 
 LESS, LEAST = "less than", "at least"
 BREAD = (
@@ -79,7 +78,7 @@ MENDED: list[tuple[str, dict[str, Any], str, str, str]] = [
 @pytest.mark.parametrize(("id", "args", "answer", "name", "mended"), MENDED)
 def test_an_edit_mends_what_it_is_for(id: str, args: dict[str, Any], answer: str, name: str, mended: str) -> None:
     assert not check(id, args, answer)
-    assert make_pass([(id, args)], answer) == (mended, (name,))
+    assert edit_to_satisfy([(id, args)], answer) == (mended, (name,))
     assert check(id, args, mended)
 
 
@@ -124,18 +123,18 @@ def test_every_edit_is_seen_to_mend() -> None:
 )  # fmt: skip
 def test_what_no_formal_edit_mends_is_given_up(id: str, args: dict[str, Any], answer: str) -> None:
     assert not check(id, args, answer)
-    assert make_pass([(id, args)], answer) is None
+    assert edit_to_satisfy([(id, args)], answer) is None
 
 
 def test_an_answer_that_keeps_its_constraints_is_returned_as_it_is() -> None:
     for id, args, _, _, mended in MENDED:
-        assert make_pass([(id, args)], f"{mended}") == (mended, ())
-    assert make_pass([], " Well, as it is.\n") == (" Well, as it is.\n", ())
-    assert make_pass([("punctuation:no_comma", {})], " As it is.\n") == (" As it is.\n", ())
+        assert edit_to_satisfy([(id, args)], f"{mended}") == (mended, ())
+    assert edit_to_satisfy([], " Well, as it is.\n") == (" Well, as it is.\n", ())
+    assert edit_to_satisfy([("punctuation:no_comma", {})], " As it is.\n") == (" As it is.\n", ())
 
 
 def test_text_with_code_is_only_added_to() -> None:
-    edited = make_pass([("detectable_format:title", {}), ("startend:end_checker", {"end_phrase": "Bye."})], CODE)
+    edited = edit_to_satisfy([("detectable_format:title", {}), ("startend:end_checker", {"end_phrase": "Bye."})], CODE)
     assert edited is not None
     assert CODE in edited[0]
     assert edited[1] == ("append_end_phrase", "add_title")
@@ -149,7 +148,7 @@ def test_edits_come_in_the_order_in_which_they_do_not_undo_each_other() -> None:
         ("punctuation:no_comma", {}),
         ("length_constraints:number_words", {"relation": LESS, "num_words": 32}),
     ]
-    assert make_pass(wanted, BREAD) == (
+    assert edit_to_satisfy(wanted, BREAD) == (
         '"<<starch and bread>>\n\nbread goes stale as its starch hardens. the cold of a refrigerator speeds that up and a '
         'counter is kinder. a freezer stops it altogether."'.replace("starch and bread", "bread and goes"),
         ("keep_first_words", "remove_commas", "add_title", "lower_case", "quote_whole"),
@@ -157,13 +156,16 @@ def test_edits_come_in_the_order_in_which_they_do_not_undo_each_other() -> None:
 
 
 def test_one_constraint_that_cannot_be_mended_fails_them_all() -> None:
-    assert make_pass([("detectable_format:title", {}), ("keywords:existence", {"keywords": ["yeast"]})], BREAD) is None
-    assert make_pass([("change_case:english_capital", {}), ("change_case:english_lowercase", {})], BREAD) is None
+    assert (
+        edit_to_satisfy([("detectable_format:title", {}), ("keywords:existence", {"keywords": ["yeast"]})], BREAD)
+        is None
+    )
+    assert edit_to_satisfy([("change_case:english_capital", {}), ("change_case:english_lowercase", {})], BREAD) is None
 
 
 def test_what_is_no_constraint_is_refused_even_behind_one_that_fails() -> None:
     with pytest.raises(DataError, match="no such id"):
-        make_pass([("keywords:existence", {"keywords": ["yeast"]}), ("punctuation:no_commas", {})], "Well, so.")
+        edit_to_satisfy([("keywords:existence", {"keywords": ["yeast"]}), ("punctuation:no_commas", {})], "Well, so.")
 
 
 @pytest.mark.parametrize(
@@ -210,12 +212,14 @@ def edited_rows() -> list[dict[str, Any]]:
     rng, rows = random.Random(5), []
     for number, (answer, _) in enumerate(itertools.product(ANSWERS, range(90))):
         task = TASK if number % 3 else "Is it safe to freeze fresh bread at home?"
-        drawn = draw(rng, task, has_input=False, category=CATEGORIES[number // 3 % 6], count=rng.randint(1, 3))
-        made = make_pass([(one.id, one.args) for one in drawn], answer)
-        if made is not None:
+        drawn = sample_constraints(
+            rng, task, has_input=False, category=CATEGORIES[number // 3 % 6], count=rng.randint(1, 3)
+        )
+        edited = edit_to_satisfy([(one.id, one.args) for one in drawn], answer)
+        if edited is not None:
             rows.append({
-                "id": f"g{number:05d}", "instruction": task, "response": made[0], "source": "generated", "original": answer,
-                "constraints": [{"id": one.id, "args": json.dumps(one.args)} for one in drawn], "edits": list(made[1]),
+                "id": f"g{number:05d}", "instruction": task, "response": edited[0], "source": "generated", "original": answer,
+                "constraints": [{"id": one.id, "args": json.dumps(one.args)} for one in drawn], "edits": list(edited[1]),
             })  # fmt: skip
     return rows
 
@@ -228,9 +232,9 @@ def test_every_edited_answer_keeps_its_constraints_and_half_its_words_and_no_rul
     }
     for row in rows:
         assert failing(row["constraints"], row["response"]) == []
-        said = set(words(row["original"].replace(",", "")))
-        there = set(words(row["response"].replace("\\n", " ")))
-        assert len(said & there) >= 0.45 * len(said), row["response"]
+        before = set(words(row["original"].replace(",", "")))
+        after = set(words(row["response"].replace("\\n", " ")))
+        assert len(before & after) >= 0.45 * len(before), row["response"]
     table = table_of([{name: row[name] for name in row if name != "original"} for row in rows])
     assert drop_by_rules(table, RulesConfig()).dropped.select("response", "reason").rows() == []
 
@@ -246,8 +250,8 @@ WANTED = st.lists(st.sampled_from([(id, args) for id, args, *_ in MENDED]), max_
 @given(WANTED, st.lists(st.sampled_from(PIECES), max_size=20).map("".join))
 def test_whatever_is_returned_passes_and_nothing_raises(wanted: list[tuple[str, dict[str, Any]]], answer: str) -> None:
     passes = all(check(id, args, answer) for id, args in wanted)
-    made = make_pass(wanted, answer)
-    assert (made == (answer, ())) == passes
-    if made is not None:
-        assert all(check(id, args, made[0]) for id, args in wanted)
-        assert make_pass(wanted, made[0]) == (made[0], ())
+    edited = edit_to_satisfy(wanted, answer)
+    assert (edited == (answer, ())) == passes
+    if edited is not None:
+        assert all(check(id, args, edited[0]) for id, args in wanted)
+        assert edit_to_satisfy(wanted, edited[0]) == (edited[0], ())

@@ -19,7 +19,7 @@ from kiloset.core.text import normal_form, words
 from kiloset.evaluation.held_out import FREQUENCIES, compatible, held_out
 from kiloset.evaluation.tasks import LETTERS, OPEN, YES_OR_NO
 from kiloset.evaluation.wordings import CHOICES, ENDINGS, FIRST_WORDS, LANGUAGES, LEAST, LESS, WORDINGS
-from kiloset.generator import phrases
+from kiloset.generator import constraint_phrases as phrases
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = (*OPEN, *YES_OR_NO, *LETTERS)

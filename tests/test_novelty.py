@@ -1,4 +1,4 @@
-"""The novelty gate, held against a comparison of all pairs by the textbook recurrence."""
+"""The novelty gate, compared with a comparison of all pairs by the textbook recurrence."""
 
 from collections.abc import Sequence
 
@@ -115,8 +115,8 @@ def test_a_text_without_words_is_near_to_nothing() -> None:
 def test_chinese_is_compared_sign_by_sign() -> None:
     index = NoveltyIndex()
     index.add("a", "请写一首关于秋天的诗歌")
-    found = index.nearest("请写一首关于春天的诗歌", 0.7)
-    assert found is not None
-    assert found[0] == "a"
-    assert found[1] == pytest.approx(10 / 11)
+    nearest = index.nearest("请写一首关于春天的诗歌", 0.7)
+    assert nearest is not None
+    assert nearest[0] == "a"
+    assert nearest[1] == pytest.approx(10 / 11)
     assert index.nearest("请列出三种水果的名字", 0.7) is None

@@ -15,7 +15,7 @@ from kiloset.core.config import parse
 from kiloset.core.errors import ConfigError, EmptyError
 from kiloset.core.models import Silent
 from kiloset.core.run import RunFolder
-from kiloset.generator.lives import PURPOSES
+from kiloset.generator.settings import PURPOSES
 from kiloset.models import embedder_of
 from kiloset.pipeline import STAGES, probe, read_inputs
 from kiloset.settings import RunConfig

@@ -17,8 +17,7 @@ from kiloset.core.errors import ConfigError
 from kiloset.core.models import Completion, Request
 from kiloset.core.run import RunFolder
 from kiloset.core.table import no_rows, table_of
-from kiloset.generator.lives import PURPOSES
-from kiloset.generator.settings import STRATEGIES
+from kiloset.generator.settings import PURPOSES, STRATEGIES
 from kiloset.plan import (
     BIRTH,
     PROMPT_TOKENS,

@@ -8,22 +8,21 @@ from hypothesis import strategies as st
 
 from kiloset.core.errors import ConfigError
 from kiloset.core.text import squash
-from kiloset.generator.lives import INPUT_STOP, LABELLED_STOP, compact
+from kiloset.generator.inputs import INPUT_STOP, LABELLED_STOP, without_empty_lines
 from kiloset.generator.parsing import read_input, read_instruction, read_labelled_input, read_task
-from kiloset.generator.self_instruct import STOP
-from kiloset.generator.strategy import readable
+from kiloset.generator.strategies import INSTRUCTION_STOP, category_words
 from kiloset.generator.templates import VALUES, Templates
 
 BUNDLED = Templates()
 
 
-def instruction_prompt(category: str, shown: list[str], templates: Templates = BUNDLED) -> str:
-    tasks = [squash(text) for text in shown]
-    return templates.render("self_instruct", category=readable(category), tasks=tasks, chat=False)
+def instruction_prompt(category: str, demonstrations: list[str], templates: Templates = BUNDLED) -> str:
+    tasks = [squash(text) for text in demonstrations]
+    return templates.render("self_instruct", category=category_words(category), tasks=tasks, chat=False)
 
 
-def input_prompt(task: str, shown: list[tuple[str, str]]) -> str:
-    examples = [{"task": squash(a), "text": compact(b), "answer": ""} for a, b in shown]
+def input_prompt(task: str, demonstrations: list[tuple[str, str]]) -> str:
+    examples = [{"task": squash(a), "text": without_empty_lines(b), "answer": ""} for a, b in demonstrations]
     return BUNDLED.render("input", task=squash(task), examples=examples, chat=False)
 
 
@@ -42,10 +41,10 @@ def test_instructions_are_asked_for_as_the_next_line_of_a_numbered_list() -> Non
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(texts, min_size=1, max_size=8))
-def test_a_demonstration_is_one_line_whatever_it_holds(shown: list[str]) -> None:
-    _, blank, *lines = instruction_prompt("x", shown).split(STOP[0])
+def test_a_demonstration_is_one_line_whatever_it_holds(demonstrations: list[str]) -> None:
+    _, blank, *lines = instruction_prompt("x", demonstrations).split(INSTRUCTION_STOP[0])
     assert blank == ""
-    assert [line.split(".")[0] for line in lines] == [str(number) for number in range(1, len(shown) + 2)]
+    assert [line.split(".")[0] for line in lines] == [str(number) for number in range(1, len(demonstrations) + 2)]
 
 
 def test_requests_of_one_category_share_their_beginning() -> None:
@@ -86,14 +85,14 @@ def test_inputs_are_asked_for_after_pairs_of_task_and_text() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(texts, texts), max_size=4), texts)
-def test_no_demonstration_holds_what_ends_an_input(shown: list[tuple[str, str]], task: str) -> None:
-    blocks = input_prompt(task, shown).split(INPUT_STOP[0])
-    assert len(blocks) == len(shown) + 2
+def test_no_demonstration_holds_what_ends_an_input(demonstrations: list[tuple[str, str]], task: str) -> None:
+    blocks = input_prompt(task, demonstrations).split(INPUT_STOP[0])
+    assert len(blocks) == len(demonstrations) + 2
     assert all(re.match(r"Task:.*\nText:", block) for block in blocks[1:])
 
 
 @pytest.mark.parametrize("completion", ["", " \n", " None", " none.", " (None)", "N/A", " [no input]", "No  text."])
-def test_a_completion_that_says_there_is_no_input_holds_none(completion: str) -> None:
+def test_a_completion_that_states_there_is_no_input_holds_none(completion: str) -> None:
     assert read_input(completion) == ""
 
 
@@ -125,7 +124,7 @@ def test_a_task_is_the_first_paragraph_of_a_chat_answer_without_what_stands_arou
 
 
 @pytest.mark.parametrize(
-    ("completion", "found"),
+    ("completion", "expected"),
     [
         (" positive\nText: I loved it.\nTwice.", ("positive", "I loved it.\nTwice.")),
         ("Answer: not sure\n\nText: Meh.", ("not sure", "Meh.")),
@@ -136,8 +135,8 @@ def test_a_task_is_the_first_paragraph_of_a_chat_answer_without_what_stands_arou
         (" a: b\nText: Text: twice", ("a: b", "twice")),
     ],
 )
-def test_an_answer_before_its_text_is_read_with_both_or_not_at_all(completion: str, found: tuple[str, str]) -> None:
-    assert read_labelled_input(completion) == found
+def test_an_answer_before_its_text_is_read_with_both_or_not_at_all(completion: str, expected: tuple[str, str]) -> None:
+    assert read_labelled_input(completion) == expected
 
 
 def test_an_answer_is_asked_for_before_its_text() -> None:
@@ -190,7 +189,7 @@ def test_a_broken_prompt_is_refused_with_its_place(tmp_path, name: str, text: st
         Templates(str(tmp_path))
 
 
-def test_a_folder_that_is_not_there_is_refused() -> None:
+def test_a_missing_folder_is_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"^\[generate\] prompts: nowhere: no such folder; it holds any of self_instruct.j2"
     ):

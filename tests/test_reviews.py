@@ -10,7 +10,7 @@ import pytest
 from kiloset.core.calls import CallStore
 from kiloset.core.review import Decision, born_as, held
 from kiloset.core.run import RunFolder
-from kiloset.generator.lives import PURPOSES
+from kiloset.generator.settings import PURPOSES
 from kiloset.review.apply import _settled
 from tests import fake_run
 from tests.fake_run import TABLE

@@ -73,7 +73,7 @@ ENDED = {
     "off": "generation is off: give a larger pool, or let others fill with --set categories.fill=true",
     "done": "selection left them out: raise --set generate.candidates_per_row=, or let others fill with --set categories.fill=true",
 }
-"""What to say of why generation ended (`kiloset.generator.loop.Generated`)."""
+"""What to say of why generation ended (`kiloset.generator.loop.GenerationResult`)."""
 
 
 def _show_shortfall(result: Result, console: Console) -> None:

@@ -1,11 +1,13 @@
-"""Verifiable constraints for an instruction, and the words that ask for them.
+"""Adds verifiable constraints to instructions, and chooses the response that satisfies them.
 
-The ids are IFEval's (Zhou et al., "Instruction-Following Evaluation for Large Language Models", 2023, arXiv:2311.07911);
-the phrasings are ours. 22 of the 25 are drawn. Not drawn: `language:response_language`, since in an English set it asks
-for nothing; `combination:two_responses` and `length_constraints:nth_paragraph_first_word`, which a small model hardly ever
-obeys and no formal edit can mend. Phrases are English, so instructions in other languages get none.
+The constraint ids are IFEval's (Zhou et al., "Instruction-Following Evaluation for Large Language Models", 2023,
+arXiv:2311.07911); the phrases are ours. 22 of the 25 ids are sampled. Three are not: `language:response_language` requires
+nothing in an English set; small models hardly ever satisfy `combination:two_responses` and
+`length_constraints:nth_paragraph_first_word`, and no formal edit can correct that. The phrases are English, so instructions
+in other languages get no constraints.
 """
 
+import json
 import random
 import re
 from collections.abc import Mapping, Sequence
@@ -14,16 +16,19 @@ from itertools import combinations
 from typing import Any
 
 from kiloset.core.constraint_text import language_of
-from kiloset.core.constraints import validate
+from kiloset.core.constraints import failing, validate
 from kiloset.core.form import FUNCTION_WORDS
 from kiloset.core.text import WORD, words
-from kiloset.generator.phrases import CHOICES, FILLERS, TASK_WORDS, worded
+from kiloset.generator.constraint_phrases import CHOICES, FILLERS, LEAST, LESS, TASK_WORDS, phrase_constraint
+from kiloset.generator.edits import edit_to_satisfy
 
-MOST = 3
-"""Constraints drawn at once."""
-
+COUNT_WEIGHTS = (5, 3, 2)
+"""How often a row carries one, two or three constraints."""
+LEADS = ("Keep to these rules:", "Please also mind these points:", "What I ask of the answer:", "Requirements:")
+"""Lines before a list of constraints."""
+JSON_OBJECT = json.dumps({"type": "object"})
 LONGEST_REPEATED = 60
-"""Longest instruction that an answer is asked to repeat, in words."""
+"""Longest instruction that a response may have to repeat, in words."""
 WEIGHTS: dict[str, int] = {
     "keywords:existence": 5,
     "keywords:frequency": 3,
@@ -48,7 +53,8 @@ WEIGHTS: dict[str, int] = {
     "change_case:english_lowercase": 5,
     "punctuation:no_comma": 5,
 }
-"""How often each is drawn where it suits: more where a formal edit mends most answers, less where asking seems odd."""
+"""How often each constraint is sampled where it is suitable: more often where a formal edit corrects most responses, less often
+where users rarely want it."""
 
 SHORT = frozenset(
     {
@@ -56,25 +62,25 @@ SHORT = frozenset(
         "startend:quotation", "change_case:english_capital", "change_case:english_lowercase", "punctuation:no_comma",
     }
 )  # fmt: skip
-"""What suits an answer of a few words."""
-AROUND = frozenset(
+"""Constraints for a response of a few words."""
+AROUND_CODE = frozenset(
     {
         "keywords:existence", "detectable_content:postscript", "detectable_format:title", "combination:repeat_prompt",
         "startend:end_checker",
     }
 )  # fmt: skip
-"""What leaves code and formulas alone."""
+"""Constraints that do not change code or formulas."""
 SUITABLE: dict[str, frozenset[str]] = {
     "classification": SHORT,
     "extraction": SHORT - {"change_case:english_capital"},
     "closed_qa": SHORT,
-    "code": AROUND,
-    "maths": AROUND | {"punctuation:no_comma", "startend:quotation"},
+    "code": AROUND_CODE,
+    "maths": AROUND_CODE | {"punctuation:no_comma", "startend:quotation"},
     "data_to_text": frozenset(WEIGHTS) - {"keywords:letter_frequency", "change_case:english_capital"},
     "rewriting": frozenset(WEIGHTS)
     - {"keywords:existence", "keywords:frequency", "detectable_format:multiple_sections"},
 }
-"""The ids that suit a category, by its name; any other gets all."""
+"""The constraints suitable for a category, by its name; any other category may get all."""
 CODE_WORDS = re.compile(r"(?i)code|program|sql|regex|math|arithmetic|algebra|calcul")
 
 LENGTHS = frozenset(
@@ -83,7 +89,7 @@ LENGTHS = frozenset(
         "detectable_format:number_bullet_lists", "detectable_format:multiple_sections",
     }
 )  # fmt: skip
-ADDED = frozenset(
+ADDITIONS = frozenset(
     {
         "detectable_content:postscript", "detectable_format:title", "combination:repeat_prompt", "startend:end_checker",
     }
@@ -116,12 +122,12 @@ PAIRS: dict[str, frozenset[str]] = {
     "length_constraints:number_words": frozenset({"length_constraints:number_sentences"}),
     "keywords:existence": frozenset({"keywords:frequency"}),
 }  # fmt: skip
-"""What an id does not go with: one cannot be obeyed beside the other, or not to the letter, or both ask for the same."""
+"""The constraints that conflict with each: a response cannot satisfy both, or both require the same."""
 CONFLICTS: frozenset[frozenset[str]] = frozenset(
     {frozenset(pair) for group in (CASES, SHAPES) for pair in combinations(sorted(group), 2)}
     | {frozenset({one, other}) for one, others in PAIRS.items() for other in others if one != other}
 )
-"""Every pair of ids that is never drawn together."""
+"""Every pair of constraints that one instruction never carries together."""
 
 OWN_LENGTH = re.compile(
     r"(?i)\b(?:one|two|three|four|five|six|seven|eight|nine|ten|twelve|single|few|couple|\d+)[- ](?:\w+[- ])?"
@@ -129,110 +135,151 @@ OWN_LENGTH = re.compile(
     r"|\b(?:brief(?:ly)?|short|concise(?:ly)?|tl;?dr|haiku|limerick|poem|sonnet|song|lyrics|rhym\w+|slogan|tagline|headline"
     r"|sentence|paragraph|word|one-liner|tweet|outline|list|name|in detail|long)\b"
 )
-"""Signs that an instruction sets its own length or shape."""
+"""Words by which an instruction sets its own length or layout."""
 OWN_FORM = re.compile(
     r"(?i)\b(?:json|xml|yaml|csv|html|latex|table|markdown|bullets?|bulleted|numbered|commas?|punctuat\w*|quot\w+|capital\w*"
     r"|upper-?case|lower-?case|caps|titles?|headings?|format\w*|bold|italics?|letters? [a-z]\b|verbatim|word for word"
     r"|nothing else|(?:begin|start|end|open|clos)(?:s|e|ing|ning)? with|labelled|labeled"
     r"|translat\w*|spelling|grammar|proofread\w*|correct|regex|code|function|script|query|palindrome|acronym|anagram)\b"
 )
-"""Signs that an instruction sets its own form, which a constraint could contradict; it is left alone."""
+"""Words by which an instruction sets its own form, which a constraint could contradict; it gets no constraints."""
 YES_OR_NO = re.compile(
     r"(?i)\A\W*(?:is|are|was|were|do|does|did|can|could|should|will|would|has|have|had|may|must)\b(?:(?! or ).)*\?\s*\Z",
     re.DOTALL,
 )
-"""A question that yes or no can answer: no "or" between alternatives."""
+"""A question with the answer yes or no: it has no "or" between alternatives."""
 PLAIN_WORD = re.compile(r"[A-Za-z]{4,15}")
-EMPTY_WORDS = FUNCTION_WORDS | TASK_WORDS
-LETTER = re.compile(r"(?i)\b(?:e-?mail|letter|invitation|template|form|notice|memo|flyer|announcement)\b")
-"""Texts that are filled in later."""
+NOT_KEYWORDS = FUNCTION_WORDS | TASK_WORDS
+FORM_LETTER = re.compile(r"(?i)\b(?:e-?mail|letter|invitation|template|form|notice|memo|flyer|announcement)\b")
+"""Texts with gaps to fill in later."""
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
-    """A constraint and the sentence that asks for it."""
+class SampledConstraint:
+    """A constraint and the sentence that states it."""
 
     id: str
     args: dict[str, Any]
     phrase: str
 
 
-def draw(rng: random.Random, instruction: str, *, has_input: bool, category: str, count: int) -> list[Drawn]:
-    """Draw up to `count` constraints, at most 3, that suit an instruction and go together; fewer, or none, where fewer do.
+def add_constraints(row: dict[str, Any], *, has_input: bool, rng: random.Random) -> bool:
+    """Add constraints to a row's instruction and keep the plain instruction as `task`; return whether any was suitable."""
+    count = rng.choices(range(1, len(COUNT_WEIGHTS) + 1), COUNT_WEIGHTS)[0]
+    sampled = sample_constraints(rng, row["instruction"], has_input=has_input, category=row["category"], count=count)
+    if not sampled:
+        return False
+    row["task"] = row["instruction"]
+    row["instruction"] = with_constraints(row["instruction"], sampled, rng)
+    row["constraints"] = [{"id": one.id, "args": json.dumps(one.args, ensure_ascii=False)} for one in sampled]
+    return True
+
+
+def response_schema(row: Mapping[str, Any]) -> str:
+    """Return the JSON schema that an engine can enforce while it writes the row's response, "" if there is none."""
+    return JSON_OBJECT if any(one["id"] == "detectable_format:json_format" for one in row["constraints"]) else ""
+
+
+def choose_response(
+    constraints: Sequence[Mapping[str, str]], responses: Sequence[str]
+) -> tuple[str, tuple[str, ...]] | None:
+    """Return the text and the edits of the first response that satisfies all constraints, None if there is none.
+
+    Unedited responses come first; then the first response that formal edits make satisfy them.
+    """
+    for response in responses:
+        if response and not failing(constraints, response):
+            return response, ()
+    parsed = [(one["id"], json.loads(one["args"])) for one in constraints]
+    for response in responses:
+        if (
+            response
+            and (edited := edit_to_satisfy(parsed, response)) is not None
+            and not failing(constraints, edited[0])
+        ):
+            return edited
+    return None
+
+
+def sample_constraints(
+    rng: random.Random, instruction: str, *, has_input: bool, category: str, count: int
+) -> list[SampledConstraint]:
+    """Sample up to `count` constraints that suit an instruction and do not conflict; fewer, or none, where fewer do.
 
     Raises:
         ValueError: `count` is not 1, 2 or 3.
     """
-    if not 1 <= count <= MOST:
-        raise ValueError(f"1 to {MOST} constraints can be drawn, got count={count}")
-    left = {id: WEIGHTS[id] for id in suitable(instruction, has_input=has_input, category=category)}
-    drawn: list[Drawn] = []
-    while left and len(drawn) < count:
-        id = rng.choices(list(left), list(left.values()))[0]
-        args = _args(rng, id, instruction, drawn)
+    if not 1 <= count <= len(COUNT_WEIGHTS):
+        raise ValueError(f"count must be 1 to {len(COUNT_WEIGHTS)}, got {count}")
+    available = {id: WEIGHTS[id] for id in suitable(instruction, has_input=has_input, category=category)}
+    sampled: list[SampledConstraint] = []
+    while available and len(sampled) < count:
+        id = rng.choices(list(available), list(available.values()))[0]
+        args = _sample_args(rng, id, instruction, sampled)
         if args is not None:
             validate(id, args)
-            drawn.append(Drawn(id, args, worded(rng, id, args)))
-        left = {
-            other: weight for other, weight in left.items() if other != id and (args is None or compatible(id, other))
+            sampled.append(SampledConstraint(id, args, phrase_constraint(rng, id, args)))
+        available = {
+            other: weight
+            for other, weight in available.items()
+            if other != id and (args is None or compatible(id, other))
         }
-    return drawn
+    return sampled
 
 
 def suitable(instruction: str, *, has_input: bool, category: str) -> list[str]:
-    """Return the ids that may be asked of an instruction, judged by its words and its category's name; they may be none."""
+    """Return the constraints that an instruction may carry, by its words and the name of its category; may be empty."""
     if OWN_FORM.search(instruction) or language_of(instruction) != "en":
         return []
-    fits = set(SUITABLE.get(category, AROUND if CODE_WORDS.search(category) else WEIGHTS))
+    ids = set(SUITABLE.get(category, AROUND_CODE if CODE_WORDS.search(category) else WEIGHTS))
     if OWN_LENGTH.search(instruction):
-        fits -= LENGTHS | ADDED | {"detectable_format:json_format", "keywords:frequency"}
+        ids -= LENGTHS | ADDITIONS | {"detectable_format:json_format", "keywords:frequency"}
     if not YES_OR_NO.match(instruction):
-        fits.discard("detectable_format:constrained_response")
-    if not LETTER.search(instruction) or has_input:
-        fits.discard("detectable_content:number_placeholders")
+        ids.discard("detectable_format:constrained_response")
+    if not FORM_LETTER.search(instruction) or has_input:
+        ids.discard("detectable_content:number_placeholders")
     if has_input or instruction.rstrip().endswith(":") or len(instruction.split()) > LONGEST_REPEATED:
-        fits.discard("combination:repeat_prompt")
-    return [id for id in WEIGHTS if id in fits]
+        ids.discard("combination:repeat_prompt")
+    return [id for id in WEIGHTS if id in ids]
 
 
 def compatible(one: str, other: str) -> bool:
-    """Tell whether two different constraints may be asked for at once."""
+    """Return whether one instruction may carry both of two different constraints."""
     return frozenset({one, other}) not in CONFLICTS
 
 
-def with_constraints(instruction: str, drawn: Sequence[Drawn], rng: random.Random) -> str:
-    """Add what is asked for to an instruction: as sentences, on a line of its own, or as a list; before one that ends in a colon."""
-    if not drawn:
+def with_constraints(instruction: str, constraints: Sequence[SampledConstraint], rng: random.Random) -> str:
+    """Return the instruction with its constraints: as sentences after it, as a list, or before one that ends in a colon."""
+    if not constraints:
         return instruction
     text = instruction.rstrip()
-    sentences = " ".join(one.phrase for one in drawn)
-    listed = "\n".join(f"- {one.phrase}" for one in drawn)
+    sentences = " ".join(one.phrase for one in constraints)
+    listed = "\n".join(f"- {one.phrase}" for one in constraints)
     if text.endswith((":", "：")):
         return f"{sentences} {text}"
     ended = text if text.endswith((".", "!", "?", '"', "”", ")")) else f"{text}."
     same_line = f"{ended} {sentences}"
-    ways = [same_line, same_line, f"{ended}\n{sentences}", f"{ended}\n\n{sentences}"]
-    if len(drawn) > 1:
-        ways += [f"{ended}\n\n{listed}", f"{ended}\n{rng.choice(LEADS)}\n{listed}"]
-    return rng.choice(ways)
-
-
-LEADS = ("Keep to these rules:", "Please also mind these points:", "What I ask of the answer:", "Requirements:")
+    layouts = [same_line, same_line, f"{ended}\n{sentences}", f"{ended}\n\n{sentences}"]
+    if len(constraints) > 1:
+        layouts += [f"{ended}\n\n{listed}", f"{ended}\n{rng.choice(LEADS)}\n{listed}"]
+    return rng.choice(layouts)
 
 
 def content_words(instruction: str) -> list[str]:
-    """Return the distinct words an answer could well hold: four plain letters or more, and not words about the task."""
-    found = {word.casefold(): word for word in WORD.findall(instruction) if PLAIN_WORD.fullmatch(word)}
-    return [word for lower, word in found.items() if lower not in EMPTY_WORDS]
+    """Return the distinct words that a response may contain: at least four plain letters, and not about the task."""
+    by_lower = {word.casefold(): word for word in WORD.findall(instruction) if PLAIN_WORD.fullmatch(word)}
+    return [word for lower, word in by_lower.items() if lower not in NOT_KEYWORDS]
 
 
-def _args(rng: random.Random, id: str, instruction: str, drawn: Sequence[Drawn]) -> dict[str, Any] | None:
-    """Choose a constraint's arguments; None where the instruction gives none, such as a keyword."""
+def _sample_args(
+    rng: random.Random, id: str, instruction: str, sampled: Sequence[SampledConstraint]
+) -> dict[str, Any] | None:
+    """Choose a constraint's arguments; None where the instruction has no suitable keyword."""
     if id in CHOICES:
         return dict(rng.choice(CHOICES[id]))
     if id == "combination:repeat_prompt":
         return {"prompt_to_repeat": instruction.strip()}
-    used = {word for one in drawn for text in _texts(one.args) for word in words(text)}
+    used = {word for one in sampled for text in _texts(one.args) for word in words(text)}
     if id == "keywords:forbidden_words":
         fillers = [word for word in FILLERS if word not in used | {*words(instruction)}]
         return {"forbidden_words": rng.sample(fillers, rng.choice((2, 2, 3)))}
@@ -241,14 +288,11 @@ def _args(rng: random.Random, id: str, instruction: str, drawn: Sequence[Drawn])
         return None
     if id == "keywords:existence":
         return {"keywords": rng.sample(keywords, min(len(keywords), rng.choice((1, 1, 2))))}
-    relation, bound = rng.choice((("at least", 2), ("less than", 3)))
+    relation, bound = rng.choice(((LEAST, 2), (LESS, 3)))
     return {"relation": relation, "keyword": rng.choice(keywords), "frequency": bound}
 
 
 def _texts(args: Mapping[str, Any]) -> list[str]:
-    """Return the texts among a constraint's arguments, those in lists included."""
-    return [text for value in args.values() for text in ([value] if isinstance(value, str) else _strings(value))]
-
-
-def _strings(value: Any) -> list[str]:
-    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
+    """Return the texts among a constraint's arguments, including those in lists."""
+    values = [each for value in args.values() for each in (value if isinstance(value, list) else [value])]
+    return [value for value in values if isinstance(value, str)]

@@ -13,38 +13,43 @@ from kiloset.core.constraints import IDS, check, validate
 from kiloset.core.table import table_of
 from kiloset.core.text import words
 from kiloset.filters.rules import RulesConfig, drop_by_rules
-from kiloset.generator.phrases import CHOICES, ENDINGS, FILLERS, PHRASES, worded
-from kiloset.generator.phrasing import (
-    ADDED,
-    AROUND,
+from kiloset.generator.constraint_phrases import CHOICES, ENDINGS, FILLERS, PHRASES, phrase_constraint
+from kiloset.generator.constraint_sampling import (
+    ADDITIONS,
+    AROUND_CODE,
     CONFLICTS,
     LENGTHS,
     PAIRS,
     SUITABLE,
     WEIGHTS,
-    Drawn,
+    SampledConstraint,
     compatible,
     content_words,
-    draw,
+    sample_constraints,
     suitable,
     with_constraints,
 )
 
 TASK = "Explain why bread goes stale faster in the refrigerator than on the counter."
 QUESTION = "Is it safe to freeze fresh bread at home?"
-LETTER = "Draft a polite letter to a neighbour about the noise at night."
-TASKS = [TASK, QUESTION, LETTER, "Help me plan a birthday party for my daughter who loves {dinosaurs} and $5 cakes"]
+FORM_LETTER = "Draft a polite letter to a neighbour about the noise at night."
+TASKS = [
+    TASK,
+    QUESTION,
+    FORM_LETTER,
+    "Help me plan a birthday party for my daughter who loves {dinosaurs} and $5 cakes",
+]
 CATEGORIES = ["writing", "open_qa", "classification", "extraction", "closed_qa", "code", "maths", "rewriting", "my own"]
 
 
-def drawn_sets(times: int) -> list[tuple[str, str, list[Drawn]]]:
+def drawn_sets(times: int) -> list[tuple[str, str, list[SampledConstraint]]]:
     rng = random.Random(7)
-    found = []
+    sets = []
     for number in range(times):
         task, category = TASKS[number % len(TASKS)], CATEGORIES[number % len(CATEGORIES)]
-        drawn = draw(rng, task, has_input=rng.random() < 0.3, category=category, count=rng.randint(1, 3))
-        found.append((task, category, drawn))
-    return found
+        drawn = sample_constraints(rng, task, has_input=rng.random() < 0.3, category=category, count=rng.randint(1, 3))
+        sets.append((task, category, drawn))
+    return sets
 
 
 SETS = drawn_sets(450)
@@ -61,11 +66,11 @@ def test_what_is_drawn_validates_suits_and_never_conflicts() -> None:
             assert "$" not in one.phrase.replace("$5", ""), one.phrase
             assert one.phrase == one.phrase.strip()
             assert one.phrase.endswith((".", '"')), one.phrase
-        said = [word for one in drawn for text in _texts(one) for word in words(text)]
-        assert "combination:repeat_prompt" in ids or len(said) == len(set(said)), task
+        texts = [word for one in drawn for text in _texts(one) for word in words(text)]
+        assert "combination:repeat_prompt" in ids or len(texts) == len(set(texts)), task
 
 
-def _texts(one: Drawn) -> list[str]:
+def _texts(one: SampledConstraint) -> list[str]:
     if one.id == "keywords:existence":
         return list(one.args["keywords"])
     if one.id == "keywords:forbidden_words":
@@ -83,17 +88,19 @@ def test_twenty_two_of_the_twenty_five_are_drawn() -> None:
 
 def test_as_many_are_drawn_as_asked_for_where_enough_go_together() -> None:
     rng = random.Random(0)
-    sizes = Counter(len(draw(rng, TASK, has_input=False, category="writing", count=3)) for _ in range(100))
+    sizes = Counter(
+        len(sample_constraints(rng, TASK, has_input=False, category="writing", count=3)) for _ in range(100)
+    )
     assert sizes[3] > 80
-    assert all(len(draw(rng, TASK, has_input=False, category="writing", count=1)) == 1 for _ in range(50))
-    with pytest.raises(ValueError, match="1 to 3 constraints can be drawn, got count=4"):
-        draw(rng, TASK, has_input=False, category="writing", count=4)
+    assert all(len(sample_constraints(rng, TASK, has_input=False, category="writing", count=1)) == 1 for _ in range(50))
+    with pytest.raises(ValueError, match="count must be 1 to 3, got 4"):
+        sample_constraints(rng, TASK, has_input=False, category="writing", count=4)
 
 
 def test_the_same_seed_draws_and_words_the_same() -> None:
     def once() -> list[str]:
         rng = random.Random("seed")
-        sets = [draw(rng, TASK, has_input=False, category="writing", count=2) for _ in range(20)]
+        sets = [sample_constraints(rng, TASK, has_input=False, category="writing", count=2) for _ in range(20)]
         return [with_constraints(TASK, drawn, rng) for drawn in sets]
 
     assert once() == once()
@@ -102,7 +109,9 @@ def test_the_same_seed_draws_and_words_the_same() -> None:
 
 def test_a_heavier_weight_is_drawn_more_often() -> None:
     rng = random.Random(3)
-    seen = Counter(draw(rng, TASK, has_input=False, category="writing", count=1)[0].id for _ in range(800))
+    seen = Counter(
+        sample_constraints(rng, TASK, has_input=False, category="writing", count=1)[0].id for _ in range(800)
+    )
     assert seen["detectable_format:title"] > 2 * seen["keywords:letter_frequency"]
 
 
@@ -113,10 +122,10 @@ def test_a_heavier_weight_is_drawn_more_often() -> None:
         ("Is bread or rice cheaper to store at home?", False, "open_qa", {"detectable_format:constrained_response"}),
         (TASK, True, "writing", {"combination:repeat_prompt"}),
         ("Explain this kind of bread to a child:", False, "writing", {"combination:repeat_prompt"}),
-        ("Explain bread to a child in two sentences.", False, "writing", LENGTHS | ADDED),
-        ("Sum the story up in under 50 words.", False, "writing", LENGTHS | ADDED),
-        (TASK, False, "code", set(WEIGHTS) - AROUND),
-        (TASK, False, "sql_queries", set(WEIGHTS) - AROUND),
+        ("Explain bread to a child in two sentences.", False, "writing", LENGTHS | ADDITIONS),
+        ("Sum the story up in under 50 words.", False, "writing", LENGTHS | ADDITIONS),
+        (TASK, False, "code", set(WEIGHTS) - AROUND_CODE),
+        (TASK, False, "sql_queries", set(WEIGHTS) - AROUND_CODE),
         (TASK, False, "classification", LENGTHS | {"keywords:existence", "detectable_format:title"}),
         ("Give me the hand-in dates as a Markdown list, earliest first.", False, "writing", set(WEIGHTS)),
         ("Correct only the spelling of what I wrote to my teacher.", False, "writing", set(WEIGHTS)),
@@ -128,13 +137,13 @@ def test_what_an_instruction_contradicts_or_does_not_suit_is_not_drawn(
     task: str, has_input: bool, category: str, never: set[str]
 ) -> None:
     assert not never & set(suitable(task, has_input=has_input, category=category))
-    drawn = draw(random.Random(1), task, has_input=has_input, category=category, count=3)
+    drawn = sample_constraints(random.Random(1), task, has_input=has_input, category=category, count=3)
     assert bool(drawn) == (never != set(WEIGHTS))
 
 
 def test_questions_and_letters_get_what_suits_them() -> None:
     assert "detectable_format:constrained_response" in suitable(QUESTION, has_input=True, category="closed_qa")
-    assert "detectable_content:number_placeholders" in suitable(LETTER, has_input=False, category="writing")
+    assert "detectable_content:number_placeholders" in suitable(FORM_LETTER, has_input=False, category="writing")
     assert "combination:repeat_prompt" in suitable(TASK, has_input=False, category="writing")
 
 
@@ -169,12 +178,12 @@ def test_every_way_to_ask_has_at_least_four_phrasings_that_name_their_arguments(
         assert len(set(phrasings)) == len(phrasings) >= 4, key
         id, _, relation = key.partition(" ")
         for args in (args for args in CHOICES.get(id, ()) if not relation or relation in args.values()):
-            said = {worded(random.Random(seed), id, args) for seed in range(60)}
-            assert len(said) == len(phrasings)
+            texts = {phrase_constraint(random.Random(seed), id, args) for seed in range(60)}
+            assert len(texts) == len(phrasings)
             numbers = [value for value in args.values() if isinstance(value, int)]
-            assert all(re.search(rf"\b({n}|{n - 1})\b", phrase) or "1" in phrase for phrase in said for n in numbers), (
-                key
-            )
+            assert all(
+                re.search(rf"\b({n}|{n - 1})\b", phrase) or "1" in phrase for phrase in texts for n in numbers
+            ), key
     assert all(Template(text).is_valid() for phrasings in PHRASES.values() for text in phrasings)
 
 
@@ -198,7 +207,7 @@ def test_no_fixed_addition_holds_a_word_that_may_be_forbidden() -> None:
 def test_keywords_are_content_words_of_the_instruction() -> None:
     assert content_words(TASK) == ["bread", "stale", "faster", "refrigerator", "counter"]
     assert content_words("Tell me how to write it.") == []
-    assert draw(
+    assert sample_constraints(
         random.Random(0), "Tell me how you would do it all over again.", has_input=False, category="writing", count=3
     )
     for task, _, drawn in SETS:
@@ -213,7 +222,7 @@ def test_a_word_of_the_instruction_is_never_forbidden() -> None:
     task = f"Explain what {', '.join(FILLERS[3:])} mean to an editor."
     forbidden = set()
     for seed in range(80):
-        for one in draw(random.Random(seed), task, has_input=False, category="writing", count=3):
+        for one in sample_constraints(random.Random(seed), task, has_input=False, category="writing", count=3):
             forbidden |= set(one.args.get("forbidden_words", ()))
     assert forbidden == set(FILLERS[:3])
 
@@ -223,10 +232,10 @@ def test_what_a_user_wrote_is_never_read_as_a_template() -> None:
     for seed in range(8):
         rng = random.Random(seed)
         drawn = [
-            Drawn(
+            SampledConstraint(
                 "startend:end_checker",
                 {"end_phrase": "Bye {x}."},
-                worded(rng, "startend:end_checker", {"end_phrase": "$5 {x}"}),
+                phrase_constraint(rng, "startend:end_checker", {"end_phrase": "$5 {x}"}),
             )
         ]
         text = with_constraints(task, drawn, rng)
@@ -236,7 +245,10 @@ def test_what_a_user_wrote_is_never_read_as_a_template() -> None:
 
 @pytest.mark.parametrize(("task", "begins"), [("Say it", "Say it."), ("Say it!", "Say it!"), ('Say "it"', 'Say "it"')])
 def test_constraints_follow_the_instruction_in_varied_ways(task: str, begins: str) -> None:
-    drawn = [Drawn("detectable_format:title", {}, "Add a title."), Drawn("punctuation:no_comma", {}, "No commas.")]
+    drawn = [
+        SampledConstraint("detectable_format:title", {}, "Add a title."),
+        SampledConstraint("punctuation:no_comma", {}, "No commas."),
+    ]
     ways = {with_constraints(task, drawn, random.Random(seed)) for seed in range(60)}
     assert {
         f"{begins} Add a title. No commas.",
@@ -249,7 +261,7 @@ def test_constraints_follow_the_instruction_in_varied_ways(task: str, begins: st
 
 
 def test_constraints_stand_before_an_instruction_that_points_at_its_input() -> None:
-    drawn = [Drawn("detectable_format:title", {}, "Add a title.")]
+    drawn = [SampledConstraint("detectable_format:title", {}, "Add a title.")]
     assert with_constraints("Sum this up: ", drawn, random.Random(0)) == "Add a title. Sum this up:"
 
 
@@ -265,7 +277,7 @@ def test_no_rule_drops_an_instruction_for_the_way_its_constraints_are_asked_for(
             arguments = ({"prompt_to_repeat": TASK},)
         for args in arguments:
             for seed in range(6):
-                drawn = [Drawn(id, args, worded(random.Random(seed), id, args))]
+                drawn = [SampledConstraint(id, args, phrase_constraint(random.Random(seed), id, args))]
                 rows.append(with_constraints(TASK, drawn, rng))
     rows += [with_constraints(task, drawn, rng) for task, _, drawn in SETS]
     table = table_of(

@@ -1,7 +1,7 @@
-"""The wording of constraints: what may be asked, and several ways to ask it; data, all of it our own.
+"""The wording of constraints: the arguments to choose from and several phrases for each constraint. All of it is data of ours.
 
-A phrase is a whole sentence. `$name` is an argument, `$most` one less than the bound of "less than"; values are put in by
-`string.Template`, which reads nothing inside them, so that a brace or dollar of a user's own text is harmless.
+A phrase is a whole sentence. `$name` is an argument; `$most` is one less than the bound of "less than". `string.Template`
+inserts the values and never parses them, so braces and dollar signs in a user's text stay as they are.
 """
 
 import random
@@ -29,7 +29,7 @@ FILLERS = (
     "very", "really", "however", "important", "additionally", "simply", "essential", "ensure", "various", "overall",
     "basically", "great", "crucial", "furthermore", "actually", "certainly", "amazing", "literally",
 )  # fmt: skip
-"""Words an answer is better without."""
+"""Words that a constraint may forbid."""
 TASK_WORDS = frozenset(
     words("""
     write explain describe list give tell make create suggest compose name find help show provide discuss define compare
@@ -42,7 +42,7 @@ TASK_WORDS = frozenset(
     fewer bring talk speak word wrote written second third last next some different main major people person would could should
     """)
 )
-"""Words that speak of the task rather than of its subject."""
+"""Words about the task rather than about its subject."""
 
 LETTERS = (("e", 10), ("t", 8), ("a", 8), ("s", 6))
 RARE_LETTERS = (("z", 2), ("q", 2), ("x", 3), ("j", 3))
@@ -81,7 +81,7 @@ CHOICES: dict[str, tuple[dict[str, Any], ...]] = {
     "change_case:english_lowercase": ({},),
     "punctuation:no_comma": ({},),
 }
-"""The arguments that are chosen from, for each id whose arguments do not depend on the instruction."""
+"""The argument sets to choose from, for each id whose arguments do not depend on the instruction."""
 
 PHRASES: dict[str, tuple[str, ...]] = {
     "keywords:existence": (
@@ -248,22 +248,22 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "Get by without a comma.",
     ),
 }
-"""How each is asked for, by its id and, where it has one, its relation."""
+"""The phrases of each constraint, by its id and, where it has one, its relation."""
 
 
-def worded(rng: random.Random, id: str, args: Mapping[str, Any]) -> str:
-    """Return a sentence that asks for the constraint."""
+def phrase_constraint(rng: random.Random, id: str, args: Mapping[str, Any]) -> str:
+    """Return a sentence that states the constraint."""
     relation = next((value for name, value in args.items() if name.endswith("relation")), "")
-    values = {name: _said(value) for name, value in args.items()}
+    values = {name: _argument_text(value) for name, value in args.items()}
     bounds = [value for value in args.values() if isinstance(value, int)]
     values["most"] = str(bounds[0] - 1) if bounds else ""
     return Template(rng.choice(PHRASES[f"{id} {relation}".rstrip()])).substitute(values)
 
 
-def _said(value: Any) -> str:
-    """Return an argument as words: a list as quoted words with "and"."""
+def _argument_text(value: Any) -> str:
+    """Return an argument as text; a list becomes quoted words joined by "and"."""
     if not isinstance(value, list):
         return str(value)
     quoted = [f'"{word}"' for word in value]
-    named = ", ".join(quoted[:-1]) + f" and {quoted[-1]}" if len(quoted) > 1 else quoted[0]
-    return f"the word{'s' if len(quoted) > 1 else ''} {named}"
+    joined = ", ".join(quoted[:-1]) + f" and {quoted[-1]}" if len(quoted) > 1 else quoted[0]
+    return f"the word{'s' if len(quoted) > 1 else ''} {joined}"

@@ -1,0 +1,333 @@
+"""Candidates from the request for an instruction to the response, many at the same time.
+
+Each candidate continues as soon as its completion arrives, so that the engine is always busy. Decisions that depend on
+other candidates (is an instruction new, which rows are shown) are made in the order of the requests, never in the order of
+the completions: the result is a function of the completions alone.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import polars as pl
+
+from kiloset.core.constraints import failing
+from kiloset.core.models import Completion, Request, chat_request
+from kiloset.core.recorded import Flow, RecordedEngine
+from kiloset.core.table import Outcome, table_of, user_turn
+from kiloset.core.text import squash
+from kiloset.generator.constraint_sampling import add_constraints, choose_response, response_schema
+from kiloset.generator.demonstrations import Demonstrations, Row
+from kiloset.generator.inputs import INSTRUCTION, InputRequests
+from kiloset.generator.novelty import NoveltyIndex
+from kiloset.generator.parsing import read_input, read_labelled_input
+from kiloset.generator.planning import WavePlan
+from kiloset.generator.settings import GenerateConfig
+from kiloset.generator.strategies import STRATEGIES, InstructionRequest, Strategy, StrategyContext
+from kiloset.generator.templates import Templates
+
+Filter = Callable[[pl.DataFrame], Outcome]
+
+BLOCK = 16
+"""Number of instructions checked together: a check of each one alone would build a data frame for each."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedInstruction:
+    """A request for an instruction, and what it is for."""
+
+    category: str
+    strategy: Strategy
+    number: int
+    """Its number among all instructions requested for the category, from 0."""
+    instruction: InstructionRequest
+
+
+@dataclass(eq=False, slots=True)
+class Candidate:
+    """A row with an accepted instruction, and its completions so far."""
+
+    row: Row
+    number: int
+    constrained: bool
+    wave: "Wave"
+    responses: dict[int, Completion] = field(default_factory=dict)
+    """By number of the sample."""
+    samples: int = 0
+    """Responses requested."""
+    tokens: list[int] = field(default_factory=list)
+    """Tokens of each completion after the instruction, prompts included."""
+    done: bool = False
+    """Whether the row has its response or was dropped."""
+
+
+@dataclass(slots=True)
+class Wave:
+    """One round of requests for instructions."""
+
+    requested: list[RequestedInstruction] = field(default_factory=list)
+    completions: dict[int, Completion | None] = field(default_factory=dict)
+    """By place in `requested`; None for a request that was not sent."""
+    checked: int = 0
+    """Number of instructions read and checked, in the order of the requests."""
+    rows: list[Row] = field(default_factory=list)
+    """Rows of all instructions received so far, in the order of the requests."""
+    candidates: list[Candidate] = field(default_factory=list)
+    """Candidates whose input or responses were requested."""
+    tokens: list[int] = field(default_factory=list)
+    """Tokens of each completion with an instruction, prompts included."""
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether every instruction was received and checked."""
+        return self.checked == len(self.requested)
+
+
+class Candidates:
+    """All candidates of a run: sends their requests and reads their completions."""
+
+    def __init__(
+        self, table: pl.DataFrame, engine: RecordedEngine, config: GenerateConfig, templates: Templates, *,
+        seed: int, license: str, check_instructions: Filter, is_late: Callable[[Flow], bool],
+    ) -> None:  # fmt: skip
+        """Start with the rows of the table: prompts show its seeds, and no new instruction may repeat any of its rows.
+
+        `is_late` returns whether the time limit is over, so that nothing more may be sent.
+        """
+        self.config, self._engine = config, engine
+        self._seed, self._license, self._check, self._is_late = seed, license, check_instructions, is_late
+        self._index = NoveltyIndex()
+        seeds: dict[str, list[Row]] = {}
+        for row in table.iter_rows(named=True):
+            self._index.add(row["id"], row["instruction"])
+            if row["source"] == "seed":
+                seeds.setdefault(row["category"], []).append(row)
+        self.demonstrations = Demonstrations(seeds, config.max_depth, config.max_shown)
+        self.context = StrategyContext(engine, templates, self.demonstrations, config)
+        self._inputs = InputRequests(self.context, seed)
+        self.flow = engine.flow()
+        self.rows: list[Row] = []
+        """A row for each completion with an instruction."""
+        self.verdicts: dict[str, dict[str, Any]] = {}
+        """Why a row was dropped, by id."""
+        self.completions = self.tokens = 0
+        """Completions received, those from the store included, and their tokens, prompts included."""
+        self._samples: Counter[str] = Counter()
+        """Samples requested, by prompt."""
+        self._requested: Counter[str] = Counter()
+        """Instructions requested, by category."""
+
+    def begin_wave(self, number: int, plan: WavePlan) -> Wave:
+        """Send the requests for the instructions of a wave."""
+        wave = Wave()
+        requests: list[tuple[Request, Any]] = []
+        for category, strategies in sorted(plan.items()):
+            for name, count in sorted(strategies.items()):
+                rng = random.Random(f"{self._seed}/generate/{number}/{name}/{category}")
+                for one in STRATEGIES[name].requests(self.context, category, count, rng):
+                    prompt = one.request.prompt
+                    request = replace(one.request, sample=self._samples[prompt])
+                    self._samples[prompt] += 1
+                    requests.append((request, ("instruction", wave, len(wave.requested))))
+                    wave.requested.append(
+                        RequestedInstruction(category, STRATEGIES[name], self._requested[category], one)
+                    )
+                    self._requested[category] += 1
+        for _, _, place in self.flow.put(requests, send=not self._is_late(self.flow)):
+            wave.completions[place] = None
+        self._check_instructions(wave)
+        return wave
+
+    def receive(self) -> None:
+        """Wait for one completion and continue with its candidate."""
+        (part, owner, number), completion = self.flow.get()
+        tokens = completion.prompt_tokens + completion.completion_tokens
+        self.completions, self.tokens = self.completions + 1, self.tokens + tokens
+        owner.tokens.append(tokens)
+        if part == "instruction":
+            owner.completions[number] = completion
+            self._check_instructions(owner)
+        elif part == "response":
+            owner.responses[number] = completion
+            if len(owner.responses) == owner.samples:
+                self._read_responses(owner)
+        else:
+            self._read_input(owner, completion, labelled=part == "labelled_input")
+
+    def is_dropped(self, row: Mapping[str, Any]) -> bool:
+        """Return whether a row was dropped."""
+        return row["id"] in self.verdicts
+
+    def _drop(self, row: Mapping[str, Any], reason: str, evidence: str, **more: Any) -> None:
+        self.verdicts[row["id"]] = {"reason": reason, "evidence": evidence, **more}
+
+    def _drop_unfinished(self, row: Mapping[str, Any], completion: Completion, part: str, limit: int) -> None:
+        """Drop a row with a completion that was cut or refused."""
+        if completion.finish_reason == "refused":
+            tokens = completion.prompt_tokens  # 0 from a server: it does not report them
+            too_long = f"the prompt for the {part} has {tokens} tokens, more than the model's context allows"
+            evidence = too_long if tokens else f"the server refused the prompt for the {part}"
+            self._drop(row, "prompt_too_long", evidence, measured=tokens or None)
+        else:
+            evidence = f"the {part} did not end within {completion.completion_tokens} tokens"
+            self._drop(row, f"{part}_cut", evidence, measured=completion.completion_tokens, limit=limit)
+
+    # ------------------------------------------------------------------------------------------------ instructions
+
+    def _check_instructions(self, wave: Wave) -> None:
+        """Check, in blocks, the instructions that are next in the order of the requests."""
+        end = wave.checked
+        while end in wave.completions:
+            end += 1
+        if end - wave.checked < BLOCK and end < len(wave.requested):
+            return
+        candidates = [self._read_instruction(wave, place) for place in range(wave.checked, end)]
+        wave.checked = end
+        self._continue(self._accept([candidate for candidate in candidates if candidate is not None]))
+
+    def _read_instruction(self, wave: Wave, place: int) -> Candidate | None:
+        """Add the row of an instruction; None if it was not sent or cannot be read."""
+        requested, completion = wave.requested[place], wave.completions[place]
+        if completion is None:
+            return None
+        parents = requested.instruction.parents
+        row: Row = {
+            "id": f"g{len(self.rows) + 1:05d}",
+            "instruction": requested.strategy.read(completion.text),
+            "input": "",
+            "category": requested.category,
+            "category_source": "asked",
+            "source": "generated",
+            "strategy": requested.strategy.name,
+            "operator": requested.instruction.operator,
+            "parents": [parent["id"] for parent in parents],
+            "depth": 1 + max((parent["depth"] for parent in parents), default=0),
+            "writer": self._engine.identity,
+            "license": self._license,
+            "constraints": [],
+            "edits": [],
+            "calls": [completion.key],
+        }
+        self.rows.append(row)
+        wave.rows.append(row)
+        if completion.finish_reason != "stop":
+            row["instruction"] = squash(completion.text)
+            self._drop_unfinished(row, completion, "instruction", self.config.max_instruction_tokens)
+        elif not row["instruction"]:
+            self._drop(row, "instruction_unreadable", f"the completion {completion.text[:80]!r} has no instruction")
+        else:
+            return Candidate(row, requested.number, requested.strategy.constrained, wave)
+        return None
+
+    def _accept(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Return the candidates whose instruction passes the check, is new and gets constraints if its strategy requires them."""
+        if not candidates:
+            return []
+        dropped = self._check(table_of([candidate.row for candidate in candidates])).dropped
+        verdicts = {row["id"]: row for row in dropped.iter_rows(named=True)}
+        accepted = []
+        for candidate in candidates:
+            row, limit = candidate.row, self.config.novelty
+            if (verdict := verdicts.get(row["id"])) is not None:
+                self._drop(row, **{name: verdict[name] for name in ("reason", "evidence", "measured", "limit")})
+            elif (nearest := self._index.nearest(row["instruction"], limit)) is not None:
+                id, score = nearest
+                evidence = f"ROUGE-L {score:.2f} > {limit:.2f} with {id}"
+                self._drop(row, "not_new", evidence, measured=score, limit=limit, twin=id)
+            else:
+                self._index.add(row["id"], row["instruction"])
+                self.demonstrations.add(row)
+                if not candidate.constrained or self._add_constraints(row):
+                    accepted.append(candidate)
+        return accepted
+
+    def _add_constraints(self, row: Row) -> bool:
+        rng = random.Random(f"{self._seed}/constraints/{row['calls'][0]}")
+        added = add_constraints(row, has_input=self._takes_input(row), rng=rng)
+        if not added:
+            self._drop(row, "no_constraint_fits", "no verifiable constraint suits this task")
+        return added
+
+    def _continue(self, candidates: Sequence[Candidate]) -> None:
+        """Request inputs where the category has them, else responses."""
+        requests: list[tuple[Request, Any]] = []
+        for candidate in candidates:
+            candidate.wave.candidates.append(candidate)
+            if self._takes_input(candidate.row):
+                request = self._inputs.build(candidate.row, candidate.number, may_be_labelled=not candidate.constrained)
+                requests.append((request, (request.purpose, candidate, 0)))
+            else:
+                requests += self._response_requests(candidate)
+        self._send(requests)
+
+    def _takes_input(self, row: Row) -> bool:
+        return self.demonstrations.takes_input(row["category"], self.config.input_share)
+
+    def _send(self, requests: Sequence[tuple[Request, Any]]) -> None:
+        for purpose, candidate, _ in self.flow.put(requests, send=not self._is_late(self.flow)):
+            if not self.is_dropped(candidate.row):
+                part = "response" if purpose == "response" else "input"
+                evidence = f"the limit of {self.config.max_hours} hours was reached before the request for its {part}"
+                self._drop(candidate.row, "budget_spent", evidence)
+                candidate.done = True
+
+    # ------------------------------------------------------------------------------------------ inputs and responses
+
+    def _read_input(self, candidate: Candidate, completion: Completion, *, labelled: bool) -> None:
+        row, limit, label = candidate.row, self.config.novelty, ""
+        if labelled:
+            label, row["input"] = read_labelled_input(completion.text)
+        else:
+            row["input"] = read_input(completion.text)
+        row["calls"].append(completion.key)
+        if completion.finish_reason != "stop":
+            self._drop_unfinished(row, completion, "input", self.config.max_input_tokens)
+        elif not row["input"]:
+            parts = "an answer and an input" if labelled else "an input"
+            self._drop(
+                row, "input_missing", f"a task of the category {row['category']} needs {parts}; the model wrote none"
+            )
+        elif (copied := self._inputs.copied_text(row, candidate.number, labelled=labelled)) is not None:
+            id, score = copied
+            evidence = f"the input repeats {id} (ROUGE-L {score:.2f} > {limit:.2f})"
+            twin = None if id == INSTRUCTION else id
+            self._drop(row, "input_copied", evidence, measured=score, limit=limit, twin=twin)
+        elif labelled:
+            row["response"] = label
+        if labelled or self.is_dropped(row):
+            candidate.done = True
+        else:
+            self._send(self._response_requests(candidate))
+
+    def _response_requests(self, candidate: Candidate) -> list[tuple[Request, Any]]:
+        row, config = candidate.row, self.config
+        schema = response_schema(row) if candidate.constrained and self._engine.structured else ""
+        request = chat_request(
+            self._engine, user_turn(row["instruction"], row["input"]), "response", max_tokens=config.max_response_tokens,
+            temperature=config.response_temperature, top_p=config.top_p, schema=schema,
+        )  # fmt: skip
+        candidate.samples = config.constraint_samples if candidate.constrained else 1
+        return [(replace(request, sample=n), ("response", candidate, n)) for n in range(candidate.samples)]
+
+    def _read_responses(self, candidate: Candidate) -> None:
+        row = candidate.row
+        completions = [candidate.responses[number] for number in range(candidate.samples)]
+        row["calls"] += [completion.key for completion in completions]
+        finished = [each.text.strip() if each.finish_reason == "stop" else "" for each in completions]
+        if all(completion.finish_reason != "stop" for completion in completions):
+            row["response"] = completions[0].text.strip()
+            self._drop_unfinished(row, completions[0], "response", self.config.max_response_tokens)
+        elif not any(finished):
+            self._drop(row, "response_empty", "the response is empty")
+        elif not candidate.constrained:
+            row["response"] = finished[0]
+        elif (chosen := choose_response(row["constraints"], finished)) is not None:
+            row["response"], row["edits"] = chosen[0], list(chosen[1])
+        else:
+            row["response"] = next(filter(None, finished))
+            broken = ", ".join(failing(row["constraints"], row["response"]))
+            evidence = f"none of {len(finished)} responses satisfies all constraints, also not after edits; the first fails {broken}"
+            self._drop(row, "constraint_failed", evidence)
+        candidate.done = True
