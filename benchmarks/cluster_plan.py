@@ -285,10 +285,12 @@ class _Instant:
     """A text engine that answers at once, as tests/fakes.py does, with instructions of more different words."""
 
     identity = "instant@1"
-    templated = raw = transparent = structured = True
 
     def __init__(self) -> None:
+        from kiloset.core.models import Capabilities
         from tests.fakes import FakeEngine
+
+        self.capabilities = Capabilities()
 
         self.render = FakeEngine().render
         self._waiting: deque[Any] = deque()

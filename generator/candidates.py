@@ -303,7 +303,7 @@ class Candidates:
 
     def _response_requests(self, candidate: Candidate) -> list[tuple[Request, Any]]:
         row, config = candidate.row, self.config
-        schema = response_schema(row) if candidate.constrained and self._engine.structured else ""
+        schema = response_schema(row) if candidate.constrained and self._engine.capabilities.schemas else ""
         request = chat_request(
             self._engine, user_turn(row["instruction"], row["input"]), "response", max_tokens=config.max_response_tokens,
             temperature=config.response_temperature, top_p=config.top_p, schema=schema,

@@ -55,7 +55,7 @@ class InputRequests:
         ]
         purpose = "labelled_input" if labelled else "input"
         prompt = self._context.templates.render(
-            purpose, task=squash(task_of(row)), examples=examples, chat=not engine.raw
+            purpose, task=squash(task_of(row)), examples=examples, chat=not engine.capabilities.plain_text
         )
         sampling = {"max_tokens": config.max_input_tokens, "temperature": config.temperature, "top_p": config.top_p}
         return text_request(engine, prompt, purpose, sampling, LABELLED_STOP if labelled else INPUT_STOP)

@@ -20,7 +20,7 @@ constraints.
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from kiloset.core.errors import ConfigError
 from kiloset.core.models import Renderer, Request, chat_request
@@ -45,23 +45,11 @@ OPERATORS = {
 """The operators of `evolve`, by name: the sentence that the prompt ends with."""
 
 
-class Writer(Renderer, Protocol):
-    """What a strategy needs from the engine of the writer model."""
-
-    @property
-    def raw(self) -> bool:
-        """Whether the engine continues plain text."""
-
-    @property
-    def transparent(self) -> bool:
-        """Whether `render` returns exactly the text that the model receives."""
-
-
 @dataclass(frozen=True, slots=True)
 class StrategyContext:
     """What every strategy builds its prompts from."""
 
-    engine: Writer
+    engine: Renderer
     templates: Templates
     demonstrations: Demonstrations
     config: GenerateConfig
@@ -97,10 +85,10 @@ class Strategy:
 
 
 def text_request(
-    engine: Writer, prompt: str, purpose: str, sampling: Mapping[str, Any], stop: tuple[str, ...]
+    engine: Renderer, prompt: str, purpose: str, sampling: Mapping[str, Any], stop: tuple[str, ...]
 ) -> Request:
     """Return a request to continue the prompt; where the engine accepts only chats, a chat with the prompt as user turn."""
-    if engine.raw:
+    if engine.capabilities.plain_text:
         return Request(prompt, purpose, **sampling, stop=stop, raw=True)
     return chat_request(engine, prompt, purpose, **sampling)
 
@@ -110,13 +98,14 @@ def category_words(category: str) -> str:
     return category.replace("_", " ").replace("-", " ")
 
 
-def prompt_before_user_turn(engine: Writer, system: str) -> str:
+def prompt_before_user_turn(engine: Renderer, system: str) -> str:
     """Return the model's chat template up to the beginning of the user's text.
 
     Raises:
         ConfigError: The engine does not accept this as a prompt, or the template has no system turn.
     """
-    if not (engine.raw and engine.transparent and engine.templated):
+    can = engine.capabilities
+    if not (can.plain_text and can.exact_prompts and can.chat_template):
         raise ConfigError(
             "KS203",
             "[generate] strategies: magpie needs an engine on this machine and a model with a chat template; "
@@ -141,7 +130,7 @@ def _self_instruct(context: StrategyContext, category: str, count: int, rng: ran
             "self_instruct",
             category=category_words(category),
             tasks=[squash(task_of(row)) for row in parents],
-            chat=not context.engine.raw,
+            chat=not context.engine.capabilities.plain_text,
         )
         request = text_request(context.engine, prompt, "instruction", context.sampling, INSTRUCTION_STOP)
         samples = min(config.samples_per_prompt, count - len(requests))

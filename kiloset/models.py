@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from kiloset.core.errors import ConfigError
-from kiloset.core.models import Embedder, Message, Request, Scorer, TextEngine
+from kiloset.core.models import Capabilities, Embedder, Message, Request, Scorer, TextEngine
 from kiloset.core.progress import Progress, Silent
 from kiloset.engines.embedded import check_model, model_identity, model_path
 from kiloset.engines.embedder import SentenceEmbedder
@@ -133,9 +133,9 @@ class RunModels:
             if config.engine.kind != "openai" and name == config.models.generator.name:
                 return self.generator
             return self._local(name, model_path(name, "models.rewriter"))
-        if name or not config.rewrite.enabled or self._base.templated:
+        if name or not config.rewrite.enabled or self._base.capabilities.chat_template:
             return self._base
-        if self.generator.templated:
+        if self.generator.capabilities.chat_template:
             logger.info("%s has no chat template: %s writes the rewrites", self._base.identity, self.generator.identity)
             return self.generator
         logger.warning(
@@ -187,20 +187,8 @@ class _ManagedEngine:
         self._is_logged = False
 
     @property
-    def templated(self) -> bool:
-        return self.engine.templated
-
-    @property
-    def raw(self) -> bool:
-        return self.engine.raw
-
-    @property
-    def transparent(self) -> bool:
-        return self.engine.transparent
-
-    @property
-    def structured(self) -> bool:
-        return self.engine.structured
+    def capabilities(self) -> Capabilities:
+        return self.engine.capabilities
 
     def submit(self, requests: Sequence[tuple[str, Request]]) -> None:
         if isinstance(self.engine, VllmEngine | RayEngine):

@@ -541,7 +541,7 @@ def _run_stage(
     # The longest text a model reads decides which rows it can be asked about.
     length = context.config.engine.max_model_len if stage.models else None
     writers = [getattr(context, name) for name in ("generator",) if name in stage.models]
-    can = [(writer.raw, writer.structured) for writer in writers]
+    can = [asdict(writer.capabilities) for writer in writers]
     given = [stage.name, tables, identities, can, length, dict(context.wanted), code, before]
     fingerprint = sha256_of([*given, _noted(stage, context, store)])
     done = folder.finished(number, stage.name, fingerprint)

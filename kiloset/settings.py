@@ -24,8 +24,7 @@ from kiloset.core.errors import ConfigError
 from kiloset.core.run import sha256_of
 from kiloset.data.examples import PoolConfig, SeedsConfig
 from kiloset.engines.settings import EngineConfig
-from kiloset.evaluation.proof import ProveConfig
-from kiloset.evaluation.settings import EvaluationConfig
+from kiloset.evaluation.settings import EvaluationConfig, ProveConfig
 from kiloset.filters.balance import BalanceConfig
 from kiloset.filters.contamination import ContaminationConfig
 from kiloset.filters.near_duplicates import NearDuplicatesConfig

@@ -14,7 +14,7 @@ import polars as pl
 
 from kiloset.core.calls import CallStore
 from kiloset.core.errors import ConfigError, DataError
-from kiloset.core.models import Embedder, Progress, Scorer, TextEngine
+from kiloset.core.models import Capabilities, Embedder, Progress, Scorer, TextEngine
 from kiloset.core.recorded import RecordedEngine, RecordedScorer
 from kiloset.core.review import read_decisions
 from kiloset.core.run import RunFolder
@@ -200,7 +200,7 @@ class _Absent:
     """A model that is not to be asked."""
 
     identity = "none"
-    templated = raw = transparent = structured = False
+    capabilities = Capabilities(False, False, False, False)
 
     def _refuse(self, *_: Any, **__: Any) -> Any:
         raise ConfigError(

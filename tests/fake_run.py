@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from kiloset.core.config import parse
-from kiloset.core.models import Silent
+from kiloset.core.models import Capabilities, Silent
 from kiloset.core.run import RunFolder
 from kiloset.pipeline import read_inputs, run_pipeline
 from kiloset.settings import RunConfig
@@ -60,7 +60,7 @@ class _Counted:
         self._model, self._moments = model, moments
         self.identity, self.is_costly = model.identity, True
         self.render, self.submit = getattr(model, "render", None), getattr(model, "submit", None)
-        self.templated = self.raw = self.transparent = self.structured = True
+        self.capabilities = Capabilities()
 
     def receive(self):
         self._moments.pass_one()

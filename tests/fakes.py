@@ -13,7 +13,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from kiloset.core.models import Completion, Message, Request
+from kiloset.core.models import Capabilities, Completion, Message, Request
 from kiloset.core.text import words
 from kiloset.rewrite.rewrite import guided_prompt
 
@@ -48,7 +48,7 @@ Answer = Callable[[str, Request], tuple[str, str]]
 class InBatches:
     """Makes an engine of a method `complete` that answers a batch, one after the other."""
 
-    templated = raw = transparent = structured = True
+    capabilities = Capabilities()
     _answers: Iterator[tuple[str, Completion]] = iter(())
 
     def submit(self, requests: Sequence[tuple[str, Request]]) -> None:
@@ -78,7 +78,7 @@ class FakeEngine:
         self.prompts: dict[str, str] = {}
         """Prompts of all that was submitted, by key."""
 
-    templated = raw = transparent = structured = True
+    capabilities = Capabilities()
 
     def render(self, messages: Sequence[Message]) -> str:
         return "".join(f"<{m['role']}>{m['content']}</{m['role']}>" for m in messages) + ANSWER_TURN

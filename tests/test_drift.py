@@ -1,30 +1,30 @@
 import ast
-import json
 import re
 from math import isnan, nan
 
 import pytest
 
 from kiloset.core.text import normal_form
-from kiloset.evaluation.drift import DATA, kl_metric, nll_metrics, texts
+from kiloset.evaluation.bundled import bundled_rows
+from kiloset.evaluation.drift import kl_metric, nll_metrics, passages
 
 OWN = re.compile(r"written for this project, [\w ]+")
 PUBLIC = re.compile(r"[A-Z]\w+(?: \w+)+, .+, (\d{4})")
 
 
 def rows():
-    return [json.loads(line) for line in (DATA / "passages.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
+    return bundled_rows("passages")
 
 
 def test_there_are_eighteen_passages_of_prose_and_six_of_code_and_none_twice():
-    found = texts()
-    assert len(found) == len({key for key, _ in found}) == len({normal_form(text) for _, text in found}) == 24
+    result = passages()
+    assert len(result) == len({key for key, _ in result}) == len({normal_form(text) for _, text in result}) == 24
     assert [row["kind"] for row in rows()] == ["prose"] * 18 + ["code"] * 6
-    assert [key.startswith("code_") for key, _ in found] == [False] * 18 + [True] * 6
+    assert [key.startswith("code_") for key, _ in result] == [False] * 18 + [True] * 6
 
 
 def test_every_passage_has_80_to_200_words():
-    assert [key for key, text in texts() if not 80 <= len(text.split()) <= 200] == []
+    assert [key for key, text in passages() if not 80 <= len(text.split()) <= 200] == []
 
 
 def test_every_passage_is_our_own_or_names_author_title_and_a_year_long_past():
@@ -34,7 +34,7 @@ def test_every_passage_is_our_own_or_names_author_title_and_a_year_long_past():
 
 
 def test_the_python_passages_are_python():
-    sources = [text for key, text in texts() if key.startswith("code_python")]
+    sources = [text for key, text in passages() if key.startswith("code_python")]
     assert len(sources) == 2
     for source in sources:
         ast.parse(source)
@@ -48,8 +48,8 @@ def test_loss_is_per_token_and_apart_for_prose_and_code():
 
 
 def test_divergence_is_per_token():
-    found = kl_metric({"a": (3.0, 4), "b": (0.0, 2)})
-    assert (found.name, found.better, found.mean) == ("KL to base", "lower", 0.5)
+    result = kl_metric({"a": (3.0, 4), "b": (0.0, 2)})
+    assert (result.name, result.better, result.mean) == ("KL to base", "lower", 0.5)
 
 
 def test_a_text_without_a_score_is_left_out():

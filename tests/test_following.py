@@ -3,8 +3,7 @@
 import pytest
 
 from kiloset.core.constraints import check
-from kiloset.evaluation.following import by_type, judged, metrics, prompts
-from kiloset.evaluation.ifeval import Item
+from kiloset.evaluation.following import Item, by_type, check_answers, metrics, prompts
 from kiloset.evaluation.metrics import Answer, Prompt, mean_of
 
 COMMA, JSON, TITLE, END = (
@@ -20,7 +19,7 @@ def _item(key, *constraints):
     return Item(key, f"Prompt {key}", tuple(constraints))
 
 
-def _said(**texts):
+def _answers(**texts):
     return {key: Answer(text, "stop", 1) for key, text in texts.items()}
 
 
@@ -31,7 +30,7 @@ ITEMS = [
     _item("d", (COMMA, {})),
     _item("e", (COMMA, {}), (WORDS, {"relation": "less than", "num_words": 90})),
 ]
-ANSWERS = _said(
+ANSWERS = _answers(
     a="It rains. **Bye.**",  # strictly no comma only, loosely both
     b=f'Here it is:\n{FENCE}json\n{{"rain": true}}\n{FENCE}',  # loosely, without its first line
     c="<<rain>>\n- it rains in the garden\n- it pours in the street",  # all three
@@ -47,7 +46,7 @@ def test_each_item_is_asked_as_one_user_message():
 
 
 def test_verdicts_stand_in_the_order_of_the_constraints():
-    assert judged(ITEMS, ANSWERS) == {
+    assert check_answers(ITEMS, ANSWERS) == {
         "a": [(COMMA, True, True), (END, False, True)],
         "b": [(JSON, False, True)],
         "c": [(SMALL, True, True), (BULLETS, True, True), (TITLE, True, True)],
@@ -57,31 +56,33 @@ def test_verdicts_stand_in_the_order_of_the_constraints():
 
 
 def test_the_four_figures_are_those_worked_out_by_hand():
-    found = {metric.name: metric for metric in metrics("following", ITEMS, ANSWERS)}
-    assert {name: metric.mean for name, metric in found.items()} == {
+    result = {metric.name: metric for metric in metrics("following", check_answers(ITEMS, ANSWERS))}
+    assert {name: metric.mean for name, metric in result.items()} == {
         "following strict prompt": 1 / 5,  # c
         "following loose prompt": 3 / 5,  # a, b, c
         "following strict instruction": 4 / 9,  # 1 + 0 + 3 + 0 + 0
         "following loose instruction": 6 / 9,  # 2 + 1 + 3 + 0 + 0
     }
-    assert found["following strict instruction"].sums == {"a": 1, "b": 0, "c": 3, "d": 0, "e": 0}
-    assert found["following strict instruction"].counts == {"a": 2, "b": 1, "c": 3, "d": 1, "e": 2}
-    assert found["following loose prompt"].sums == {"a": 1, "b": 1, "c": 1, "d": 0, "e": 0}
-    assert found["following loose prompt"].counts == dict.fromkeys("abcde", 1)
-    assert {(metric.unit, metric.better) for metric in found.values()} == {("fraction", "higher")}
+    assert result["following strict instruction"].sums == {"a": 1, "b": 0, "c": 3, "d": 0, "e": 0}
+    assert result["following strict instruction"].counts == {"a": 2, "b": 1, "c": 3, "d": 1, "e": 2}
+    assert result["following loose prompt"].sums == {"a": 1, "b": 1, "c": 1, "d": 0, "e": 0}
+    assert result["following loose prompt"].counts == dict.fromkeys("abcde", 1)
+    assert {(metric.unit, metric.better) for metric in result.values()} == {("fraction", "higher")}
 
 
 def test_a_resample_draws_prompts_with_all_their_constraints():
     items = [_item("x", *[(COMMA, {})] * 10), _item("y", (COMMA, {}))]
-    found = mean_of(metrics("f", items, _said(x="No.", y="Well, no."))[2])
+    result = mean_of(metrics("f", check_answers(items, _answers(x="No.", y="Well, no.")))[2])
     # (10 + 0) / (10 + 1), and a resample of the two prompts is all x, all y or both: 1, 0 or 10/11, never 5/11
-    assert (found.value, found.low, found.high) == (10 / 11, 0, 1)
+    assert (result.value, result.low, result.high) == (10 / 11, 0, 1)
 
 
 def test_by_type_counts_each_id_where_it_is_asked_and_twice_where_it_is_asked_twice():
     bounds = [(WORDS, {"relation": "at least", "num_words": 2}), (WORDS, {"relation": "less than", "num_words": 4})]
-    found = by_type("following", [*ITEMS, _item("f", *bounds)], {**ANSWERS, **_said(f="One two three four.")})
-    assert [(metric.name, metric.sums, metric.counts) for metric in found] == [
+    result = by_type(
+        "following", check_answers([*ITEMS, _item("f", *bounds)], {**ANSWERS, **_answers(f="One two three four.")})
+    )
+    assert [(metric.name, metric.sums, metric.counts) for metric in result] == [
         (f"following {WORDS}", {"e": 0, "f": 1}, {"e": 1, "f": 2}),
         (f"following {BULLETS}", {"c": 1}, {"c": 1}),
         (f"following {JSON}", {"b": 0}, {"b": 1}),
@@ -90,8 +91,8 @@ def test_by_type_counts_each_id_where_it_is_asked_and_twice_where_it_is_asked_tw
         (f"following {SMALL}", {"c": 1}, {"c": 1}),
         (f"following {COMMA}", {"a": 1, "d": 0, "e": 0}, {"a": 1, "d": 1, "e": 1}),
     ]
-    strict = metrics("following", ITEMS, ANSWERS)[2]
-    types = by_type("following", ITEMS, ANSWERS)
+    strict = metrics("following", check_answers(ITEMS, ANSWERS))[2]
+    types = by_type("following", check_answers(ITEMS, ANSWERS))
     assert sum(sum(one.sums.values()) for one in types) == sum(strict.sums.values())
     assert sum(sum(one.counts.values()) for one in types) == sum(strict.counts.values())
 
@@ -101,7 +102,7 @@ def test_loosely_each_constraint_takes_the_variant_that_suits_it():
     text = "Sure, here:\nIt rains.\nIt pours."
     variants = [text, "It rains.\nIt pours.", "Sure, here:\nIt rains.", "It rains."]
     assert not any(all(check(id, args, variant) for id, args in wanted) for variant in variants)
-    _, loose, *_ = metrics("f", [_item("x", *wanted)], _said(x=text))
+    _, loose, *_ = metrics("f", check_answers([_item("x", *wanted)], _answers(x=text)))
     assert loose.mean == 1
 
 
@@ -120,10 +121,10 @@ def test_loosely_each_constraint_takes_the_variant_that_suits_it():
         (END, {"end_phrase": "Bye."}, "It rains. Bye.\nP.S. Tea.", False, True),
     ],
 )  # fmt: skip
-def test_scripts_fences_and_frames_are_told_apart(id, args, text, strict, loose):
-    assert judged([_item("x", (id, args))], _said(x=text)) == {"x": [(id, strict, loose)]}
+def test_scripts_fences_and_frames_are_distinguished(id, args, text, strict, loose):
+    assert check_answers([_item("x", (id, args))], _answers(x=text)) == {"x": [(id, strict, loose)]}
 
 
 def test_nothing_asked_is_no_figure_rather_than_a_zero():
-    assert [metric.mean != metric.mean for metric in metrics("f", [], {})] == [True] * 4  # nan
-    assert by_type("f", [], {}) == []
+    assert [metric.mean != metric.mean for metric in metrics("f", check_answers([], {}))] == [True] * 4  # nan
+    assert by_type("f", check_answers([], {})) == []

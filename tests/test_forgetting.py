@@ -12,10 +12,10 @@ from kiloset.evaluation.forgetting import (
     choice_metrics,
     choices,
     forgetting,
-    is_right,
+    is_correct,
     prompts,
-    written,
     written_metrics,
+    written_tasks,
 )
 from kiloset.evaluation.metrics import Answer, Metric
 
@@ -40,14 +40,14 @@ def metric(name, **sums):
 
 
 def test_there_are_forty_choices_of_each_capability_and_none_twice():
-    found = choices()
-    assert Counter(c.capability for c in found) == dict.fromkeys(
+    result = choices()
+    assert Counter(c.capability for c in result) == dict.fromkeys(
         ("facts", "common sense", "grammar", "reading", "words"), 40
     )
-    assert len({c.key for c in found}) == len(found)
-    assert len({normal_form(c.messages[0]["content"]) for c in found}) == len(found)
-    assert all(len(set(c.options)) == len(c.options) and 0 <= c.correct < len(c.options) for c in found)
-    assert len({normal_form(c.options[c.correct]) for c in found if c.capability == "grammar"}) == 40
+    assert len({c.key for c in result}) == len(result)
+    assert len({normal_form(c.messages[0]["content"]) for c in result}) == len(result)
+    assert all(len(set(c.options)) == len(c.options) and 0 <= c.correct < len(c.options) for c in result)
+    assert len({normal_form(c.options[c.correct]) for c in result if c.capability == "grammar"}) == 40
 
 
 def test_the_right_option_stands_in_each_place_equally_often():
@@ -85,13 +85,13 @@ def test_the_option_with_the_highest_score_is_chosen_and_a_tie_goes_to_the_first
 
 def test_an_item_with_a_score_that_is_not_known_is_left_out():
     scores = {("p", 0): -1.0, ("p", 1): nan, ("q", 0): nan, ("q", 1): -1.0, ("r", 0): -2.0, ("r", 1): -1.0}
-    (found,) = choice_metrics([choice("p", 0), choice("q", 1), choice("r", 1)], scores)
-    assert (found.sums, found.counts) == ({"r": 1}, {"r": 1})
+    (result,) = choice_metrics([choice("p", 0), choice("q", 1), choice("r", 1)], scores)
+    assert (result.sums, result.counts) == ({"r": 1}, {"r": 1})
 
 
 def test_written_tasks_are_the_same_at_every_call_and_none_twice():
-    tasks = written()
-    assert tasks == written()
+    tasks = written_tasks()
+    assert tasks == written_tasks()
     assert Counter(t.capability for t in tasks) == {"arithmetic": 40, "strings": 40}
     assert len({t.key for t in tasks}) == len({t.messages[0]["content"] for t in tasks}) == 80
     assert [(p.key, p.messages) for p in prompts(tasks)] == [(t.key, t.messages) for t in tasks]
@@ -99,35 +99,35 @@ def test_written_tasks_are_the_same_at_every_call_and_none_twice():
 
 def solve(text):
     """Work a task out from its text, without the code that made it."""
-    shown = [int(n) for n in re.findall(r"\d+", text)]
+    operands = [int(n) for n in re.findall(r"\d+", text)]
     body = text.split("\n\n")[-1]
     listed = text.rstrip(".").split(": ")[-1].split(", ")
     rules = {
-        r"What is \d+ \+": lambda: shown[0] + shown[1],
-        r"What is \d+ -": lambda: shown[0] - shown[1],
-        r"What is \d+ times": lambda: shown[0] * shown[1],
-        r".* gets .* more": lambda: shown[0] + shown[1],
-        r".* of them away": lambda: shown[0] - shown[1],
+        r"What is \d+ \+": lambda: operands[0] + operands[1],
+        r"What is \d+ -": lambda: operands[0] - operands[1],
+        r"What is \d+ times": lambda: operands[0] * operands[1],
+        r".* gets .* more": lambda: operands[0] + operands[1],
+        r".* of them away": lambda: operands[0] - operands[1],
         r"Repeat": lambda: body,
         r"Write the first": lambda: " ".join(word[0] for word in listed),
         r"How many words": lambda: len(body.split()),
         r"Put": lambda: " ".join(sorted(listed)),
-        r"Which number": lambda: 2 * shown[3] - shown[2],
+        r"Which number": lambda: 2 * operands[3] - operands[2],
     }
     (rule,) = (rule for pattern, rule in rules.items() if re.match(pattern, text))
     return str(rule())
 
 
 def test_every_written_task_has_the_answer_its_text_asks_for():
-    for each in written():
+    for each in written_tasks():
         solved = solve(each.messages[0]["content"])
         assert solved == each.accepted[0]
-        assert is_right(each, f"The answer is: {solved}")
-        assert not is_right(each, "I do not know, 1000 zebras.")
+        assert is_correct(each, f"The answer is: {solved}")
+        assert not is_correct(each, "I do not know, 1000 zebras.")
 
 
 def test_an_order_is_never_shown_already_sorted():
-    texts = [t.messages[0]["content"] for t in written() if t.messages[0]["content"].startswith("Put")]
+    texts = [t.messages[0]["content"] for t in written_tasks() if t.messages[0]["content"].startswith("Put")]
     assert len(texts) == 8
     assert all(solve(text) not in text.replace(",", "") for text in texts)
 
@@ -148,37 +148,32 @@ def test_an_order_is_never_shown_already_sorted():
     ],
 )
 def test_an_answer_is_read_as_documented(judged, accepted, right, wrong):
-    assert is_right(task(judged, *accepted), right)
-    assert not is_right(task(judged, *accepted), wrong)
-    assert not is_right(task(judged, *accepted), "")
+    assert is_correct(task(judged, *accepted), right)
+    assert not is_correct(task(judged, *accepted), wrong)
+    assert not is_correct(task(judged, *accepted), "")
 
 
 def test_written_metrics_count_right_answers_by_key():
-    tasks = written()[:3]
+    tasks = written_tasks()[:3]
     answers = {t.key: answer(t.accepted[0]) for t in tasks} | {tasks[1].key: answer("no idea")}
-    (found,) = written_metrics(tasks, answers)
-    assert found.name == "accuracy arithmetic"
-    assert found.sums == {"arithmetic-01": 1, "arithmetic-02": 0, "arithmetic-03": 1}
-    assert found.mean == pytest.approx(2 / 3)
+    (result,) = written_metrics(tasks, answers)
+    assert result.name == "accuracy arithmetic"
+    assert result.sums == {"arithmetic-01": 1, "arithmetic-02": 0, "arithmetic-03": 1}
+    assert result.mean == pytest.approx(2 / 3)
 
 
-def test_forgetting_counts_losses_only_and_the_signed_mean_counts_gains_too():
+def test_forgetting_counts_losses_and_no_gains():
     base = [metric("a", x=1, y=1), metric("b", x=0, y=1), metric("c", x=1, y=0)]
     tuned = [metric("b", x=1, y=1), metric("a", x=1, y=0), metric("c", x=0, y=0)]
-    found = forgetting(base, tuned)
-    assert found.drops == {"a": 0.5, "b": -0.5, "c": 0.5}
-    assert found.loss == pytest.approx(1 / 3)
-    assert found.mean_drop == pytest.approx(0.5 / 3)
-    assert (found.worst, found.worst_drop) == ("a", 0.5)
+    assert forgetting(base, tuned) == pytest.approx(1 / 3)  # drops of 0.5, -0.5 and 0.5
 
 
 def test_forgetting_compares_only_the_items_that_both_models_have():
-    assert forgetting([metric("a", x=1, y=0)], [metric("a", x=1, z=0)]).drops == {"a": 0.0}
+    assert forgetting([metric("a", x=1, y=0)], [metric("a", x=1, z=0)]) == 0
 
 
 def test_a_model_that_gained_everywhere_forgot_nothing():
-    found = forgetting([metric("a", x=0), metric("b", x=0)], [metric("a", x=1), metric("b", x=1)])
-    assert (found.loss, found.mean_drop, found.worst_drop) == (0, -1, -1)
+    assert forgetting([metric("a", x=0), metric("b", x=0)], [metric("a", x=1), metric("b", x=1)]) == 0
 
 
 @pytest.mark.parametrize(

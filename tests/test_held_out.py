@@ -1,4 +1,4 @@
-"""The held-out set: that it can be obeyed, hangs together, is even, is the same everywhere, and is not what was trained on."""
+"""The held-out set: satisfiable, consistent, balanced, reproducible, and different from training."""
 
 import hashlib
 import json
@@ -16,13 +16,16 @@ from kiloset.core.constraint_checks import OPTIONS
 from kiloset.core.constraint_text import count_phrase, count_words, language_of
 from kiloset.core.constraints import IDS, check
 from kiloset.core.text import normal_form, words
-from kiloset.evaluation.held_out import FREQUENCIES, compatible, held_out
-from kiloset.evaluation.tasks import LETTERS, OPEN, YES_OR_NO
-from kiloset.evaluation.wordings import CHOICES, ENDINGS, FIRST_WORDS, LANGUAGES, LEAST, LESS, WORDINGS
+from kiloset.evaluation.bundled import bundled_rows
+from kiloset.evaluation.held_out import LANGUAGES, arguments_of, compatible, held_out, tasks_of
 from kiloset.generator import constraint_phrases as phrases
 
 ROOT = Path(__file__).resolve().parent.parent
+LESS, LEAST = "less than", "at least"
+OPEN, YES_OR_NO, LETTERS = tasks_of("open"), tasks_of("yes_or_no"), tasks_of("letter")
 TASKS = (*OPEN, *YES_OR_NO, *LETTERS)
+PHRASES = {f"{row['id']} {row.get('relation', '')}".rstrip(): row["phrases"] for row in bundled_rows("constraints")}
+ARGUMENTS = {id: list(arguments_of(id)) for id in IDS if arguments_of(id)}
 MANY = held_out(1000, 3, [])[0]
 
 # By id: arguments that are drawn, an answer that obeys and one that does not.
@@ -131,12 +134,12 @@ def test_an_answer_by_hand_obeys_each_id_and_another_does_not():
     for id, (args, good, bad) in BY_HAND.items():
         assert check(id, args, good), id
         assert not check(id, args, bad), id
-        drawn = [dict(CHOICES[id][at]) for at in range(len(CHOICES[id]))] if id in CHOICES else None
-        assert drawn is None or args in drawn, id
+        without_keyword = {name: value for name, value in args.items() if name != "keyword"}
+        assert id not in ARGUMENTS or without_keyword in ARGUMENTS[id], id
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_every_language_asked_for_is_told_from_english(language):
+def test_every_language_of_the_set_is_distinguished_from_english(language):
     assert language_of(IN[language]) == language
 
 
@@ -199,7 +202,7 @@ def test_a_task_suits_its_constraints_and_stands_in_the_prompt_once():
         assert args.get("combination:repeat_prompt", {}).get("prompt_to_repeat", task.text) == task.text
 
 
-def test_the_arguments_are_said_in_the_prompt():
+def test_the_prompt_states_the_arguments():
     for item in MANY:
         for id, args in item.constraints:
             for name, value in args.items():
@@ -220,7 +223,8 @@ def test_the_arguments_are_said_in_the_prompt():
 
 def test_there_are_120_tasks_and_more_each_with_three_words_of_its_own():
     assert len({normal_form(task.text) for task in TASKS}) == len(TASKS) >= 120
-    asked = " ".join([*ENDINGS, *FIRST_WORDS, *OPTIONS, "Chapter Step Topic"])
+    texts = {str(value) for drawn in ARGUMENTS.values() for args in drawn for value in args.values()}
+    asked = " ".join([*texts, *OPTIONS])
     for task in TASKS:
         assert len(set(task.keywords)) == 3
         assert [word for word in task.keywords if count_phrase(task.text, word) or count_phrase(asked, word)] == []
@@ -228,13 +232,13 @@ def test_there_are_120_tasks_and_more_each_with_three_words_of_its_own():
 
 
 def test_three_wordings_and_more_for_each_id_and_relation_none_of_them_one_of_training():
-    taught = {run for said in phrases.PHRASES.values() for phrase in said for run in _runs(phrase)}
+    taught = {run for texts in phrases.PHRASES.values() for phrase in texts for run in _runs(phrase)}
     assert len(taught) > 500
-    assert {key.split(" ")[0] for key in WORDINGS} == set(IDS)
-    assert set(WORDINGS) >= set(phrases.PHRASES)
-    for key, said in WORDINGS.items():
-        assert len(set(said)) >= 3, key
-        assert [phrase for phrase in said if _runs(phrase) & taught] == []
+    assert {key.split(" ")[0] for key in PHRASES} == set(IDS)
+    assert set(PHRASES) >= set(phrases.PHRASES)
+    for key, texts in PHRASES.items():
+        assert len(set(texts)) >= 3, key
+        assert [phrase for phrase in texts if _runs(phrase) & taught] == []
 
 
 def _runs(phrase):
@@ -246,10 +250,11 @@ def _runs(phrase):
 
 
 def test_each_id_with_arguments_has_some_that_training_never_draws():
-    for id in set(CHOICES) & set(phrases.CHOICES):
+    for id in set(ARGUMENTS) & set(phrases.CHOICES):
         if phrases.CHOICES[id] != ({},) and id != "detectable_content:postscript":  # which has only two
-            assert [args for args in CHOICES[id] if args not in phrases.CHOICES[id]], id
-    assert set(FREQUENCIES) - {(LEAST, 2), (LESS, 3)} == set(FREQUENCIES)
+            assert [args for args in ARGUMENTS[id] if args not in phrases.CHOICES[id]], id
+    frequencies = {(args["relation"], args["frequency"]) for args in ARGUMENTS["keywords:frequency"]}
+    assert frequencies.isdisjoint({(LEAST, 2), (LESS, 3)})
     assert not {word for task in TASKS for word in task.keywords} & set(phrases.FILLERS)
 
 

@@ -1,11 +1,11 @@
-"""IFEval's file: what is read out of a row, and what a broken one says."""
+"""Reading IFEval's file: valid rows, and the errors of invalid ones."""
 
 import json
 
 import pytest
 
 from kiloset.core.errors import DataError
-from kiloset.evaluation.ifeval import Item, read_ifeval
+from kiloset.evaluation.following import Item, read_ifeval
 
 ROW = {"key": 7, "prompt": "Say hi.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
 NULLS = {"num_words": None, "relation": None, "keywords": None}
@@ -84,8 +84,8 @@ def _bounded(**args):
         (_with(key=True), '"key" must be a whole number or text, got True'),
         (_with(key=1.5), '"key" must be a whole number or text, got 1.5'),
         (_with(key=""), '"key" must be a whole number or text, got \'\''),
-        (_with(prompt=" \n"), r'"prompt" must be text, not blank, got \' \\n\''),
-        (_with(prompt=None), '"prompt" must be text, not blank, got None'),
+        (_with(prompt=" \n"), r'"prompt" must be a text that is not blank, got \' \\n\''),
+        (_with(prompt=None), '"prompt" must be a text that is not blank, got None'),
         (_with(instruction_id_list=[], kwargs=[]), r'"instruction_id_list" must be a list of at least one id, got \[\]'),
         (_with(instruction_id_list="punctuation:no_comma"), '"instruction_id_list" must be a list'),
         (_with(kwargs={}), r'"kwargs" must be a list of objects, got \{\}'),
@@ -98,7 +98,7 @@ def _bounded(**args):
         (_bounded(relation="at least", num_words=2.5), "num_words must be a whole number from 1 to 10000, got 2.5"),
         (_bounded(relation="around", num_words=5), "relation must be 'less than' or 'at least', got 'around'"),
         (_with(kwargs=[{"x": 1}]), "punctuation:no_comma: no argument 'x'; it takes none"),
-        (_with(key="6"), r'"key" \'6\' stands at .*input_data.jsonl:1 too; it must be unique'),
+        (_with(key="6"), r'"key" \'6\' is already used at .*input_data.jsonl:1; keys must be unique'),
     ],
 )  # fmt: skip
 def test_a_broken_row_is_an_error_in_one_line_with_its_place(written, row, message):
@@ -114,5 +114,5 @@ def test_a_file_that_is_missing_a_folder_or_empty_is_named(written, tmp_path):
         read_ifeval(tmp_path / "none.jsonl")
     with pytest.raises(DataError, match="cannot be read"):
         read_ifeval(tmp_path)
-    with pytest.raises(DataError, match=r"input_data.jsonl: no rows; there must be one JSON object a line"):
+    with pytest.raises(DataError, match=r"input_data.jsonl: the file has no rows; expected"):
         read_ifeval(written(b"", b" "))

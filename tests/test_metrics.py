@@ -24,15 +24,15 @@ def test_an_interval_is_scipys_percentile_bootstrap_of_the_ratio() -> None:
     rng = np.random.default_rng(0)
     counts = rng.integers(1, 30, 80).astype(float)
     sums = rng.gamma(2.0, 1.0, 80) * counts
-    found = mean_of(metric(list(sums), list(counts)))
+    result = mean_of(metric(list(sums), list(counts)))
     theirs = bootstrap(
         (sums, counts), lambda a, b, axis=-1: a.sum(axis) / b.sum(axis), paired=True, vectorized=True,
         n_resamples=20_000, method="percentile", rng=np.random.default_rng(1),
     ).confidence_interval  # fmt: skip
     width = theirs.high - theirs.low
-    assert found.value == pytest.approx(sums.sum() / counts.sum())
-    assert found.low == pytest.approx(theirs.low, abs=0.06 * width)
-    assert found.high == pytest.approx(theirs.high, abs=0.06 * width)
+    assert result.value == pytest.approx(sums.sum() / counts.sum())
+    assert result.low == pytest.approx(theirs.low, abs=0.06 * width)
+    assert result.high == pytest.approx(theirs.high, abs=0.06 * width)
 
 
 def test_differences_are_paired_by_item() -> None:
@@ -40,11 +40,11 @@ def test_differences_are_paired_by_item() -> None:
     rng = np.random.default_rng(0)
     base = rng.normal(0, 10, 60)
     tuned = base + 0.1
-    found = difference(metric(list(tuned)), metric(list(base)))
-    assert found.value == pytest.approx(0.1)
-    assert found.low == pytest.approx(0.1)
-    assert found.high == pytest.approx(0.1)
-    assert found.sign == 1
+    result = difference(metric(list(tuned)), metric(list(base)))
+    assert result.value == pytest.approx(0.1)
+    assert result.low == pytest.approx(0.1)
+    assert result.high == pytest.approx(0.1)
+    assert result.sign == 1
     assert difference(metric(list(base)), metric(list(tuned))).sign == -1
     assert difference(metric(list(base)), metric(list(base))).sign == 0
 

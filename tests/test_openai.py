@@ -208,7 +208,7 @@ def test_a_schema_goes_to_a_server_that_keeps_to_it_and_to_no_other(serve, raw):
     schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
     for structured in (True, False):
         server, engine = serve(structured=structured)
-        assert engine.structured is structured
+        assert engine.capabilities.schemas is structured
         ((_, plain),) = requests(engine, 1, raw)
         request = Request(plain.prompt, "x", 16, 0.7, 0.9, raw=raw, schema=json.dumps(schema))
         engine.submit([(request.key("x"), request)])
@@ -219,7 +219,7 @@ def test_a_schema_goes_to_a_server_that_keeps_to_it_and_to_no_other(serve, raw):
 
 def test_plain_text_is_refused_where_the_server_has_no_completions(serve):
     server, engine = serve(completions=False)
-    assert engine.raw is False
+    assert engine.capabilities.plain_text is False
     with pytest.raises(ModelError, match="takes no plain text"):
         engine.submit(requests(engine, 1))
     assert ask(engine, 1, raw=False)[0].text == "answer to p0"

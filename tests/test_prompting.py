@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from kiloset.core.errors import ModelError
-from kiloset.core.models import chat_request, render_prompt, tokenize_example
+from kiloset.core.models import Capabilities, chat_request, render_prompt, tokenize_example
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }} {{ m['content'] }}<|im_end|> {% endfor %}"
@@ -31,7 +31,7 @@ def _tokenizer(template, *, bos=False, eos="<|endoftext|>"):
 class Engine:
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
-        self.templated = bool(tokenizer.chat_template)
+        self.capabilities = Capabilities(chat_template=bool(tokenizer.chat_template))
 
     def render(self, messages):
         return render_prompt(self.tokenizer, messages)

@@ -1,236 +1,136 @@
-"""What figures are made to say: three words, guards, and the arms they are about."""
+"""`kiloset prove` on a tiny model, from arms to verdict: trainings, files, and resuming."""
 
-import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-import polars as pl
 import pytest
-from rich.console import Console
 
-from kiloset.cli.show import show_proof
-from kiloset.core.config import parse, settings
-from kiloset.core.errors import ConfigError, DataError
-from kiloset.core.run import RunFolder
-from kiloset.core.table import VERDICT, table_of
-from kiloset.evaluation.arms import ARMS, arms_of
-from kiloset.evaluation.evaluate import Suites
-from kiloset.evaluation.metrics import Metric
-from kiloset.evaluation.proof import Guard, ProveConfig, guards, prove
+from kiloset import proof as module
+from kiloset.core.models import Silent
+from kiloset.core.run import RunFolder, file_sha256
+from kiloset.evaluation.comparison import Proof
+from kiloset.evaluation.settings import ProveConfig
+from kiloset.evaluation.suite import Evaluation
+from kiloset.proof import prove_run
+from kiloset.settings import RunConfig
+from kiloset.train.settings import TrainConfig
+from tests.test_evaluation_comparison import model, run_of
+from tests.test_lora import model_path, one_thread
 
-Better = Literal["higher", "lower", "neither"]
-TARGET = "following strict prompt"
+__all__ = ["model_path", "one_thread"]
 
-
-def metric(name: str, values: "np.ndarray[Any, Any] | float", better: Better = "higher") -> Metric:
-    listed = np.full(100, values) if isinstance(values, float) else values
-    return Metric(
-        name, "u", better, {f"k{n}": float(v) for n, v in enumerate(listed)}, {f"k{n}": 1.0 for n in range(100)}
-    )
+TRAIN = TrainConfig(rank=2, alpha=4, learning_rate=1e-2, epochs=2, batch_size=2)
 
 
-def model(target: float, **others: float) -> dict[str, Metric]:
-    """Return a model that is right on the target's first items, as many as the share says."""
-    right = (np.arange(100) < round(target * 100)).astype(float)
-    named = {
-        "NLL of prose": (others.get("prose", 3.0), "lower"), "NLL of code": (others.get("code", 2.0), "lower"),
-        "accuracy facts": (others.get("facts", 0.6), "higher"), "accuracy sums": (others.get("sums", 0.4), "higher"),
-        "opening concentration": (others.get("opening", 0.1), "lower"),
-        "paraphrase consistency": (others.get("paraphrase", 0.8), "higher"),
-        "tokens per answer": (others.get("tokens", 100.0), "neither"),
-    }  # fmt: skip
-    made = {name: metric(name, value, better) for name, (value, better) in named.items()}  # type: ignore[arg-type]
-    return {TARGET: metric(TARGET, right), **made}
+class Bench:
+    """A fake evaluator: an adapter's score depends on its arm only."""
+
+    def __init__(self, good: dict[str, float]) -> None:
+        self.good = good
+        self.evaluated: list[str] = []
+
+    def evaluate_base(self, target: Path) -> Evaluation:
+        return Evaluation(model(0.2), {})
+
+    def evaluate_tuned(self, name: str, adapter: Path, target: Path, base: Evaluation) -> Evaluation:
+        assert (adapter / "adapter_model.safetensors").is_file()
+        assert target == adapter.parent
+        self.evaluated.append(name)
+        return Evaluation(model(self.good.get(name.split("-", maxsplit=1)[0], 0.2)), {})
 
 
-CONFIG = ProveConfig()
-BASE = model(0.2)
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return run_of(tmp_path / "run")
 
 
-@pytest.mark.parametrize(
-    ("curated", "random", "said"),
-    [((0.5, 0.52), (0.2, 0.2), "better"), ((0.2, 0.2), (0.5, 0.52), "worse"), ((0.3, 0.3), (0.3, 0.3), "not distinguishable"),
-     ((0.2, 0.6), (0.4, 0.4), "not distinguishable")],
-)  # fmt: skip
-def test_the_verdict_is_one_of_three(curated: tuple[float, ...], random: tuple[float, ...], said: str) -> None:
-    arms = {"curated": [model(one) for one in curated], "random": [model(one) for one in random]}
-    found = prove(CONFIG, BASE, arms)
-    assert found.verdict == said
-    assert found.is_proved is (said == "better")
+def proved(
+    run: RunFolder, path: Path, monkeypatch: pytest.MonkeyPatch, good: dict[str, float], **prove: Any
+) -> tuple[Proof, Bench]:
+    bench = Bench(good)
+
+    @contextmanager
+    def evaluator(*_: Any) -> Iterator[Bench]:
+        yield bench
+
+    monkeypatch.setattr(module, "evaluator", evaluator)
+    config = replace(RunConfig(), train=TRAIN, prove=ProveConfig(**prove))
+    config = replace(config, models=replace(config.models, base=replace(config.models.base, name=str(path))))
+    return prove_run(run, config, Silent()), bench
 
 
-def test_a_lower_figure_is_better_where_lower_is() -> None:
-    config = replace(CONFIG, target="validation loss")
-    loss = {name: metric("validation loss", value, "lower") for name, value in (("low", 1.0), ("high", 2.0))}
-    better = [{**BASE, "validation loss": loss["low"]}] * 2
-    worse = [{**BASE, "validation loss": loss["high"]}] * 2
-    base = {**BASE, "validation loss": loss["high"]}
-    assert prove(config, base, {"curated": better, "random": worse}).verdict == "better"
-    assert prove(config, base, {"curated": worse, "random": better}).verdict == "worse"
+def adapters(run: RunFolder) -> dict[str, str]:
+    result = sorted((run.path / "prove").glob("*/adapter/adapter_model.safetensors"))
+    return {path.parent.parent.name: file_sha256(path) for path in result}
 
 
-def test_what_has_no_better_direction_gets_no_verdict() -> None:
-    arms = {"curated": [model(0.5, tokens=50.0)] * 2, "random": [model(0.5, tokens=150.0)] * 2}
-    found = {one.metric: one for one in prove(CONFIG, BASE, arms).figures["curated"]}
-    assert found["tokens per answer"].to_random is not None
-    assert found["tokens per answer"].to_random.value == -100
-    assert found["tokens per answer"].verdict == ""
+def test_a_set_that_beats_random_rows_is_proved_and_everything_is_kept(
+    run: RunFolder, model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, bench = proved(run, model_path, monkeypatch, {"curated": 0.6, "unrewritten": 0.5})
+    assert result.verdict == "better"
+    assert result.is_proved
+    names = [f"{arm}-{seed}" for seed in (0, 1) for arm in ("curated", "unrewritten", "random", "longest", "seeds")]
+    assert bench.evaluated == names
+    kept = adapters(run)
+    assert sorted(kept) == sorted(names)
+    assert len(set(kept.values())) == 10
+    for name in names:
+        rows = (run.path / "prove" / name / "rows.jsonl").read_text().splitlines()
+        report = json.loads((run.path / "prove" / name / "train.json").read_text())
+        assert len(rows) == report["train_rows"] == 5
+        assert report["steps"] == 6  # 5 rows, 2 a step, 2 epochs
+        assert (report["best_epoch"], report["stopped_early"]) == (2, False)
+    written = json.loads((run.path / "prove" / "proof.json").read_text())
+    assert (written["verdict"], written["is_proved"], written["target"]) == ("better", True, "following strict prompt")
+    assert written["arms"]["seeds-1"] == {"rows": 5, "distinct": 4}
+    assert next(one["metric"] for one in written["figures"]["curated"]) == "following strict prompt"
 
 
-@pytest.mark.parametrize(
-    ("change", "fallen"),
-    [
-        ({}, set()),
-        ({"prose": 3.09}, set()),
-        ({"prose": 3.2}, {"NLL of prose"}),
-        ({"code": 2.2}, {"NLL of code"}),
-        ({"facts": 0.52}, set()),  # 0.08 over two capabilities is 0.04
-        ({"facts": 0.48}, {"forgetting"}),
-        ({"facts": 0.48, "sums": 1.0}, {"forgetting"}),  # a gain does not make up for a loss
-        ({"opening": 0.3}, {"opening concentration"}),
-        ({"paraphrase": 0.6}, {"paraphrase consistency"}),
-        ({"paraphrase": 1.0, "opening": 0.0, "prose": 1.0}, set()),
-        ({"tokens": 999.0}, set()),
-    ],
-)
-def test_a_guard_falls_beyond_its_limit_and_only_for_the_worse(change: dict[str, float], fallen: set[str]) -> None:
-    curated = [model(0.6, **change)] * 2
-    found = prove(CONFIG, BASE, {"curated": curated, "random": [model(0.2)] * 2})
-    assert {guard.name for guard in found.guards if not guard.holds} == fallen
-    assert found.verdict == "better"
-    assert found.is_proved is not bool(fallen)
+def test_run_again_nothing_is_trained_again_and_a_changed_set_is(
+    run: RunFolder, model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arms = {"arms": ("curated", "random")}
+    proved(run, model_path, monkeypatch, {}, **arms)
+    before, reports = adapters(run), {}
+    for name in before:
+        reports[name] = (run.path / "prove" / name / "train.json").read_text()
+    proved(run, model_path, monkeypatch, {}, **arms)
+    assert {name: (run.path / "prove" / name / "train.json").read_text() for name in before} == reports
+    run.curated.write_text(run.curated.read_text().replace("Task 3", "Task 3, edited by hand"))
+    proved(run, model_path, monkeypatch, {}, **arms)
+    after = adapters(run)
+    assert {name for name in before if before[name] != after[name]} == {"curated-0", "curated-1"}
 
 
-def test_guards_are_the_mean_over_seeds() -> None:
-    found = guards(CONFIG, BASE, [model(0.5, prose=3.0), model(0.5, prose=3.3)])
-    assert next(one.change for one in found if one.name == "NLL of prose") == pytest.approx(0.15)
-    assert not Guard("x", float("nan"), 1.0).holds
+def test_arms_of_equal_rows_share_a_training_and_are_not_distinguishable(
+    run: RunFolder, model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If no row was rewritten, the unrewritten set equals the curated one."""
+    file = run.stage_file(3, "style")
+    file.unlink()
+    result, bench = proved(run, model_path, monkeypatch, {"curated": 0.4}, arms=("curated", "unrewritten", "random"))
+    assert bench.evaluated == ["curated-0", "random-0", "curated-1", "random-1"]
+    assert [one.arm for one in result.figures["unrewritten"]] == [one.arm for one in result.figures["curated"]]
 
 
-@settings
-class Tables:
-    """A document with our table alone."""
-
-    prove: ProveConfig = CONFIG
-
-
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        ({"arms": ["curated"]}, r"\[prove\] arms must be a list with curated and random, which are compared"),
-        ({"arms": ["curated", "random", "best"]}, r"\[prove\] arms must be of curated, .* \(there is no 'best'\)"),
-        ({"seeds": 1}, r"\[prove\] seeds must be greater than or equal to 2, got 1"),
-        ({"target": "beauty"}, r"\[prove\] target must be 'following strict prompt', .* got 'beauty'"),
-    ],
-)
-def test_what_cannot_be_compared_is_refused_in_one_line(table: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message) as raised:
-        parse(Tables, {"prove": table})
-    assert "\n" not in str(raised.value)
+def test_an_arm_is_trained_alike_but_for_its_seed(
+    run: RunFolder, model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proved(run, model_path, monkeypatch, {}, arms=("curated", "random"), seeds=3)
+    kept = adapters(run)
+    assert sorted(kept) == ["curated-0", "curated-1", "curated-2", "random-0", "random-1", "random-2"]
+    assert len({kept[f"curated-{seed}"] for seed in range(3)}) == 3
 
 
-def test_a_target_that_cannot_be_found_out_is_refused() -> None:
-    asked = Suites({"following": ()}, 0, ())
-    with pytest.raises(ConfigError, match=r"needs IFEval's file; name it in \[evaluation\] ifeval"):
-        replace(CONFIG, target="ifeval strict prompt").check(asked)
-    with pytest.raises(ConfigError, match=r"needs validation rows; set \[run\] validation above 0"):
-        replace(CONFIG, target="validation loss").check(asked)
-    CONFIG.check(asked)
-
-
-def run_of(folder: Path) -> RunFolder:
-    """Return a run of 4 seeds and 12 candidates, whose curated set has 5 rows for training, one rewritten, and 1 held out."""
-    run = RunFolder(folder)
-    run.create()
-    seeds = [{"id": f"s{n}", "instruction": f"Seed {n}", "response": f"S{n}", "source": "seed"} for n in range(4)]
-    made = [
-        {"id": f"g{n:02}", "instruction": f"Task {n}", "response": "long " * n + "word", "source": "generated"}
-        for n in range(12)
-    ]
-    made[7]["response"] = " "
-    table = table_of([*seeds, *made])
-    run.write_stage(2, "generate", "f", table, pl.DataFrame(schema={**table.schema, **VERDICT}))
-    chosen = table.filter(pl.col("id").is_in([f"g{n:02}" for n in range(6)])).with_columns(
-        original_response=pl.when(pl.col("id") == "g01").then(pl.lit("As it was born.")).otherwise(None),
-    )
-    twin = {
-        "stage": "near_duplicates",
-        "reason": "near_duplicate",
-        "evidence": "",
-        "measured": 0.9,
-        "limit": 0.7,
-        "twin": "g05",
-    }
-    lost = table.filter(pl.col("id") == "g11").with_columns(**{name: pl.lit(value) for name, value in twin.items()})
-    run.write_stage(3, "style", "f", chosen, lost)
-    lines = [
-        {"id": row["id"], "split": "validation" if row["id"] == "g05" else "train",
-         "messages": [{"role": "user", "content": row["instruction"]}, {"role": "assistant", "content": row["response"]}]}
-        for row in chosen.iter_rows(named=True)
-    ]  # fmt: skip
-    run.curated.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return run
-
-
-def test_arms_have_one_size_and_no_row_that_is_held_out_nor_its_near_duplicate(tmp_path: Path) -> None:
-    arms = {arm.name: arm for arm in arms_of(run_of(tmp_path), tuple(ARMS), 0)}
-    assert list(arms) == list(ARMS)
-    assert {len(arm.rows) for arm in arms.values()} == {5}
-    ids = {name: [row["id"] for row in arm.rows] for name, arm in arms.items()}
-    assert ids["curated"] == ids["unrewritten"] == ["g00", "g01", "g02", "g03", "g04"]
-    assert ids["longest"] == [
-        "g10",
-        "g09",
-        "g08",
-        "g06",
-        "g04",
-    ]  # g11 is a duplicate of g05, which is held out; g07 is blank
-    assert ids["seeds"] == ["s0", "s1", "s2", "s3", "s0/1"]
-    assert arms["seeds"].distinct == 4
-    assert set(ids["random"]) <= {f"g{n:02}" for n in range(12)} - {"g05", "g07", "g11"}
-    assert len(set(ids["random"])) == 5
-
-
-def test_an_arm_without_rewriting_has_the_answers_as_they_were_born(tmp_path: Path) -> None:
-    curated, unrewritten = arms_of(run_of(tmp_path), ["curated", "unrewritten"], 0)
-    answers = [[row["messages"][-1]["content"] for row in arm.rows] for arm in (curated, unrewritten)]
-    assert answers[0][0] == answers[1][0]
-    assert (answers[0][1], answers[1][1]) == ("long word", "As it was born.")
-
-
-def test_random_rows_differ_by_seed_and_repeat_for_one(tmp_path: Path) -> None:
-    run = run_of(tmp_path)
-    drawn = [[row["id"] for row in arms_of(run, ["random"], seed)[0].rows] for seed in (0, 0, 1, 2)]
-    assert drawn[0] == drawn[1]
-    assert len({tuple(one) for one in drawn}) == 3
-
-
-def test_an_edit_by_hand_is_in_the_curated_arm(tmp_path: Path) -> None:
-    run = run_of(tmp_path)
-    run.curated.write_text(run.curated.read_text().replace("Task 3", "Task 3, edited"))
-    (curated,) = arms_of(run, ["curated"], 0)
-    assert curated.rows[3]["messages"][0]["content"] == "Task 3, edited"
-
-
-def test_a_run_whose_generation_is_not_finished_is_refused(tmp_path: Path) -> None:
-    run = run_of(tmp_path)
-    run.stage_file(2, "generate").unlink()
-    with pytest.raises(DataError, match="stage generate is not finished; run `make dataset` first"):
-        arms_of(run, ["curated"], 0)
-
-
-def test_what_is_shown_says_the_verdict_each_guard_and_every_arm() -> None:
-    arms = {"curated": [model(0.6, prose=3.4)] * 2, "random": [model(0.2)] * 2, "longest": [model(0.1)] * 2}
-    found = prove(CONFIG, BASE, arms)
-    console = Console(file=io.StringIO(), width=120)
-    show_proof(found, Path("runs/x/prove"), console)
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "curated against random rows on following strict prompt: better" in shown
-    assert "guard NLL of prose: +0.400 for the worse, 0.1 allowed: FALLS" in shown
-    assert "guard forgetting: +0.000 for the worse, 0.05 allowed: holds" in shown
-    lines = [line for line in shown.splitlines() if "longest" in line]
-    assert "-0.100" in lines[0]
-    assert "worse" in lines[0]
+def test_a_set_that_does_not_beat_random_rows_is_not_proved(
+    run: RunFolder, model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, _ = proved(run, model_path, monkeypatch, {"curated": 0.2, "random": 0.5}, arms=("curated", "random"))
+    assert (result.verdict, result.is_proved) == ("worse", False)
+    result, _ = proved(run, model_path, monkeypatch, {}, arms=("curated", "random"))
+    assert (result.verdict, result.is_proved) == ("not distinguishable", False)

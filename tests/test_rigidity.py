@@ -1,4 +1,3 @@
-import json
 import math
 from collections import Counter
 
@@ -6,17 +5,17 @@ import pytest
 
 from kiloset.core.constraints import check
 from kiloset.core.text import normal_form
+from kiloset.evaluation.bundled import bundled_rows
 from kiloset.evaluation.metrics import Answer
 from kiloset.evaluation.rigidity import (
-    DATA,
-    consistency,
     consistency_metrics,
+    consistency_prompts,
     has_list,
     is_refusal,
-    neutral,
     neutral_metrics,
-    override,
+    neutral_prompts,
     override_metrics,
+    override_prompts,
 )
 
 NUMBERS = [f"{number:02}" for number in range(1, 61)]
@@ -45,7 +44,7 @@ OVERRIDE_ANSWERS = {
 }  # fmt: skip
 
 
-def said(text="", finish_reason="stop", tokens=1):
+def answer(text="", finish_reason="stop", tokens=1):
     return Answer(text, finish_reason, tokens)
 
 
@@ -56,7 +55,7 @@ def different(number):
 
 def neutral_answers(**other):
     """Return answers without anything in common, but for those named like n01."""
-    return {f"neutral-{n}": other.get(f"n{n}", said(different(n))) for n in NUMBERS}
+    return {f"neutral-{n}": other.get(f"n{n}", answer(different(n))) for n in NUMBERS}
 
 
 def figures(metrics):
@@ -64,16 +63,18 @@ def figures(metrics):
 
 
 def rows(name):
-    return [json.loads(line) for line in (DATA / name).read_text(encoding="utf-8").split("\n")[:-1]]
+    return bundled_rows(name)
 
 
 def answers_right(*wrong):
     """Return right answers to every question, but for the keys named."""
-    right = {row["key"]: row["accepted"][-1] for row in rows("questions.jsonl")}
-    return {p.key: said("No idea." if p.key in wrong else f"It is {right[p.key[:11]]}!") for p in consistency()}
+    right = {row["key"]: row["accepted"][-1] for row in rows("questions")}
+    return {
+        p.key: answer("No idea." if p.key in wrong else f"It is {right[p.key[:11]]}!") for p in consistency_prompts()
+    }
 
 
-@pytest.mark.parametrize(("suite", "count"), [(neutral, 60), (consistency, 84), (override, 20)])
+@pytest.mark.parametrize(("suite", "count"), [(neutral_prompts, 60), (consistency_prompts, 84), (override_prompts, 20)])
 def test_no_key_and_no_prompt_is_there_twice(suite, count):
     prompts = suite()
     assert len(prompts) == len({p.key for p in prompts}) == count
@@ -81,17 +82,17 @@ def test_no_key_and_no_prompt_is_there_twice(suite, count):
 
 
 def test_neutral_prompts_are_one_user_turn_and_ask_for_no_form():
-    for prompt in neutral():
+    for prompt in neutral_prompts():
         (message,) = prompt.messages
         assert message["role"] == "user"
         assert not any(f" {word} " in f" {normal_form(message['content'])} " for word in FORMAL_DEMANDS), message
 
 
 def test_opening_concentration_is_the_share_of_the_commonest_three_words():
-    answers = neutral_answers(n01=said("Here is a plan"), n02=said("**Here is a** list"), n03=said("HERE is a."))
-    found = figures(neutral_metrics(answers))["opening concentration"]
-    assert found.mean == pytest.approx(3 / 60)
-    assert {key for key, value in found.sums.items() if value} == {"neutral-01", "neutral-02", "neutral-03"}
+    answers = neutral_answers(n01=answer("Here is a plan"), n02=answer("**Here is a** list"), n03=answer("HERE is a."))
+    result = figures(neutral_metrics(answers))["opening concentration"]
+    assert result.mean == pytest.approx(3 / 60)
+    assert {key for key, value in result.sums.items() if value} == {"neutral-01", "neutral-02", "neutral-03"}
 
 
 def test_answers_that_all_begin_differently_have_the_least_concentration():
@@ -111,37 +112,37 @@ def test_answers_that_all_begin_differently_have_the_least_concentration():
 )
 def test_a_list_has_two_items_and_a_heading_is_enough(text, expected):
     assert has_list(text) is expected
-    found = figures(neutral_metrics(neutral_answers(n07=said(text))))["list or heading"]
-    assert found.sums["neutral-07"] == expected
-    assert found.mean == pytest.approx(expected / 60)
+    result = figures(neutral_metrics(neutral_answers(n07=answer(text))))["list or heading"]
+    assert result.sums["neutral-07"] == expected
+    assert result.mean == pytest.approx(expected / 60)
 
 
 def test_new_trigrams_are_those_of_no_other_answer():
-    answers = neutral_answers(n01=said("a b c d a b c"), n02=said("A b c, x"), n03=said("two words"))
-    found = figures(neutral_metrics(answers))["new trigrams"]
-    assert found.sums["neutral-01"] == pytest.approx(3 / 4)  # abc, bcd, cda, dab: abc is in the second too
-    assert found.sums["neutral-02"] == pytest.approx(1 / 2)
-    assert "neutral-03" not in found.counts
-    assert found.sums["neutral-04"] == 1
+    answers = neutral_answers(n01=answer("a b c d a b c"), n02=answer("A b c, x"), n03=answer("two words"))
+    result = figures(neutral_metrics(answers))["new trigrams"]
+    assert result.sums["neutral-01"] == pytest.approx(3 / 4)  # abc, bcd, cda, dab: abc is in the second too
+    assert result.sums["neutral-02"] == pytest.approx(1 / 2)
+    assert "neutral-03" not in result.counts
+    assert result.sums["neutral-04"] == 1
 
 
 def test_spread_of_length_is_the_distance_from_the_mean_logarithm():
-    answers = {f"neutral-{n}": said("w " * (2 if int(n) % 2 else 8)) for n in NUMBERS}
-    found = figures(neutral_metrics(answers))["spread of length"]
-    assert found.mean == pytest.approx(math.log(2))  # ln 2 and ln 8 are both ln 2 from their mean, ln 4
-    assert figures(neutral_metrics(answers | {"neutral-01": said(" \n")}))["spread of length"].counts.keys() == {
+    answers = {f"neutral-{n}": answer("w " * (2 if int(n) % 2 else 8)) for n in NUMBERS}
+    result = figures(neutral_metrics(answers))["spread of length"]
+    assert result.mean == pytest.approx(math.log(2))  # ln 2 and ln 8 are both ln 2 from their mean, ln 4
+    assert figures(neutral_metrics(answers | {"neutral-01": answer(" \n")}))["spread of length"].counts.keys() == {
         f"neutral-{n}" for n in NUMBERS[1:]
     }
 
 
 def test_cut_answers_refusals_and_tokens_are_counted():
-    answers = neutral_answers(n01=said("Long ago", "length", 119), n02=said("As an AI, I cannot say.", tokens=3))
-    found = figures(neutral_metrics(answers))
-    assert found["unfinished"].mean == pytest.approx(1 / 60)
-    assert found["unfinished"].sums["neutral-01"] == 1
-    assert found["refusals"].mean == pytest.approx(1 / 60)
-    assert found["refusals"].sums["neutral-02"] == 1
-    assert found["tokens per answer"].mean == pytest.approx((119 + 3 + 58) / 60)
+    answers = neutral_answers(n01=answer("Long ago", "length", 119), n02=answer("As an AI, I cannot say.", tokens=3))
+    result = figures(neutral_metrics(answers))
+    assert result["unfinished"].mean == pytest.approx(1 / 60)
+    assert result["unfinished"].sums["neutral-01"] == 1
+    assert result["refusals"].mean == pytest.approx(1 / 60)
+    assert result["refusals"].sums["neutral-02"] == 1
+    assert result["tokens per answer"].mean == pytest.approx((119 + 3 + 58) / 60)
 
 
 @pytest.mark.parametrize(
@@ -181,17 +182,17 @@ def test_other_beginnings_are_no_refusals(text):
 
 
 def test_there_are_twelve_questions_in_four_wordings_and_three_layouts():
-    kinds = Counter(p.key[12:] for p in consistency())
+    kinds = Counter(p.key[12:] for p in consistency_prompts())
     assert kinds == dict.fromkeys(("1", "2", "3", "4", "lower", "spaced", "label"), 12)
 
 
-def test_no_question_tells_its_answer():
-    for row in rows("questions.jsonl"):
+def test_no_question_reveals_its_answer():
+    for row in rows("questions"):
         assert not set(row["accepted"]) & set(normal_form(" ".join(row["wordings"])).split()), row["key"]
 
 
 def test_layouts_are_the_first_wording_with_the_same_words():
-    texts = {p.key: p.messages[0]["content"] for p in consistency()}
+    texts = {p.key: p.messages[0]["content"] for p in consistency_prompts()}
     assert texts["question-01-lower"] == "what is the capital of france?"
     assert texts["question-01-spaced"] == "\n\n   What   is   the   capital   of   France?\n\n\n"
     assert texts["question-01-label"] == "Question: What is the capital of France?\nAnswer:"
@@ -210,28 +211,28 @@ def test_verdicts_are_compared_over_pairs_of_wordings_and_with_the_plain_layout(
 
 
 def test_a_model_that_is_always_wrong_is_consistent():
-    answers = {p.key: said("Parisian sunshine, sevenfold") for p in consistency()}
+    answers = {p.key: answer("Parisian sunshine, sevenfold") for p in consistency_prompts()}
     assert [metric.mean for metric in consistency_metrics(answers)] == [0, 1, 1]
 
 
 def test_every_system_prompt_can_be_obeyed_and_disobeyed():
-    assert OVERRIDE_ANSWERS.keys() == {p.key for p in override()}
-    for row in rows("overrides.jsonl"):
+    assert OVERRIDE_ANSWERS.keys() == {p.key for p in override_prompts()}
+    for row in rows("overrides"):
         obeys, breaks = OVERRIDE_ANSWERS[row["key"]]
         assert check(row["id"], row["args"], obeys), row["key"]
         assert not check(row["id"], row["args"], breaks), row["key"]
 
 
 def test_overrides_are_judged_by_key():
-    answers = {key: said(breaks) for key, (_, breaks) in OVERRIDE_ANSWERS.items()}
-    answers["override-10"] = said(OVERRIDE_ANSWERS["override-10"][0])
-    (found,) = override_metrics(answers)
-    assert {key for key, value in found.sums.items() if value} == {"override-10"}
-    assert found.mean == pytest.approx(1 / 20)
+    answers = {key: answer(breaks) for key, (_, breaks) in OVERRIDE_ANSWERS.items()}
+    answers["override-10"] = answer(OVERRIDE_ANSWERS["override-10"][0])
+    (result,) = override_metrics(answers)
+    assert {key for key, value in result.sums.items() if value} == {"override-10"}
+    assert result.mean == pytest.approx(1 / 20)
 
 
 def test_the_system_turn_comes_first():
-    assert {tuple(message["role"] for message in p.messages) for p in override()} == {("system", "user")}
+    assert {tuple(message["role"] for message in p.messages) for p in override_prompts()} == {("system", "user")}
 
 
 @pytest.mark.parametrize("metrics", [neutral_metrics, consistency_metrics, override_metrics])

@@ -14,7 +14,7 @@ import pytest
 from kiloset.core.calls import CallStore
 from kiloset.core.constraints import failing
 from kiloset.core.errors import ConfigError
-from kiloset.core.models import Request, Silent
+from kiloset.core.models import Capabilities, Request, Silent
 from kiloset.core.progress import GenerationProgress
 from kiloset.core.recorded import RecordedEngine
 from kiloset.generator.loop import generate
@@ -215,10 +215,10 @@ def test_a_bare_user_turn_is_the_template_up_to_where_the_user_writes(store: Cal
     assert (row["parents"], row["depth"], json.loads(call["params"])["raw"]) == ([], 1, False)
 
 
-@pytest.mark.parametrize("lacks", ["raw", "transparent", "templated"])
+@pytest.mark.parametrize("lacks", ["plain_text", "exact_prompts", "chat_template"])
 def test_magpie_is_refused_where_the_engine_cannot_do_it(store: CallStore, lacks: str) -> None:
     engine = FakeEngine()
-    setattr(engine, lacks, False)
+    engine.capabilities = Capabilities(**{lacks: False})
     with pytest.raises(ConfigError) as error:
         generated(store, engine, strategies={"magpie": 1.0})
     assert error.value.code == "KS203"
@@ -227,7 +227,7 @@ def test_magpie_is_refused_where_the_engine_cannot_do_it(store: CallStore, lacks
 
 def test_an_engine_that_takes_only_chats_is_asked_in_chats(store: CallStore) -> None:
     engine = FakeEngine(answer=writer)
-    engine.raw = False  # type: ignore[misc]
+    engine.capabilities = Capabilities(plain_text=False)
     generated(store, engine, strategies={"self_instruct": 1.0, "constraint": 1.0})
     calls = calls_of(store, engine.sent)
     assert {call["purpose"] for call in calls} == {"instruction", "input", "response"}
@@ -297,7 +297,7 @@ def test_json_is_asked_for_under_a_schema_where_the_engine_can(store: CallStore)
     assert all(json.loads(request.schema) == {"type": "object"} for request in with_schema)
     assert {request.purpose for request in with_schema} == {"response"}
     engine = FakeEngine(answer=note)
-    engine.structured = False  # type: ignore[misc]
+    engine.capabilities = Capabilities(schemas=False)
     seen.clear()
     with closing(CallStore(Path(":memory:"))) as other:
         generated(other, engine, wanted={"stories": 150}, strategies={"constraint": 1.0})

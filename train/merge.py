@@ -1,11 +1,10 @@
 """Write a model whose weights hold its adapter, for whatever loads no adapters."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from kiloset.core.errors import DataError, ModelError
-from kiloset.core.loading import load_tokenizer
+from kiloset.core.errors import ModelError
+from kiloset.core.loading import check_adapter, load_tokenizer
 from kiloset.core.text import squash
 from kiloset.train.checkpoint import replaced
 
@@ -42,19 +41,3 @@ def merge_adapter(model_path: Path, adapter: Path, folder: Path) -> None:
     with replaced(folder) as partial:
         merged.save_pretrained(partial, safe_serialization=True)
         tokenizer.save_pretrained(partial)
-
-
-def check_adapter(adapter: Path) -> dict[str, Any]:
-    """Return an adapter's configuration.
-
-    Raises:
-        DataError: The folder holds no adapter in PEFT's format whose weights are safetensors.
-    """
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (adapter / name).is_file():
-            raise DataError("KS471", f"{adapter}: no {name} in it; fit an adapter with `make train`")
-    try:
-        found: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError("KS472", f"{adapter / 'adapter_config.json'}: not JSON: {error}") from None
-    return found

@@ -12,8 +12,8 @@ from rich.text import Text
 from kiloset.cli.text import duration, printable
 from kiloset.core.run import RunFolder
 from kiloset.core.statistics import Interval
+from kiloset.evaluation.comparison import Compared, Proof, verdict
 from kiloset.evaluation.metrics import Metric, difference
-from kiloset.evaluation.proof import Compared, Proof, verdict
 from kiloset.pipeline import Result
 from kiloset.plan import Plan, Range, Shortage, Spend
 from kiloset.review.apply import Reviewed

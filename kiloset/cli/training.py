@@ -1,7 +1,5 @@
 """Commands that fit an adapter and measure it: train, evaluate, prove, merge."""
 
-from dataclasses import asdict
-from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -56,35 +54,14 @@ def evaluate(
     Example: `kiloset evaluate --run my-run`
     """
     from kiloset.cli.show import show_judgement
-    from kiloset.core.run import write_text
-    from kiloset.data.curated import read_curated
-    from kiloset.evaluation.evaluate import suites
-    from kiloset.evaluation.metrics import difference
-    from kiloset.judging import panel, taught_by, validation_rows
+    from kiloset.evaluator import evaluate_adapter
     from kiloset.settings import load_config
-    from kiloset.train.merge import check_adapter
 
     folder = find_run(run, runs)
     settings = load_config(folder.config, set_ or [])
-    tuned_by = adapter or folder.adapter
-    check_adapter(tuned_by)
-    taught = taught_by(read_curated(folder.curated).conversations("train"))
-    asked = suites(settings.evaluation, taught, validation_rows(folder))
-    place = folder.path / "evaluation"
-    with (
-        folder.lock(),
-        progress_on_stderr(progress) as display,
-        panel(folder, settings, asked, place, display) as judges,
-    ):
-        base = judges.base(place / "base")
-        tuned = judges.tuned("tuned", tuned_by, place / "tuned", base)
-    figures = {
-        name: {"unit": one.unit, "better": one.better, "base": one.mean, "tuned": tuned.metrics[name].mean,
-               "difference": asdict(difference(tuned.metrics[name], one))}
-        for name, one in base.metrics.items()
-    }  # fmt: skip
-    write_text(folder.path / "evaluation.json", dumps(figures, indent=2) + "\n")
-    show_judgement(base.metrics, tuned.metrics, place, Console())
+    with folder.lock(), progress_on_stderr(progress) as display:
+        base, tuned = evaluate_adapter(folder, settings, adapter or folder.adapter, display)
+    show_judgement(base.metrics, tuned.metrics, folder.path / "evaluation", Console())
 
 
 def prove(run: Run = None, set_: Overrides = None, progress: ProgressMode = "auto", runs: Runs = Path("runs")) -> None:
@@ -96,7 +73,7 @@ def prove(run: Run = None, set_: Overrides = None, progress: ProgressMode = "aut
     Example: `kiloset prove --set prove.seeds=3`
     """
     from kiloset.cli.show import show_proof
-    from kiloset.prove import prove_run
+    from kiloset.proof import prove_run
     from kiloset.settings import load_config
 
     folder = find_run(run, runs)

@@ -1,10 +1,11 @@
-"""Load a tokenizer or causal language model from a local folder: safetensors only, no code of the model's own."""
+"""Loads a tokenizer, a causal language model or an adapter from a local folder: safetensors only, no remote code."""
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
-from kiloset.core.errors import ConfigError, ModelError
+from kiloset.core.errors import ConfigError, DataError, ModelError
 from kiloset.core.text import squash
 
 
@@ -12,7 +13,7 @@ def load_tokenizer(path: Path) -> Any:
     """Return the tokenizer of a model folder.
 
     Raises:
-        ModelError: There is none, or it needs code of its own.
+        ModelError: The folder has no tokenizer, or the tokenizer needs remote code.
     """
     from transformers import AutoTokenizer
 
@@ -32,25 +33,25 @@ def load_model(path: Path, *, quantize: str = "none") -> Any:
         quantize: `none`, or `8bit` or `4bit` (NF4) weights, which need CUDA and bitsandbytes.
 
     Raises:
-        ConfigError: Quantized weights are asked for where they cannot be had.
-        ModelError: There is no model, its weights are not safetensors, or it needs code of its own.
+        ConfigError: Quantized weights are not available on this machine.
+        ModelError: The folder has no model, its weights are not safetensors, or it needs remote code.
     """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     cuda = torch.cuda.is_available()
-    placed: dict[str, Any] = {"dtype": torch.bfloat16, "device_map": "auto"} if cuda else {"dtype": torch.float32}
+    options: dict[str, Any] = {"dtype": torch.bfloat16, "device_map": "auto"} if cuda else {"dtype": torch.float32}
     if quantize != "none":
-        placed["quantization_config"] = _quantization(quantize, cuda)
+        options["quantization_config"] = _quantization(quantize, cuda)
     try:
-        return AutoModelForCausalLM.from_pretrained(str(path), use_safetensors=True, trust_remote_code=False, **placed)
+        return AutoModelForCausalLM.from_pretrained(str(path), use_safetensors=True, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError("KS029", f"{path}: cannot load the model: {squash(str(error))}") from None
 
 
 def free_gpu_memory() -> None:
-    """Give back what models no longer in use still hold of a GPU, so that another process can have it."""
+    """Return the GPU memory of deleted models to the system, so that another process can use it."""
     import gc
 
     import torch
@@ -65,8 +66,8 @@ def _quantization(quantize: str, cuda: bool) -> Any:
     from transformers import BitsAndBytesConfig
 
     if not cuda or importlib.util.find_spec("bitsandbytes") is None:
-        lacking = "bitsandbytes (pip install bitsandbytes)" if cuda else "a CUDA GPU"
-        raise ConfigError("KS030", f'[train] quantize = "{quantize}" needs {lacking}; set it to "none"')
+        missing = "bitsandbytes (pip install bitsandbytes)" if cuda else "a CUDA GPU"
+        raise ConfigError("KS030", f'[train] quantize = "{quantize}" needs {missing}; set it to "none"')
     if quantize == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
@@ -77,16 +78,32 @@ def _quantization(quantize: str, cuda: bool) -> Any:
     )
 
 
-def load_adapter(model: Any, adapter: Path) -> None:
-    """Put an adapter in PEFT's format on a transformers model; `model.disable_adapters()` takes it off for a while.
+def check_adapter(adapter: Path) -> dict[str, Any]:
+    """Return the configuration of an adapter in PEFT's format.
 
     Raises:
-        ModelError: There is none, its weights are not safetensors, or it is not one of this model.
+        DataError: The folder has no such adapter, or its weights are not safetensors.
+    """
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (adapter / name).is_file():
+            raise DataError("KS471", f"{adapter}: has no {name}; train an adapter with `make train`")
+    try:
+        config: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError("KS472", f"{adapter / 'adapter_config.json'}: not JSON: {error}") from None
+    return config
+
+
+def load_adapter(model: Any, adapter: Path) -> None:
+    """Add an adapter in PEFT's format to a transformers model; `model.disable_adapters()` switches it off.
+
+    Raises:
+        DataError: See `check_adapter`.
+        ModelError: The adapter does not fit the model.
     """
     from safetensors import SafetensorError
 
-    if not (adapter / "adapter_model.safetensors").is_file():
-        raise ModelError("KS031", f"{adapter}: no adapter_model.safetensors in it; fit an adapter with `make train`")
+    check_adapter(adapter)
     try:
         model.load_adapter(str(adapter))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:

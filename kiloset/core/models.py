@@ -63,15 +63,29 @@ class Completion:
     """The request's key, where the completion is stored."""
 
 
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine supports."""
+
+    chat_template: bool = True
+    """The model has a chat template."""
+    plain_text: bool = True
+    """The engine continues plain text, besides answering chats."""
+    exact_prompts: bool = True
+    """`render` returns the exact text that the model sees, and a request may send a part of such a text."""
+    schemas: bool = True
+    """The engine keeps a completion to a request's JSON schema."""
+
+
 class Renderer(Protocol):
-    """What turns a chat into a prompt."""
+    """Renders chats as prompts."""
 
     @property
-    def templated(self) -> bool:
-        """Whether the model has a chat template."""
+    def capabilities(self) -> Capabilities:
+        """What the engine supports."""
 
     def render(self, messages: Sequence[Message]) -> str:
-        """Return the prompt of a chat, up to where the assistant begins to write."""
+        """Return the prompt of a chat, which ends where the assistant's answer begins."""
 
 
 class TextEngine(Renderer, Protocol):
@@ -80,53 +94,42 @@ class TextEngine(Renderer, Protocol):
     identity: str
     """Name and revision; part of every request's key."""
 
-    @property
-    def raw(self) -> bool:
-        """Whether it takes plain text to be continued, besides chats."""
-
-    @property
-    def transparent(self) -> bool:
-        """Whether `render` returns the very text that the model sees, and parts of it may be sent."""
-
-    @property
-    def structured(self) -> bool:
-        """Whether it keeps a completion to a request's schema."""
-
     def submit(self, requests: Sequence[tuple[str, Request]]) -> None:
-        """Take `(key, request)` pairs; may be called while others are in flight."""
+        """Accept `(key, request)` pairs, also while others are in flight."""
 
     def receive(self) -> tuple[str, Completion]:
-        """Wait for the next `(key, completion)` of what was submitted, in any order.
+        """Wait for the next `(key, completion)` of the submitted requests, in any order.
 
         Raises:
-            ModelError: The engine cannot go on; whatever it had completed was returned before.
+            ModelError: The engine failed; every completion it had finished was returned before.
         """
 
 
 class Scorer(Protocol):
-    """A model that judges responses."""
+    """A model that computes the likelihood of responses."""
 
     identity: str
+    """Name, revision and settings; part of every score's cache key."""
 
     def logprobs(
         self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]
     ) -> Iterable[tuple[int, float, int]]:
-        """Give `(number, sum of log-probabilities in nats, tokens)` of each response with its end token, in any order.
+        """Yield `(number, sum of log-probabilities in nats, tokens)` of each response with its end token, in any order.
 
-        As each is done; to the last digit the same whatever other responses it comes with.
+        A score does not depend, to the last digit, on the other responses.
         """
 
 
-class Judge(Scorer, Protocol):
-    """A scorer that also reads plain texts, and compares a tuned model with its base."""
+class EvaluationScorer(Scorer, Protocol):
+    """A scorer that also scores plain texts, and compares a tuned model with its base model."""
 
     def text_logprobs(self, texts: Sequence[str]) -> Iterable[tuple[int, float, int]]:
-        """Give `(number, sum of log-probabilities in nats, tokens)` of each text, its first token given."""
+        """Yield `(number, sum of log-probabilities in nats, tokens)` of each text, from its second token on."""
 
     def divergence(
         self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]
     ) -> Iterable[tuple[int, float, int]]:
-        """Give `(number, summed KL of the tuned model from its base in nats, tokens)` of each response."""
+        """Yield `(number, summed KL divergence of the tuned model from its base in nats, tokens)` of each response."""
 
 
 class Embedder(Protocol):
@@ -150,7 +153,7 @@ def messages_request(engine: Renderer, messages: Sequence[Message], purpose: str
 
     A model without a chat template gets its begin token, as in training, and is stopped where it begins another turn.
     """
-    more: dict[str, Any] = {} if engine.templated else {"raw": True, "stop": PLAIN_STOP}
+    more: dict[str, Any] = {} if engine.capabilities.chat_template else {"raw": True, "stop": PLAIN_STOP}
     return Request(prompt=engine.render(messages), purpose=purpose, **sampling, **more)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from kiloset.core.calls import CallStore
-from kiloset.core.models import Completion, Message, Progress, Request, Scorer, TextEngine
+from kiloset.core.models import Capabilities, Completion, Message, Progress, Request, Scorer, TextEngine
 
 
 class Flow:
@@ -82,24 +82,9 @@ class RecordedEngine:
         self.render = engine.render
 
     @property
-    def templated(self) -> bool:
-        """Whether the model has a chat template."""
-        return self._engine.templated
-
-    @property
-    def raw(self) -> bool:
-        """Whether it takes plain text to be continued."""
-        return self._engine.raw
-
-    @property
-    def transparent(self) -> bool:
-        """Whether `render` returns the very text that the model sees."""
-        return self._engine.transparent
-
-    @property
-    def structured(self) -> bool:
-        """Whether it keeps a completion to a request's schema."""
-        return self._engine.structured
+    def capabilities(self) -> Capabilities:
+        """What the engine supports."""
+        return self._engine.capabilities
 
     def flow(self) -> Flow:
         """Return a way to send requests while others are under way."""

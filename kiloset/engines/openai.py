@@ -35,7 +35,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kiloset.core.errors import ModelError
-from kiloset.core.models import Completion, Message, Request, seed_of
+from kiloset.core.models import Capabilities, Completion, Message, Request, seed_of
 from kiloset.engines.settings import EngineConfig
 
 BACKOFF_SECONDS = 1.0
@@ -75,9 +75,6 @@ class Failure:
 class OpenAIEngine:
     """A `TextEngine` behind a server's `/chat/completions` and `/completions`."""
 
-    templated = True
-    transparent = False
-
     def __init__(
         self, model: str, config: EngineConfig, *, backoff_s: float = BACKOFF_SECONDS,
         longest_wait_s: float = LONGEST_WAIT_SECONDS,
@@ -96,7 +93,7 @@ class OpenAIEngine:
         api_key(config)
         self.identity = identity(model, config.base_url)
         self.description = f"{model} at {config.base_url}, up to {config.max_num_seqs} requests in flight"
-        self.raw, self.structured = config.completions, config.structured
+        self.capabilities = Capabilities(plain_text=config.completions, exact_prompts=False, schemas=config.structured)
         self._model, self._config, self._waits = model, config, (backoff_s, longest_wait_s)
         self._flight: _Flight | None = None
         self._pending: set[str] = set()
@@ -112,7 +109,7 @@ class OpenAIEngine:
             ModelError: A request is plain text, and `completions` is off.
         """
         new = {key: request for key, request in requests if key not in self._pending}
-        if not self.raw and any(request.raw for request in new.values()):
+        if not self.capabilities.plain_text and any(request.raw for request in new.values()):
             raise ModelError("KS560", f"{self.identity} takes no plain text ([engine] completions is false)")
         if self._flight is None:
             self._flight = _Flight(self._model, self._config, *self._waits)

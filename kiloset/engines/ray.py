@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kiloset.core.errors import ModelError
-from kiloset.core.models import Completion, Message, Renderer, Request
+from kiloset.core.models import Capabilities, Completion, Message, Renderer, Request
 from kiloset.engines.settings import EngineConfig
 
 logger = logging.getLogger(__name__)
@@ -118,11 +118,9 @@ class RayEngine:
         self.description = ""
 
     @property
-    def templated(self) -> bool:
-        """Whether the model has a chat template."""
-        return self._local.templated
-
-    raw = transparent = structured = True
+    def capabilities(self) -> Capabilities:
+        """What the engine supports."""
+        return self._local.capabilities
 
     def submit(self, requests: Sequence[tuple[str, Request]]) -> None:
         """Hand over `(key, request)` pairs; the first waits until an actor is ready.

@@ -1,14 +1,12 @@
-"""vLLM, in a process of its own.
+"""vLLM in a child process.
 
-The only file that imports vllm, and it does so in the child only: `python -m kiloset.engines.vllm` holds the model and speaks
-JSON lines over its standard streams; `VllmEngine` is the other end. A process of its own, because vLLM on a CPU must
-find its threading settings in the environment before anything imports torch, and because then nothing can outlive us:
-the child leads a process group and ends it when its standard input closes, which the kernel does for us even after
-`kill -9`.
+Only this file imports vllm, and only in the child: `python -m kiloset.engines.vllm` loads the model and exchanges JSON lines
+over its standard streams with `VllmEngine` in the parent. There are two reasons for a child. On a CPU, vLLM must find its
+threading settings in the environment before torch is imported. And no process outlives the parent: the child leads a
+process group and kills it when its standard input closes, which happens even if the parent is killed with `kill -9`.
 """
 
 import contextlib
-import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -19,32 +17,30 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import IO, Any
 
 from kiloset.core.errors import ModelError
-from kiloset.core.loading import load_tokenizer
-from kiloset.core.models import Completion, Message, Request, render_prompt, seed_of
+from kiloset.core.loading import check_adapter, load_tokenizer
+from kiloset.core.models import Capabilities, Completion, Message, Request, render_prompt, seed_of
 from kiloset.engines.settings import EngineConfig
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""Ranks that vLLM makes room for."""
+"""Adapter ranks that vLLM can be configured for."""
 KILL_SECONDS = 10.0
-"""Longest wait for a killed process group to be gone."""
+"""Longest wait for a killed process group to end."""
 
 
 def cpu_environment(threads: int) -> dict[str, str]:
-    """Return the environment in which vLLM uses all of a small CPU (measured: 105 against 46 tokens/s on two cores).
+    """Return the environment in which vLLM uses all cores of a small CPU (measured on two: 105 instead of 46 tokens/s).
 
-    Its own thread binding leaves one of two cores idle, and its default of several processes outlives a killed parent.
+    vLLM's own thread binding leaves one of two cores idle, and its default of several processes outlives a killed parent.
     """
     preload = [str(path) for path in (Path(sys.prefix) / "lib" / "libiomp5.so",) if path.exists()]
-    if already := os.environ.get("LD_PRELOAD"):
-        preload.append(already)
+    preload += filter(None, [os.environ.get("LD_PRELOAD")])
     return {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -54,54 +50,43 @@ def cpu_environment(threads: int) -> dict[str, str]:
 
 
 class VllmEngine:
-    """A `TextEngine` that starts its process with the first request."""
+    """A `TextEngine` that starts its child process at the first request."""
 
     def __init__(
-        self, path: str, identity: str, config: EngineConfig, log: Path, max_lora_rank: int = 0, threads: int = 0
-    ) -> None:
-        """Name the model; nothing is started yet.
+        self, path: str, identity: str, config: EngineConfig, log: Path, *, adapter: Path | None = None,
+        tokenizer_path: str = "", before_start: Callable[[], object] = lambda: None, threads: int = 0,
+    ) -> None:  # fmt: skip
+        """Keep the settings; nothing is started yet.
 
         Args:
-            path: A local folder or hub id.
+            path: The model's local folder; `before_start` may create it.
             identity: Name and revision, part of every request's key.
             config: The `[engine]` table.
-            log: Where the child's own messages go.
-            max_lora_rank: Largest rank of an adapter that `adapted` may be asked for; 0 for none.
-            threads: Of a CPU; 0 for all its cores.
+            log: File for the child's messages.
+            adapter: Folder of an adapter in PEFT's format, which completes every request.
+            tokenizer_path: Folder of the tokenizer that renders prompts; "" for the model's own.
+            before_start: Called before the child is started.
+            threads: CPU threads; 0 for one on each core.
         """
-        self._max_lora_rank, self._threads = max_lora_rank, threads
         self.identity, self._path, self._config, self._log = identity, path, config, log
+        self._adapter, self._tokenizer_path, self._threads = adapter, tokenizer_path or path, threads
+        self._before_start = before_start
         self._tokenizer: Any = None
         self._child: subprocess.Popen[str] | None = None
         self._log_start = 0
         self.description = ""
 
     @property
-    def templated(self) -> bool:
-        """Whether the model has a chat template."""
-        return bool(getattr(self._loaded_tokenizer(), "chat_template", None))
+    def capabilities(self) -> Capabilities:
+        """What the engine supports; loads the tokenizer."""
+        return Capabilities(chat_template=bool(getattr(self._loaded_tokenizer(), "chat_template", None)))
 
     def render(self, messages: Sequence[Message]) -> str:
-        """Return the prompt of a chat, by the model's own template."""
+        """Return the prompt of a chat, rendered with the model's own template."""
         return render_prompt(self._loaded_tokenizer(), messages)
 
-    @property
-    def raw(self) -> bool:
-        """It takes plain text."""
-        return True
-
-    @property
-    def transparent(self) -> bool:
-        """It renders chats itself."""
-        return True
-
-    @property
-    def structured(self) -> bool:
-        """It keeps to schemas."""
-        return True
-
     def start(self) -> str:
-        """Start the process, and return what it runs on; else the first request does.
+        """Start the child process, if it does not run yet, and return a description of its hardware and settings.
 
         Raises:
             ModelError: See `submit`.
@@ -109,30 +94,25 @@ class VllmEngine:
         self._started()
         return self.description
 
-    def adapted(self, adapter: Path, identity: str) -> "AdaptedEngine":
-        """Return the same engine with a PEFT adapter on its model; base and adapters share one process and its memory."""
-        return AdaptedEngine(self, adapter, identity)
-
-    def submit(self, requests: Sequence[tuple[str, Request]], adapter: Path | None = None) -> None:
-        """Hand over `(key, request)` pairs; the first starts the process.
+    def submit(self, requests: Sequence[tuple[str, Request]]) -> None:
+        """Send `(key, request)` pairs; the first call starts the child process.
 
         Raises:
-            ModelError: The engine cannot start or its process died; the end of its log is quoted.
+            ModelError: The engine cannot start or its process died; the message quotes the end of its log.
         """
         child = self._started()
         assert child.stdin is not None
-        lora = "" if adapter is None else str(adapter.resolve())
         try:
-            child.stdin.write("".join(json.dumps({"key": k, "lora": lora, **asdict(r)}) + "\n" for k, r in requests))
+            child.stdin.write("".join(json.dumps({"key": key, **asdict(request)}) + "\n" for key, request in requests))
             child.stdin.flush()
         except BrokenPipeError:
-            raise self._died() from None
+            raise self._death() from None
 
     def receive(self) -> tuple[str, Completion]:
         """Wait for the next `(key, completion)`.
 
         Raises:
-            ModelError: The process died; the end of its log is quoted.
+            ModelError: The process died; the message quotes the end of its log.
         """
         child = self._started()
         assert child.stdout is not None
@@ -140,7 +120,7 @@ class VllmEngine:
         return answer.pop("key"), Completion(**answer)
 
     def close(self) -> None:
-        """End the process and all it started."""
+        """End the child process and every process it started."""
         if self._child is not None:
             for stream in (self._child.stdin, self._child.stdout):
                 if stream is not None:
@@ -150,12 +130,15 @@ class VllmEngine:
 
     def _loaded_tokenizer(self) -> Any:
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(Path(self._path))
+            self._tokenizer = load_tokenizer(Path(self._tokenizer_path))
         return self._tokenizer
 
     def _started(self) -> "subprocess.Popen[str]":
         if self._child is None:
-            options = {"path": self._path, "max_lora_rank": self._max_lora_rank, **asdict(self._config)}
+            self._before_start()
+            options = {"path": self._path, **asdict(self._config)}
+            if self._adapter is not None:
+                options |= {"adapter": str(self._adapter.resolve()), "rank": int(check_adapter(self._adapter)["r"])}
             root = str(Path(str(files("kiloset"))).parent)
             paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -164,7 +147,7 @@ class VllmEngine:
                 environment |= cpu_environment(self._threads or cores())
             with self._log.open("a", encoding="utf-8") as log:
                 self._log_start = log.tell()
-                # -P: nothing in the user's current folder may stand in for a library.
+                # -P: files in the current folder must not shadow libraries.
                 self._child = subprocess.Popen(
                     [sys.executable, "-P", "-m", "kiloset.engines.vllm", json.dumps(options)],
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
@@ -177,12 +160,12 @@ class VllmEngine:
     def _read(self, stream: IO[str]) -> dict[str, Any]:
         line = stream.readline()
         if not line:
-            raise self._died()
+            raise self._death()
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def _died(self) -> ModelError:
-        """Say what ended the child, from what it wrote to the log since it was started."""
+    def _death(self) -> ModelError:
+        """Return the error that describes why the child ended, from what it logged since its start."""
         status = self._child.wait() if self._child is not None else 0
         self.close()
         with self._log.open(encoding="utf-8", errors="replace") as log:
@@ -191,37 +174,15 @@ class VllmEngine:
         causes = [line for line in lines if "Error" in line and "Engine core initialization failed" not in line]
         cause = (causes or lines or ["no message"])[-1]
         if status == -signal.SIGKILL:
-            cause = "it was killed from outside, as a system does that is out of memory"
+            cause = "another process killed it, probably because the system is out of memory"
         return ModelError("KS576", f"the engine of {self.identity} died: {cause[-300:]} (log: {self._log})")
 
 
-class AdaptedEngine:
-    """A `TextEngine`: a `VllmEngine` with an adapter."""
-
-    transparent = structured = raw = True
-
-    def __init__(self, engine: VllmEngine, adapter: Path, identity: str) -> None:
-        """Name the adapter's folder, in PEFT's format; it is read with the first request."""
-        self.identity, self._engine, self._adapter = identity, engine, adapter
-        self.render = engine.render
-        self.receive = engine.receive
-        self.close = engine.close
-
-    @property
-    def templated(self) -> bool:
-        """Whether the model has a chat template."""
-        return self._engine.templated
-
-    def submit(self, requests: Sequence[tuple[str, Request]]) -> None:
-        """Hand over `(key, request)` pairs."""
-        self._engine.submit(requests, self._adapter)
-
-
 def _kill_group(child: "subprocess.Popen[str]") -> None:
-    """End a process and its group, and wait until all of it is gone: a GPU's memory is free only then."""
-    until = time.monotonic() + KILL_SECONDS
+    """Kill a process group and wait until all its processes ended, because a GPU's memory is free only then."""
+    deadline = time.monotonic() + KILL_SECONDS
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        while time.monotonic() < until:
+        while time.monotonic() < deadline:
             os.killpg(child.pid, signal.SIGKILL)
             child.poll()
             time.sleep(0.02)
@@ -229,7 +190,7 @@ def _kill_group(child: "subprocess.Popen[str]") -> None:
 
 
 def has_cuda() -> bool:
-    """Tell, without importing torch, whether models run on CUDA: vLLM's CUDA build is installed and a GPU is visible."""
+    """Return whether models run on CUDA, without importing torch: vLLM's CUDA build is installed and a GPU is visible."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1", "NoDevFiles"):
         return False
     driver = any(Path(path).exists() for path in ("/proc/driver/nvidia/version", "/dev/dxg"))
@@ -258,12 +219,12 @@ def _serve(options: Mapping[str, Any], out: IO[str]) -> None:
     engine, tokenizer = llm.llm_engine, llm.get_tokenizer()
     print(json.dumps({"ready": description}), file=out, flush=True)
     while True:
-        # Between two steps whatever has come in joins; only an idle engine waits.
+        # New requests join between two steps; only an idle engine waits for one.
         arrived = [] if engine.has_unfinished_requests() else [lines.get()]
         while not lines.empty():
             arrived.append(lines.get())
         for line in arrived:
-            if refusal := _submit(engine, tokenizer, json.loads(line), int(options["max_model_len"])):
+            if refusal := _submit(engine, tokenizer, json.loads(line), options):
                 print(json.dumps(refusal), file=out, flush=True)
         for output in engine.step() if engine.has_unfinished_requests() else ():
             if output.finished:
@@ -271,7 +232,7 @@ def _serve(options: Mapping[str, Any], out: IO[str]) -> None:
 
 
 def load(options: Mapping[str, Any]) -> tuple[Any, str]:
-    """Return vLLM's `LLM` for a model folder (`path`) and the settings of `[engine]`, and what it runs on."""
+    """Return vLLM's `LLM` and its description, for a model folder (`path`), perhaps an adapter, and the `[engine]` settings."""
     import torch
     from vllm import LLM
 
@@ -280,22 +241,22 @@ def load(options: Mapping[str, Any]) -> tuple[Any, str]:
     dtype = options["dtype"] if options["dtype"] != "auto" else ("bfloat16" if native else "float32")
     length = int(options["max_model_len"])
     if cuda:
-        placed = {
+        device = {
             "gpu_memory_utilization": options["gpu_memory_utilization"],
             "tensor_parallel_size": options["tensor_parallel_size"],
         }
     else:
-        # Eager: compiling takes minutes and gains nothing here. Whole prefills: a partly prefilled prompt with a seed of
-        # its own crashes the CPU worker ("CPU Generator does not use offset").
-        placed = {
+        # Eager: compilation takes minutes and gains nothing here. Whole prefills: a partly prefilled prompt with its own seed
+        # crashes the CPU worker ("CPU Generator does not use offset").
+        device = {
             "enforce_eager": True, "enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, length),
             "kv_cache_memory_bytes": int(float(options["kv_cache_gib"]) * 2**30),
         }  # fmt: skip
-    if rank := int(options.get("max_lora_rank", 0)):
-        placed |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": next(r for r in LORA_RANKS if r >= rank)}
+    if rank := options.get("rank"):
+        device |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": next(r for r in LORA_RANKS if r >= rank)}
     llm = LLM(
         model=options["path"], dtype=dtype, max_model_len=length, max_num_seqs=options["max_num_seqs"],
-        seed=0, trust_remote_code=False, load_format="safetensors", disable_log_stats=True, **placed,
+        seed=0, trust_remote_code=False, load_format="safetensors", disable_log_stats=True, **device,
     )  # fmt: skip
     threads = os.environ.get("OMP_NUM_THREADS", "?")
     where = torch.cuda.get_device_name() if cuda else f"CPU, {threads} threads, eager, whole prefills"
@@ -303,52 +264,45 @@ def load(options: Mapping[str, Any]) -> tuple[Any, str]:
     return llm, f"vLLM on {where}{preload}, {dtype}, {options['max_num_seqs']} sequences in flight"
 
 
-def _submit(engine: Any, tokenizer: Any, request: Mapping[str, Any], max_length: int) -> dict[str, Any] | None:
-    """Hand a request to the engine, or return the answer that refuses it."""
+def _submit(
+    engine: Any, tokenizer: Any, request: Mapping[str, Any], options: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Pass a request to the engine, or return the answer that refuses it because its prompt is too long."""
     from vllm import SamplingParams
     from vllm.inputs import TokensPrompt
+    from vllm.lora.request import LoRARequest
     from vllm.sampling_params import StructuredOutputsParams
 
-    ids = tokenizer.encode(request["prompt"], add_special_tokens=request["raw"])
-    if len(ids) + 1 > max_length:
+    ids, limit = tokenizer.encode(request["prompt"], add_special_tokens=request["raw"]), int(options["max_model_len"])
+    if len(ids) + 1 > limit:
         refused = {"text": "", "finish_reason": "refused", "prompt_tokens": len(ids), "completion_tokens": 0}
         return {"key": request["key"], **refused}
     parameters = SamplingParams(
-        max_tokens=min(request["max_tokens"], max_length - len(ids)), temperature=request["temperature"],
+        max_tokens=min(request["max_tokens"], limit - len(ids)), temperature=request["temperature"],
         top_p=request["top_p"], stop=list(request["stop"]), seed=seed_of(request["key"]),
         structured_outputs=StructuredOutputsParams(json=request["schema"]) if request["schema"] else None,
     )  # fmt: skip
-    engine.add_request(
-        request["key"], TokensPrompt(prompt_token_ids=ids), parameters, lora_request=_lora(request["lora"])
-    )
+    adapter = options.get("adapter")
+    lora = LoRARequest("adapter", 1, adapter) if adapter else None
+    engine.add_request(request["key"], TokensPrompt(prompt_token_ids=ids), parameters, lora_request=lora)
     return None
 
 
-@cache
-def _lora(path: str) -> Any:
-    """Return vLLM's name for an adapter's folder, None for ""."""
-    from vllm.lora.request import LoRARequest
-
-    # vLLM numbers adapters from 1; the same folder keeps its number.
-    number = 1 + int(hashlib.sha256(path.encode()).hexdigest()[:7], 16)
-    return LoRARequest(path, number, path) if path else None
-
-
 def _answer(output: Any) -> dict[str, Any]:
-    written = output.outputs[0]
+    completion = output.outputs[0]
     return {
         "key": output.request_id.split("-")[0],
-        "text": written.text,
-        "finish_reason": written.finish_reason,
+        "text": completion.text,
+        "finish_reason": completion.finish_reason,
         "prompt_tokens": len(output.prompt_token_ids),
-        "completion_tokens": len(written.token_ids),
+        "completion_tokens": len(completion.token_ids),
     }
 
 
 def _watched_input() -> "queue.Queue[str]":
-    """Return a queue of the lines of standard input; when that closes, whatever the engine is doing, the group ends.
+    """Return a queue of the lines of standard input; kill the process group as soon as standard input closes.
 
-    Called before the model loads: a parent that dies meanwhile must not leave the loading behind.
+    Call this before the model loads, so that the child also ends if its parent dies during loading.
     """
     lines: queue.Queue[str] = queue.Queue()
 
@@ -363,7 +317,7 @@ def _watched_input() -> "queue.Queue[str]":
 
 def _main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever vLLM prints goes to the log
+    os.dup2(2, 1)  # vLLM's own output goes to the log
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     _serve(json.loads(sys.argv[1]), answers)
 

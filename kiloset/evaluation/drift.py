@@ -1,37 +1,30 @@
-"""How far training moved a model's distribution: its loss on general text and code, and its divergence from its base.
+"""Measures how far training moved a model's distribution: loss on general text and code, and divergence from the base model.
 
-Loss on text that has nothing to do with the training set tells what was lost beside the tasks that are asked about.
-Divergence from the base was found to predict forgetting (I. Shenfeld, J. Pari and P. Agrawal, "RL's Razor: Why Online
-Reinforcement Learning Forgets Less", 2025, arXiv:2509.04259); they take it on the task trained for, we on the neutral
-prompts that every model is asked.
+The loss on text unrelated to the training set shows damage that no task reveals. Divergence from the base model predicts
+forgetting (I. Shenfeld, J. Pari and P. Agrawal, "RL's Razor: Why Online Reinforcement Learning Forgets Less", 2025,
+arXiv:2509.04259). The paper measures it on the trained task; we measure it on the neutral prompts of every evaluation.
 
-The passages lie in `data/passages.jsonl` with their sources: public-domain prose and verse of 1625 to 1865, which a
-model has probably read, and prose and code of this project's own, which it has not. Only differences between two
-models mean something.
+`data/passages.jsonl` holds the passages and their sources: public-domain prose and verse of 1625 to 1865, which a model has
+probably seen, and prose and code written for this project. Only differences between two models are meaningful.
 """
 
-import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 
+from kiloset.evaluation.bundled import bundled_rows
 from kiloset.evaluation.metrics import Metric
 
-DATA = Path(__file__).parent / "data"
 
-
-def texts() -> list[tuple[str, str]]:
-    """Return `(key, text)` of the 24 passages in a fixed order; keys of code begin with "code_"."""
-    rows = map(json.loads, (DATA / "passages.jsonl").read_text(encoding="utf-8").split("\n")[:-1])
-    return [(row["key"], row["text"]) for row in rows]
+def passages() -> list[tuple[str, str]]:
+    """Return `(key, text)` of the 24 passages in a fixed order; the keys of code begin with "code_"."""
+    return [(row["key"], row["text"]) for row in bundled_rows("passages")]
 
 
 def nll_metrics(scores: Mapping[str, tuple[float, float]]) -> list[Metric]:
-    """Return the loss per token over prose and over code.
+    """Return the loss per token on prose and on code.
 
     Args:
-        scores: By the passage's key its log-probability in nats, which is at most 0, and its tokens; a passage with nan
-            nats is left out.
+        scores: By the passage's key, its log-probability in nats and its tokens; a passage with nan is left out.
     """
     nll = {key: (-nats, tokens) for key, (nats, tokens) in scores.items()}
     code = {key for key in nll if key.startswith("code_")}
@@ -42,11 +35,11 @@ def nll_metrics(scores: Mapping[str, tuple[float, float]]) -> list[Metric]:
 
 
 def kl_metric(scores: Mapping[str, tuple[float, float]]) -> Metric:
-    """Return the divergence from the base per token.
+    """Return the divergence from the base model per token.
 
     Args:
-        scores: By the prompt's key the sum over the answer's tokens of the divergence in nats, and the tokens; an answer
-            with nan nats is left out.
+        scores: By the prompt's key, the divergence summed over the answer's tokens in nats, and the tokens; an answer with
+            nan is left out.
     """
     return _per_token("KL to base", scores)
 

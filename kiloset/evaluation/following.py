@@ -1,77 +1,186 @@
-"""How well answers follow their verifiable constraints, measured as IFEval does.
+"""Measures instruction following as IFEval does, and reads IFEval's file.
 
-Zhou et al., "Instruction-Following Evaluation for Large Language Models", 2023, arXiv:2311.07911: the share of prompts all
-of whose constraints are obeyed, and the share of constraints that are, each read strictly and loosely. Loosely each
-constraint is checked by itself on 8 variants of the answer (`kiloset.core.constraints.check_loose`), any of which may pass; a
-prompt passes loosely where each of its constraints does, be it in different variants. A missing or blank answer obeys
-nothing; one that was cut is checked as it stands.
+Zhou et al., "Instruction-Following Evaluation for Large Language Models", 2023, arXiv:2311.07911: the fraction of prompts
+whose constraints are all satisfied, and the fraction of constraints that are satisfied, each with a strict and a loose
+check. The loose check tries 8 variants of the answer for each constraint (`kiloset.core.constraints.check_loose`) and one
+passing variant suffices; the constraints of a prompt may pass on different variants. A missing or blank answer satisfies
+nothing; an answer that was cut is checked as it stands.
+
+IFEval's file has one JSON object on each line: `key`, `prompt`, `instruction_id_list`, and `kwargs` with one object of
+arguments for each id. Copies of the file that were stored as a table give every object every argument, null where it does
+not apply, and write whole numbers as 3.0: nulls are dropped and such numbers become integers. An id may occur twice in a
+row, with different arguments. The original benchmark draws missing arguments at random; here they are an error.
 """
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from kiloset.core.constraints import IDS, check, check_loose
-from kiloset.evaluation.ifeval import Item
+from kiloset.core.constraints import IDS, check, check_loose, validate
+from kiloset.core.errors import DataError
 from kiloset.evaluation.metrics import Answer, Metric, Prompt
 
+Constraint = tuple[str, Mapping[str, Any]]
+"""A constraint's id and its arguments."""
 Verdict = tuple[str, bool, bool]
-"""A constraint's id, whether it is obeyed strictly, and whether loosely."""
+"""A constraint's id, whether the answer passes the strict check, and whether it passes the loose check."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A prompt and the constraints that its answer must satisfy."""
+
+    key: str
+    """Unique in its set."""
+    prompt: str
+    constraints: tuple[Constraint, ...]
+    """At least one, in the order of the file."""
+
+
+def read_ifeval(path: str | Path) -> list[Item]:
+    """Return the items of a file in IFEval's format, in order.
+
+    Raises:
+        DataError: The file cannot be read, is not UTF-8 or not JSON, or has no rows; or a row lacks a field, repeats a
+            key or has a constraint that cannot be checked. The message names the file and the line.
+    """
+    try:
+        lines = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    except OSError as error:
+        raise DataError("KS505", f"{path}: cannot be read ({error.strerror or error})") from None
+    items: list[Item] = []
+    seen: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        item = _item(_object(line, where), where)
+        if item.key in seen:
+            raise DataError(
+                "KS506", f'{where}: "key" {_short(item.key)} is already used at {seen[item.key]}; keys must be unique'
+            )
+        seen[item.key] = where
+        items.append(item)
+    if not items:
+        raise DataError("KS507", f"{path}: the file has no rows; expected one JSON object on each line")
+    return items
 
 
 def prompts(items: Sequence[Item]) -> list[Prompt]:
-    """Return one user message an item, in order, under the item's key."""
+    """Return one prompt for each item, in order, under the item's key."""
     return [Prompt(item.key, ({"role": "user", "content": item.prompt},)) for item in items]
 
 
-def judged(items: Sequence[Item], answers: Mapping[str, Answer]) -> dict[str, list[Verdict]]:
+def check_answers(items: Sequence[Item], answers: Mapping[str, Answer]) -> dict[str, list[Verdict]]:
     """Return the verdicts on each item's constraints, in their order, by the item's key.
 
     Args:
-        items: What was asked.
-        answers: By the item's key; one that lacks, or has no text, fails all.
+        items: The prompts with their constraints.
+        answers: By the item's key. A missing answer or one without text fails every constraint.
     """
-    verdicts = {}
-    for item in items:
-        text = answers[item.key].text if item.key in answers else ""
-        verdicts[item.key] = [
-            (id, check(id, args, text), check_loose(id, args, text)) for id, args in item.constraints
-        ]  # fmt: skip
-    return verdicts
+    texts = {item.key: answers[item.key].text if item.key in answers else "" for item in items}
+    return {
+        item.key: [
+            (id, check(id, args, texts[item.key]), check_loose(id, args, texts[item.key]))
+            for id, args in item.constraints
+        ]
+        for item in items
+    }
 
 
-def metrics(name_prefix: str, items: Sequence[Item], answers: Mapping[str, Answer]) -> list[Metric]:
-    """Return the four figures, fractions in [0, 1]: strict and loose, by prompt and by instruction, as IFEval calls a constraint.
+def metrics(suite: str, verdicts: Mapping[str, Sequence[Verdict]]) -> list[Metric]:
+    """Return four fractions: strict and loose, by prompt and by instruction (IFEval's word for a constraint).
 
-    Those by instruction are keyed by prompt too, with the number of its constraints as count, so that a resample draws
-    whole prompts: constraints of one answer are not independent.
+    The metrics by instruction have the prompts as items, with the number of constraints as count: the constraints of one
+    answer are not independent, so a resample must draw whole prompts.
     """
-    verdicts = judged(items, answers)
-    one = dict.fromkeys(verdicts, 1.0)
-    each = {key: float(len(found)) for key, found in verdicts.items()}
-    strict = {key: [obeyed for _, obeyed, _ in found] for key, found in verdicts.items()}
-    loose = {key: [obeyed for _, _, obeyed in found] for key, found in verdicts.items()}
+    ones = dict.fromkeys(verdicts, 1.0)
+    sizes = {key: float(len(each)) for key, each in verdicts.items()}
+    strict = {key: [passed for _, passed, _ in each] for key, each in verdicts.items()}
+    loose = {key: [passed for _, _, passed in each] for key, each in verdicts.items()}
     return [
-        _fraction(f"{name_prefix} strict prompt", {key: all(obeyed) for key, obeyed in strict.items()}, one),
-        _fraction(f"{name_prefix} loose prompt", {key: all(obeyed) for key, obeyed in loose.items()}, one),
-        _fraction(f"{name_prefix} strict instruction", {key: sum(obeyed) for key, obeyed in strict.items()}, each),
-        _fraction(f"{name_prefix} loose instruction", {key: sum(obeyed) for key, obeyed in loose.items()}, each),
+        _fraction(f"{suite} strict prompt", {key: all(passed) for key, passed in strict.items()}, ones),
+        _fraction(f"{suite} loose prompt", {key: all(passed) for key, passed in loose.items()}, ones),
+        _fraction(f"{suite} strict instruction", {key: sum(passed) for key, passed in strict.items()}, sizes),
+        _fraction(f"{suite} loose instruction", {key: sum(passed) for key, passed in loose.items()}, sizes),
     ]
 
 
-def by_type(name_prefix: str, items: Sequence[Item], answers: Mapping[str, Answer]) -> list[Metric]:
-    """Return the share of the constraints of each id that are obeyed strictly, for the ids that occur, in `IDS`' order.
+def by_type(suite: str, verdicts: Mapping[str, Sequence[Verdict]]) -> list[Metric]:
+    """Return the strict fraction for each constraint id that occurs, in the order of `IDS`.
 
-    Each is keyed by the prompts that have the id; its count is how often they do.
+    The items are the prompts with this id; the count is how often the id occurs in the prompt.
     """
-    verdicts = judged(items, answers)
-    found = []
+    metrics = []
     for wanted in IDS:
-        obeyed = {key: [strict for id, strict, _ in all_of if id == wanted] for key, all_of in verdicts.items()}
-        had = {key: each for key, each in obeyed.items() if each}
-        if had:
-            sums, counts = {k: sum(each) for k, each in had.items()}, {k: float(len(each)) for k, each in had.items()}
-            found.append(_fraction(f"{name_prefix} {wanted}", sums, counts))
-    return found
+        passed = {key: [strict for id, strict, _ in each if id == wanted] for key, each in verdicts.items()}
+        passed = {key: each for key, each in passed.items() if each}
+        if passed:
+            sums, sizes = (
+                {k: sum(each) for k, each in passed.items()},
+                {k: float(len(each)) for k, each in passed.items()},
+            )
+            metrics.append(_fraction(f"{suite} {wanted}", sums, sizes))
+    return metrics
 
 
 def _fraction(name: str, sums: Mapping[str, int], counts: Mapping[str, float]) -> Metric:
     return Metric(name, "fraction", "higher", {key: float(value) for key, value in sums.items()}, counts)
+
+
+def _object(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(
+            "KS508", f"{where}: not UTF-8 text ({error.reason} at its byte {error.start}); save it as UTF-8"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise DataError("KS509", f"{where}: not JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise DataError("KS510", f"{where}: must be a JSON object, got {_short(row)}")
+    return row
+
+
+def _item(row: Mapping[str, Any], where: str) -> Item:
+    for name in ("key", "prompt", "instruction_id_list", "kwargs"):
+        if name not in row:
+            raise DataError("KS511", f'{where}: "{name}" is missing')
+    key, prompt = row["key"], row["prompt"]
+    if isinstance(key, bool) or not isinstance(key, str | int) or key == "":
+        raise DataError("KS512", f'{where}: "key" must be a whole number or text, got {_short(key)}')
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise DataError("KS513", f'{where}: "prompt" must be a text that is not blank, got {_short(prompt)}')
+    return Item(str(key), prompt, _constraints(row["instruction_id_list"], row["kwargs"], where))
+
+
+def _constraints(ids: Any, kwargs: Any, where: str) -> tuple[Constraint, ...]:
+    if not isinstance(ids, list) or not ids:
+        raise DataError("KS514", f'{where}: "instruction_id_list" must be a list of at least one id, got {_short(ids)}')
+    if not isinstance(kwargs, list) or not all(isinstance(args, dict) for args in kwargs):
+        raise DataError("KS515", f'{where}: "kwargs" must be a list of objects, got {_short(kwargs)}')
+    if len(ids) != len(kwargs):
+        raise DataError(
+            "KS516",
+            f'{where}: "instruction_id_list" has {len(ids)} and "kwargs" {len(kwargs)}; there must be one for each id',
+        )
+    constraints = tuple((id, _args(args)) for id, args in zip(ids, kwargs, strict=True))
+    try:
+        for id, args in constraints:
+            validate(id, args)
+    except DataError as error:
+        raise DataError("KS517", f"{where}: {error}") from None
+    return constraints
+
+
+def _args(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop nulls and turn 3.0 into 3."""
+    present = {name: value for name, value in args.items() if value is not None}
+    return {name: int(v) if isinstance(v, float) and v.is_integer() else v for name, v in present.items()}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,34 +1,42 @@
-"""A held-out set of prompts with verifiable constraints, made from tasks and words of our own.
+"""Makes a held-out set of prompts with verifiable constraints.
 
-The ids and checkers are IFEval's (Zhou et al., "Instruction-Following Evaluation for Large Language Models", 2023,
-arXiv:2311.07911); all 25 are asked for, each about equally often. One to three constraints go together. Tasks and wordings
-are not those of the training prompts, many values neither (`evaluation/tasks.py`, `evaluation/wordings.py`), so that obeying
-is measured rather than recalling a phrase. Three of the ids, `language:response_language`, `combination:two_responses` and
-`length_constraints:nth_paragraph_first_word`, are never asked for in training; they show what carries over to other kinds.
+The constraint ids and the checkers are IFEval's (Zhou et al., "Instruction-Following Evaluation for Large Language Models",
+2023, arXiv:2311.07911). A set uses all 25 ids about equally often, one to three in a prompt. Its tasks, its phrases and many
+of its argument values differ from those of the training prompts, so that it measures whether a model follows an
+instruction, not whether it recalls a phrase. A test checks that no phrase shares four words in a row with one of training.
+Training never uses three of the ids: `language:response_language`, `combination:two_responses` and
+`length_constraints:nth_paragraph_first_word`. They show whether the ability carries over to other constraints.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from random import Random
+from string import Template
 from typing import Any, TypeVar
 
 from kiloset.core.constraints import IDS, validate
 from kiloset.core.text import normal_form
-from kiloset.evaluation.ifeval import Constraint, Item
-from kiloset.evaluation.tasks import LETTERS, OPEN, YES_OR_NO, Task
-from kiloset.evaluation.wordings import CHOICES, FREQUENCIES, worded
+from kiloset.evaluation.bundled import bundled_rows
+from kiloset.evaluation.following import Constraint, Item
 
 T = TypeVar("T")
 
 WEIGHTS = (5, 3, 2)
-"""How often a prompt has one, two, three constraints."""
-SHARED_RUN = 8
-"""Words in a row that a task may not share with what is avoided; a shorter task may not stand in it whole."""
-TASKS: Mapping[str, tuple[Task, ...]] = {
-    "detectable_format:constrained_response": YES_OR_NO,
-    "detectable_content:number_placeholders": LETTERS,
+"""Relative frequencies of prompts with one, two and three constraints."""
+SHARED_WORDS = 8
+"""A task of the set must not share this many words in a row with a training instruction."""
+TASK_KINDS = {
+    "detectable_format:constrained_response": "yes_or_no",
+    "detectable_content:number_placeholders": "letter",
 }
-"""The tasks of an id that does not suit any."""
+"""The kind of task that a constraint needs; every other constraint fits a task of the kind `open`."""
+LANGUAGES = {
+    "de": "German", "es": "Spanish", "fi": "Finnish", "fr": "French", "it": "Italian", "pl": "Polish",
+    "pt": "Portuguese", "ru": "Russian", "vi": "Vietnamese",
+}  # fmt: skip
+"""By code. All of them separate words by spaces, so that a word count has the same meaning."""
 
 _KEYWORDS = frozenset({"keywords:existence", "keywords:frequency", "keywords:forbidden_words"})
 _ONE_SHAPE = frozenset(
@@ -72,7 +80,7 @@ ONLY_WITH: Mapping[str, frozenset[str]] = {
         "punctuation:no_comma",
     },
 }  # fmt: skip
-"""All that these go with."""
+"""For each id, the only ids that may stand in a prompt with it."""
 NOT_WITH: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(_ONE_SHAPE, _ONE_SHAPE),
     **dict.fromkeys(_CASES, _CASES),
@@ -88,64 +96,78 @@ NOT_WITH: Mapping[str, frozenset[str]] = {
     "length_constraints:nth_paragraph_first_word": _ONE_SHAPE | _ALL_ONE_CASE,
     "detectable_format:multiple_sections": _ONE_SHAPE | _ALL_ONE_CASE,
 }
-"""What does not go with these: both cannot be obeyed, or not to the letter, or one asks for what counts in the other."""
+"""For each id, the ids that may not stand in a prompt with it: no answer obeys both, or one changes what the other counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A short task that sets no length and no form of its own."""
+
+    text: str
+    keywords: tuple[str, ...]
+    """Three words that an answer may contain and that the task does not."""
+
+
+@cache
+def tasks_of(kind: str) -> tuple[Task, ...]:
+    """Return the bundled tasks of a kind: `open`, `yes_or_no` or `letter`."""
+    return tuple(Task(row["text"], tuple(row["keywords"])) for row in bundled_rows("tasks") if row["kind"] == kind)
 
 
 def compatible(one: str, other: str) -> bool:
-    """Tell whether two different constraints may be asked for at once."""
+    """Return whether a prompt may have both constraints; the two ids differ."""
     allowed = other in ONLY_WITH.get(one, IDS) and one in ONLY_WITH.get(other, IDS)
     return allowed and other not in NOT_WITH.get(one, ()) and one not in NOT_WITH.get(other, ())
 
 
-def held_out(count: int, seed: int, avoid: Sequence[str]) -> tuple[list[Item], int]:
-    """Return a held-out set and how many of its `count` prompts were left out of it.
+def held_out(count: int, seed: int, training: Sequence[str]) -> tuple[list[Item], int]:
+    """Return a held-out set, and how many of its `count` prompts were left out because training contains their task.
 
-    The same `count` and `seed` give the same prompts, in order and under the same keys, whatever is avoided; what is avoided
-    only takes some away, so that sets made beside different training sets can be compared on the keys they share.
+    Equal `count` and `seed` give equal prompts in the same order under the same keys. Training instructions only remove
+    prompts, so that sets made for different training sets are comparable on the keys they share.
 
     Args:
-        count: Prompts that are made, some of which may be left out; above 150 or so tasks recur with other constraints.
+        count: Number of prompts to make; above about 150, tasks repeat with other constraints.
         seed: Seed of the draw.
-        avoid: Instructions that were trained on. A prompt is left out if its task stands in one of them, or shares 8
-            words in a row with one, in any case and punctuation. A paraphrase is not noticed.
+        training: Instructions of the training set. A prompt is left out if one of them contains its whole task or shares
+            8 words in a row with it, ignoring case and punctuation. Paraphrases are not detected.
     """
-    known = _known(avoid)
-    made = _made(count, Random(seed))
-    items = [item for task, item in made if known.isdisjoint(_telling(task))]
+    known = _known_runs(training)
+    drawn = list(_draw(count, Random(seed)))
+    items = [item for task, item in drawn if known.isdisjoint(_task_runs(task))]
     return items, count - len(items)
 
 
-def _made(count: int, rng: Random) -> list[tuple[Task, Item]]:
-    """Draw tasks, prompts and constraints; ids and tasks that have been drawn least come first, at random among equals."""
-    asked: Counter[str] = Counter()
-    taken: Counter[Task] = Counter()
-    made = []
-    for at, most in enumerate(rng.choices(range(1, len(WEIGHTS) + 1), WEIGHTS, k=count)):
-        ids = _ids(most, asked, rng)
-        task = _least(next((TASKS[id] for id in ids if id in TASKS), OPEN), taken, rng)
-        asked.update(ids)
-        taken[task] += 1
-        constraints = _arguments(ids, task, rng)
-        made.append((task, Item(f"held-{at:04}", _prompt(task, constraints, rng), constraints)))
-    return made
+def _draw(count: int, rng: Random) -> Iterator[tuple[Task, Item]]:
+    """Yield tasks with their items; the ids and tasks that were drawn least come first, in random order among equals."""
+    used_ids: Counter[str] = Counter()
+    used_tasks: Counter[Task] = Counter()
+    for number, size in enumerate(rng.choices(range(1, len(WEIGHTS) + 1), WEIGHTS, k=count)):
+        ids = _draw_ids(size, used_ids, rng)
+        kind = next((TASK_KINDS[id] for id in ids if id in TASK_KINDS), "open")
+        task = _least_used(tasks_of(kind), used_tasks, rng)
+        used_ids.update(ids)
+        used_tasks[task] += 1
+        constraints = _with_arguments(ids, task, rng)
+        yield task, Item(f"held-{number:04}", _prompt(task, constraints, rng), constraints)
 
 
-def _ids(most: int, asked: Mapping[str, int], rng: Random) -> list[str]:
-    """Draw ids that go together: `most`, or fewer where no further one goes with them all."""
-    left = [id for id in IDS if most == 1 or any(compatible(id, other) for other in IDS if other != id)]
+def _draw_ids(size: int, used: Mapping[str, int], rng: Random) -> list[str]:
+    """Draw `size` compatible ids, or fewer if no other id is compatible with all of them."""
+    options = [id for id in IDS if size == 1 or any(compatible(id, other) for other in IDS if other != id)]
     ids: list[str] = []
-    while left and len(ids) < most:
-        ids.append(_least(left, asked, rng))
-        left = [id for id in left if id not in ids and compatible(id, ids[-1])]
+    while options and len(ids) < size:
+        ids.append(_least_used(options, used, rng))
+        options = [id for id in options if id not in ids and compatible(id, ids[-1])]
     return ids
 
 
-def _least(options: Sequence[T], counts: Mapping[T, int], rng: Random) -> T:
-    fewest = min(counts[option] for option in options)
-    return rng.choice([option for option in options if counts[option] == fewest])
+def _least_used(options: Sequence[T], used: Mapping[T, int], rng: Random) -> T:
+    fewest = min(used[option] for option in options)
+    return rng.choice([option for option in options if used[option] == fewest])
 
 
-def _arguments(ids: Sequence[str], task: Task, rng: Random) -> tuple[Constraint, ...]:
+def _with_arguments(ids: Sequence[str], task: Task, rng: Random) -> tuple[Constraint, ...]:
     keywords = rng.sample(task.keywords, len(task.keywords))
     constraints = []
     for id in ids:
@@ -154,49 +176,76 @@ def _arguments(ids: Sequence[str], task: Task, rng: Random) -> tuple[Constraint,
             args = {"keywords": [keywords.pop()]}
         elif id == "keywords:forbidden_words":
             args = {"forbidden_words": [keywords.pop()]}
-        elif id == "keywords:frequency":
-            relation, bound = rng.choice(FREQUENCIES)
-            args = {"relation": relation, "keyword": keywords.pop(), "frequency": bound}
         elif id == "combination:repeat_prompt":
             args = {"prompt_to_repeat": task.text}
         else:
-            args = dict(rng.choice(CHOICES[id]))
+            args = dict(rng.choice(arguments_of(id)))
+        if id == "keywords:frequency":
+            args["keyword"] = keywords.pop()
         validate(id, args)
         constraints.append((id, args))
     return tuple(constraints)
 
 
+@cache
+def arguments_of(id: str) -> tuple[Mapping[str, Any], ...]:
+    """Return the arguments from which an id's are drawn; arguments that depend on the task are not included."""
+    return tuple(args for row in bundled_rows("constraints") if row["id"] == id for args in row["arguments"])
+
+
+@cache
+def phrases_of(id: str, relation: str = "") -> tuple[str, ...]:
+    """Return the phrases that ask for a constraint; `$name` is an argument, `$most` the bound of "less than" minus one."""
+    rows = [row for row in bundled_rows("constraints") if row["id"] == id and row.get("relation", "") == relation]
+    return tuple(phrase for row in rows for phrase in row["phrases"])
+
+
 def _prompt(task: Task, constraints: Sequence[Constraint], rng: Random) -> str:
-    """Word a prompt: the task with what is asked for after it or before it; a task to be repeated stands in those words."""
-    wordings = {id: worded(rng, id, args) for id, args in constraints}
-    repeated = wordings.pop("combination:repeat_prompt", None)
-    said = list(wordings.values())
-    if repeated is not None:
-        return "\n\n".join([*([" ".join(said)] if said else []), repeated])
-    listed = "\n".join(f"* {wording}" for wording in said)
-    ways = [f"{task.text} {' '.join(said)}", f"{task.text}\n\n{' '.join(said)}", f"{' '.join(said)}\n\n{task.text}"]
-    if len(said) > 1:
-        ways += [f"{task.text}\n\nPlease observe:\n{listed}", f"{listed}\n\nWith this in mind: {task.text}"]
-    return rng.choice(ways)
+    """Return the task with its constraints before or after it; a phrase that quotes the task replaces the task."""
+    phrases = {id: _phrase(rng, id, args) for id, args in constraints}
+    quoted_task = phrases.pop("combination:repeat_prompt", None)
+    asked = " ".join(phrases.values())
+    if quoted_task is not None:
+        return f"{asked}\n\n{quoted_task}" if asked else quoted_task
+    layouts = [f"{task.text} {asked}", f"{task.text}\n\n{asked}", f"{asked}\n\n{task.text}"]
+    if len(phrases) > 1:
+        bullets = "\n".join(f"* {phrase}" for phrase in phrases.values())
+        layouts += [f"{task.text}\n\nPlease observe:\n{bullets}", f"{bullets}\n\nWith this in mind: {task.text}"]
+    return rng.choice(layouts)
 
 
-def _known(texts: Sequence[str]) -> set[tuple[str, ...]]:
-    """Return the runs of words by which a task is known that stand in one of some texts."""
-    wanted = {run for task in (*OPEN, *YES_OR_NO, *LETTERS) for run in _telling(task)}
+def _phrase(rng: Random, id: str, args: Mapping[str, Any]) -> str:
+    relation = next((value for name, value in args.items() if name.endswith("relation")), "")
+    values = {name: _in_words(name, value) for name, value in args.items()}
+    bounds = [value for value in args.values() if isinstance(value, int)]
+    values["most"] = str(bounds[0] - 1) if bounds else ""
+    return Template(rng.choice(phrases_of(id, relation))).substitute(values)
+
+
+def _in_words(name: str, value: Any) -> str:
+    """Return an argument as it stands in a phrase: keywords in quotation marks, a language by its name."""
+    if name == "language":
+        return LANGUAGES[value]
+    if name == "keyword":
+        return f'"{value}"'
+    if isinstance(value, tuple | list):
+        return " and ".join(f'"{word}"' for word in value)
+    return str(value)
+
+
+def _known_runs(texts: Sequence[str]) -> set[tuple[str, ...]]:
+    """Return the word runs of the tasks that occur in one of the texts."""
+    wanted = {run for kind in ("open", *TASK_KINDS.values()) for task in tasks_of(kind) for run in _task_runs(task)}
     lengths = {len(run) for run in wanted}
-    split = (_words(text) for text in texts)
+    split = (normal_form(text).split() for text in texts)
     return {run for words in split for length in lengths for run in _runs(words, length) if run in wanted}
 
 
-def _telling(task: Task) -> list[tuple[str, ...]]:
-    """Return the runs of `SHARED_RUN` words of a task; the whole of a shorter one."""
-    words = _words(task.text)
-    return _runs(words, min(len(words), SHARED_RUN))
-
-
-def _words(text: str) -> list[str]:
-    return normal_form(text).split()
+def _task_runs(task: Task) -> list[tuple[str, ...]]:
+    """Return the runs of `SHARED_WORDS` words of a task, or all words of a shorter task."""
+    words = normal_form(task.text).split()
+    return _runs(words, min(len(words), SHARED_WORDS))
 
 
 def _runs(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
-    return [tuple(words[at : at + length]) for at in range(len(words) - length + 1)]
+    return [tuple(words[start : start + length]) for start in range(len(words) - length + 1)]

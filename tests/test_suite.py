@@ -1,4 +1,4 @@
-"""All that a model is asked, and that every figure is about what was asked, with a model whose answers are known."""
+"""The evaluation of one model, with fakes whose answers and scores are known."""
 
 import json
 import math
@@ -11,12 +11,12 @@ import pytest
 
 from kiloset.core.calls import CallStore
 from kiloset.core.errors import DataError
-from kiloset.core.models import Completion, Message, Request, Silent
+from kiloset.core.models import Capabilities, Completion, Message, Request, Silent
 from kiloset.core.recorded import RecordedEngine
 from kiloset.evaluation import drift, forgetting, rigidity
-from kiloset.evaluation.evaluate import Judgement, Suites, judge, suites
-from kiloset.evaluation.ifeval import Item
+from kiloset.evaluation.following import Item
 from kiloset.evaluation.settings import EvaluationConfig
+from kiloset.evaluation.suite import Evaluation, Suite, build_suite, evaluate_model
 
 CONFIG = EvaluationConfig(prompts=10, max_tokens=7)
 ITEMS = (
@@ -27,9 +27,9 @@ VALIDATION = tuple((id, ({"role": "user", "content": f"Q {id}"},), f"answer {id}
 
 
 class Parrot:
-    """An engine that answers everything in the same words."""
+    """An engine that gives every prompt the same answer."""
 
-    identity, templated, transparent, structured, raw = "parrot", True, True, True, True
+    identity, capabilities = "parrot", Capabilities()
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -48,7 +48,7 @@ class Parrot:
 
 
 class Ruler:
-    """A judge for which a text is as likely as it is short, and which likes the first option best."""
+    """A scorer that gives every option the same mean and every text a loss of 3 nats per character."""
 
     identity = "ruler"
 
@@ -75,40 +75,43 @@ class Ruler:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[CallStore]:
-    made = CallStore(tmp_path / "calls.sqlite")
-    yield made
-    made.close()
+    opened = CallStore(tmp_path / "calls.sqlite")
+    yield opened
+    opened.close()
 
 
-ASKED = Suites({"following": ITEMS}, 0, VALIDATION)
+SUITE = Suite({"following": ITEMS}, 0, VALIDATION)
 
 
-def judged(store: CallStore, text: str, neutral: Any = None, ruler: Ruler | None = None) -> tuple[Judgement, Parrot]:
+def evaluated(
+    store: CallStore, text: str, neutral: Any = None, ruler: Ruler | None = None
+) -> tuple[Evaluation, list[dict[str, Any]], Parrot]:
     parrot = Parrot(text)
-    return judge(ASKED, CONFIG, RecordedEngine(parrot, store, Silent()), ruler or Ruler(), neutral), parrot
+    engine = RecordedEngine(parrot, store, Silent())
+    return *evaluate_model(SUITE, CONFIG, engine, ruler or Ruler(), neutral), parrot
 
 
-def test_everything_is_asked_once_greedily_and_kept_with_its_verdicts(store: CallStore) -> None:
-    found, parrot = judged(store, "Hello there")
+def test_every_prompt_is_sent_once_greedily_and_recorded_with_its_verdicts(store: CallStore) -> None:
+    _, answers, parrot = evaluated(store, "Hello there")
     prompts = [
-        *forgetting.prompts(forgetting.written()), *rigidity.neutral(), *rigidity.consistency(), *rigidity.override()
+        *forgetting.prompts(forgetting.written_tasks()), *rigidity.neutral_prompts(),
+        *rigidity.consistency_prompts(), *rigidity.override_prompts(),
     ]  # fmt: skip
-    assert len(found.answers) == len(prompts) + len(ITEMS)
+    assert len(answers) == len(prompts) + len(ITEMS)
     assert len(parrot.seen) == len({request.prompt for request in parrot.seen})
     assert {(request.temperature, request.max_tokens) for request in parrot.seen} == {(0.0, 7)}
-    kept = {entry["key"]: entry.get("constraints") for entry in found.answers if entry["suite"] == "following"}
-    assert kept == {
+    verdicts = {entry["key"]: entry.get("constraints") for entry in answers if entry["suite"] == "following"}
+    assert verdicts == {
         "1": [["punctuation:no_comma", True, True]],
         "2": [["startend:quotation", False, False], ["punctuation:no_comma", True, True]],
     }
-    system = [entry for entry in found.answers if entry["suite"] == "override"]
+    system = [entry for entry in answers if entry["suite"] == "override"]
     assert all(entry["messages"][0]["role"] == "system" for entry in system)
     assert "constraints" not in system[0]
 
 
-def test_every_figure_is_the_mean_of_what_was_found(store: CallStore) -> None:
-    figures = {metric.name: metric for metric in judged(store, "Hello there")[0].metrics}
-    assert len(figures) == len(judged(store, "Hello there")[0].metrics), "names are unique"
+def test_every_metric_is_the_mean_over_its_items(store: CallStore) -> None:
+    figures = evaluated(store, "Hello there")[0].metrics
     assert figures["following strict prompt"].mean == 1 / 2
     assert figures["following strict instruction"].mean == 2 / 3
     assert figures["following punctuation:no_comma"].mean == 1
@@ -117,43 +120,41 @@ def test_every_figure_is_the_mean_of_what_was_found(store: CallStore) -> None:
     assert figures["unfinished"].mean == 0
     assert figures["NLL of prose"].mean == figures["NLL of code"].mean == 3
     assert figures["KL to base"].mean == 0
-    # Every option's mean is -2, so the first is chosen; the right one stands in each place equally often.
+    # Every option's mean is -2, so the first is chosen; each position is correct equally often.
     firsts = [choice.correct == 0 for choice in forgetting.choices() if choice.capability == "facts"]
     assert figures["accuracy facts"].mean == sum(firsts) / len(firsts)
     assert figures["validation loss"].mean == 2.0
     assert set(figures["validation loss"].counts) == {"a", "b"}
 
 
-def test_a_tuned_model_is_held_against_what_its_base_said(store: CallStore) -> None:
-    neutral = {prompt.key: f"base says {number}" for number, prompt in enumerate(rigidity.neutral())}
+def test_a_tuned_models_divergence_is_measured_on_the_base_models_answers(store: CallStore) -> None:
+    neutral = {prompt.key: f"base says {number}" for number, prompt in enumerate(rigidity.neutral_prompts())}
     first = next(iter(neutral))
     ruler = Ruler()
-    found, _ = judged(store, "Hello there", {**neutral, first: " "}, ruler)
-    figures = {metric.name: metric for metric in found.metrics}
-    assert ruler.diverged == list(neutral.values())[1:]  # a blank answer has no token to diverge at
+    figures = evaluated(store, "Hello there", {**neutral, first: " "}, ruler)[0].metrics
+    assert ruler.diverged == list(neutral.values())[1:]  # a blank answer has no token to compare
     assert figures["KL to base"].mean == 0.05
     assert len(figures["KL to base"].counts) == len(neutral) - 1
 
 
-def test_what_is_asked_is_the_same_for_all_and_not_what_was_taught() -> None:
-    asked = suites(CONFIG, [], VALIDATION)
-    assert asked == suites(CONFIG, [], VALIDATION)
-    assert len(asked.following["following"]) == 10
-    assert list(asked.following) == ["following"]
-    taught = suites(CONFIG, [asked.following["following"][0].prompt], VALIDATION)
-    assert taught.overlapping == 1
-    assert len(drift.texts()) == 24
+def test_a_suite_depends_on_the_settings_and_leaves_out_trained_tasks() -> None:
+    suite = build_suite(CONFIG, [], VALIDATION)
+    assert suite == build_suite(CONFIG, [], VALIDATION)
+    assert len(suite.following["following"]) == 10
+    assert list(suite.following) == ["following"]
+    smaller = build_suite(CONFIG, [suite.following["following"][0].prompt], VALIDATION)
+    assert smaller.overlapping == 1
+    assert len(drift.passages()) == 24
 
 
-def test_ifevals_file_is_judged_beside_the_held_out_items(tmp_path: Path, store: CallStore) -> None:
+def test_ifevals_file_is_evaluated_beside_the_held_out_items(tmp_path: Path, store: CallStore) -> None:
     row = {"key": 7, "prompt": "No commas.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
     (tmp_path / "ifeval.jsonl").write_text(json.dumps(row) + "\n")
     config = replace(CONFIG, ifeval=str(tmp_path / "ifeval.jsonl"))
-    asked = suites(config, [], ())
-    assert [item.key for item in asked.following["ifeval"]] == ["7"]
-    found = judge(asked, config, RecordedEngine(Parrot("One, two"), store, Silent()), Ruler(), None)
-    figures = {metric.name: metric.mean for metric in found.metrics}
-    assert figures["ifeval strict prompt"] == 0
-    assert "validation loss" not in figures
+    suite = build_suite(config, [], ())
+    assert [item.key for item in suite.following["ifeval"]] == ["7"]
+    result, _ = evaluate_model(suite, config, RecordedEngine(Parrot("One, two"), store, Silent()), Ruler(), None)
+    assert result.metrics["ifeval strict prompt"].mean == 0
+    assert "validation loss" not in result.metrics
     with pytest.raises(DataError, match=r"nowhere\.jsonl"):
-        suites(replace(CONFIG, ifeval=str(tmp_path / "nowhere.jsonl")), [], ())
+        build_suite(replace(CONFIG, ifeval=str(tmp_path / "nowhere.jsonl")), [], ())
