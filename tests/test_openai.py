@@ -383,7 +383,7 @@ def test_a_limit_on_the_rate_is_no_failure_while_the_server_completes_others(ser
     ("status", "message"),
     [
         (401, r"HTTP 401: no good .*set the environment variable OPENAI_API_KEY"),
-        (403, r"HTTP 403: no good .*OPENAI_API_KEY, that may use this model"),
+        (403, r"HTTP 403: no good .*OPENAI_API_KEY to a key that may use this model"),
         (404, r"HTTP 404: no good .*check the model's name, \[engine\] base_url"),
         (400, "HTTP 400: no good"),
         (422, "HTTP 422: no good"),
@@ -395,7 +395,7 @@ def test_what_cannot_pass_ends_it_at_once_in_one_line(serve, status, message):
         lambda prompt, attempt: (status, error("no good\n\x1b[31m"), {"location": "/elsewhere"}), max_num_seqs=1
     )
     engine.submit(requests(engine, 4))
-    for _ in range(2):  # and whoever asks again hears the same
+    for _ in range(2):  # the next call raises it again
         with pytest.raises(ModelError, match=rf"^tiny at {server.url}: {message}") as caught:
             engine.receive()
         assert str(caught.value).isprintable()
@@ -406,7 +406,7 @@ def test_what_cannot_pass_ends_it_at_once_in_one_line(serve, status, message):
 def test_an_account_with_nothing_left_ends_it_at_once(serve):
     server, engine = serve(lambda prompt, attempt: (429, error("quota", "insufficient_quota")))
     engine.submit(requests(engine, 1))
-    with pytest.raises(ModelError, match=r"HTTP 429: quota \(the account behind the key has nothing left\)"):
+    with pytest.raises(ModelError, match=r"HTTP 429: quota \(the account behind the key has no credit left\)"):
         engine.receive()
     assert len(server.bodies) == 1
 

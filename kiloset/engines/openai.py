@@ -1,21 +1,20 @@
-"""Any server that speaks OpenAI's protocol, as a `TextEngine`.
+"""A `TextEngine` for any server with OpenAI's protocol.
 
-The only file that imports openai, and it does so when the first request is sent. Requests are under way in one thread
-with an event loop of its own, so nothing can outlive this process. All retries are ours, the client's are off: whether
-an answer is sound is decided here, from its bytes, since a server may also fail with status 200.
+Only this file imports openai, at the first request. Requests run in one thread with its own event loop, which ends with the
+process. The client's own retries are off. We decide from an answer's content whether it is valid, because a server may
+also fail with status 200.
 
-* Sent again, after a wait that doubles: no connection or one that is cut, a time-out, status 408, 409, 429 or 5xx, and
-  an answer that is none (not JSON, no choice, no text, a finish reason that is neither `stop` nor `length`). A refusal
-  for the rate (429) counts as no failure of the request as long as the server completes others.
-* `refused`: a prompt longer than the server's context, or one that its content policy rejects.
-* `length`: also a text that the server's content filter cut; whatever came was paid for, and is no whole answer.
-* The end: any other status. So is a request that failed `max_retries` + 1 times, and a server that for so long completed
-  nothing that nothing can be expected any more. From then on nothing is sent; what is under way is still delivered, and
-  only then the error is raised.
+* Retried, with a wait that doubles: no connection or an interrupted one, a timeout, status 408, 409, 429 or 5xx, and an
+  answer that is no completion (not JSON, no choice, no text, a finish reason other than `stop` and `length`). A 429 does not
+  count as a failure of the request while the server completes others.
+* Finish reason `refused`: the prompt is longer than the server's context, or the server's content policy rejects it.
+* Finish reason `length`: also a text that the server's content filter cut, because it is paid for and not complete.
+* Fatal: any other status; a request that failed `max_retries` + 1 times; no completion at all for longer than all retries
+  of one request take. The engine then sends nothing more, delivers what is in flight, and raises the error.
 
-Not checked: that a server still has the same weights under the same name, that it obeys the seed, and what it sets
-where we are silent (vLLM takes top_k and the like from the model's generation_config.json). Token counts are the
-server's; where it gives none they are 0, not guessed.
+Not checked: whether the server keeps the same weights under a name, whether it obeys the seed, and its defaults for settings
+that we do not send (vLLM takes top_k and others from the model's generation_config.json). Token counts come from the server;
+they are 0 if the server gives none.
 """
 
 import asyncio
@@ -39,13 +38,13 @@ from kiloset.core.models import Capabilities, Completion, Message, Request, seed
 from kiloset.engines.settings import EngineConfig
 
 BACKOFF_SECONDS = 1.0
-"""Wait before a request's first retry; it doubles with each."""
+"""Wait before a request's first retry; it doubles with each retry."""
 LONGEST_WAIT_SECONDS = 60.0
-"""Longest wait before a retry, also where the server asks for more."""
+"""Longest wait before a retry, even if the server demands more."""
 CLOSE_SECONDS = 5.0
 """Longest wait for the thread to end."""
 PLACEHOLDER = "none"
-"""Sent for a key where there is none; the client must have one."""
+"""Sent as the key if there is none, because the client requires one."""
 
 REFUSED = Completion("", "refused", 0, 0)
 TOO_LONG = re.compile(
@@ -53,9 +52,9 @@ TOO_LONG = re.compile(
     r"input token count|inputs tokens \+ max_new_tokens",
     re.IGNORECASE,
 )
-"""How servers say that a prompt is too long: OpenAI and vLLM, llama.cpp, Anthropic, Gemini, TGI."""
-AGAINST_POLICY = ("content_filter", "content_policy_violation")
-"""Error codes of a prompt that a content policy rejects: Azure, OpenAI."""
+"""Error messages for a prompt that is too long: OpenAI and vLLM, llama.cpp, Anthropic, Gemini, TGI."""
+AGAINST_POLICY = {"content_filter", "content_policy_violation"}
+"""Error codes for a prompt that a content policy rejects: Azure, OpenAI."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +62,13 @@ class Failure:
     """An attempt that gave no completion."""
 
     cause: str
-    """What happened, in one line without the key."""
+    """One line, without the key."""
     is_final: bool = False
-    """Another attempt would end the same."""
-    is_for_rate: bool = False
-    """The server only asks for fewer requests."""
+    """A retry would fail in the same way."""
+    is_rate_limit: bool = False
+    """The server demands fewer requests."""
     wait_s: float = 0.0
-    """Seconds the server asks to wait."""
+    """Seconds that the server demands to wait."""
 
 
 class OpenAIEngine:
@@ -79,10 +78,10 @@ class OpenAIEngine:
         self, model: str, config: EngineConfig, *, backoff_s: float = BACKOFF_SECONDS,
         longest_wait_s: float = LONGEST_WAIT_SECONDS,
     ) -> None:  # fmt: skip
-        """Name the model; nothing is sent yet.
+        """Keep the settings; nothing is sent yet.
 
         Args:
-            model: Its name on the server.
+            model: The model's name on the server.
             config: The `[engine]` table.
             backoff_s: Wait before a request's first retry, in seconds.
             longest_wait_s: Longest wait before a retry, in seconds.
@@ -95,7 +94,7 @@ class OpenAIEngine:
         self.description = f"{model} at {config.base_url}, up to {config.max_num_seqs} requests in flight"
         self.capabilities = Capabilities(plain_text=config.completions, exact_prompts=False, schemas=config.structured)
         self._model, self._config, self._waits = model, config, (backoff_s, longest_wait_s)
-        self._flight: _Flight | None = None
+        self._client: _Client | None = None
         self._pending: set[str] = set()
 
     def render(self, messages: Sequence[Message]) -> str:
@@ -103,7 +102,7 @@ class OpenAIEngine:
         return json.dumps([dict(message) for message in messages], ensure_ascii=False, sort_keys=True)
 
     def submit(self, requests: Sequence[tuple[str, Request]]) -> None:
-        """Take `(key, request)` pairs and return at once; a key that is in flight is not sent a second time.
+        """Accept `(key, request)` pairs and return at once; a key that is in flight is not sent again.
 
         Raises:
             ModelError: A request is plain text, and `completions` is off.
@@ -111,46 +110,46 @@ class OpenAIEngine:
         new = {key: request for key, request in requests if key not in self._pending}
         if not self.capabilities.plain_text and any(request.raw for request in new.values()):
             raise ModelError("KS560", f"{self.identity} takes no plain text ([engine] completions is false)")
-        if self._flight is None:
-            self._flight = _Flight(self._model, self._config, *self._waits)
+        if self._client is None:
+            self._client = _Client(self._model, self._config, *self._waits)
         self._pending |= new.keys()
-        self._flight.begin(new)
+        self._client.start(new)
 
     def receive(self) -> tuple[str, Completion]:
         """Wait for the next `(key, completion)`, in any order, each key once.
 
         Raises:
-            ModelError: Nothing is in flight, or the server completes no more; whatever it completed was returned before.
+            ModelError: Nothing is in flight, or the server failed; every completion was returned before.
         """
-        if self._flight is None or not self._pending:
+        if self._client is None or not self._pending:
             raise ModelError("KS561", f"{self.identity}: nothing is in flight")
-        answer = self._flight.answers.get()
+        answer = self._client.answers.get()
         if isinstance(answer, BaseException):
-            self._flight.answers.put(answer)  # whoever asks again hears the same
+            self._client.answers.put(answer)  # the next call raises it again
             if not isinstance(answer, ModelError):
                 raise answer
-            left = f"{len(self._pending)} requests have no completion; run again to continue"
-            raise ModelError("KS562", f"{answer}; {left}") from None
+            missing = f"{len(self._pending)} requests have no completion; run again to continue"
+            raise ModelError("KS562", f"{answer}; {missing}") from None
         self._pending.remove(answer[0])
         return answer
 
     def close(self) -> None:
-        """End the thread, and with it all that is in flight."""
-        if self._flight is not None:
-            self._flight.end()
-            self._flight = None
+        """Cancel every request in flight and end the thread."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
             self._pending.clear()
 
 
 def identity(model: str, base_url: str) -> str:
-    """Return `model@host[:port]/path`: what names the model, and the same for every spelling of one address."""
+    """Return `model@host[:port]/path`, the same for every spelling of one address."""
     parts = urlsplit(base_url)
     port = "" if parts.port in (None, {"http": 80, "https": 443}[parts.scheme]) else f":{parts.port}"
     return f"{model}@{parts.hostname}{port}{parts.path.rstrip('/')}"
 
 
 def is_loopback(base_url: str) -> bool:
-    """Tell whether a server is on this machine."""
+    """Return whether a server runs on this machine."""
     host = urlsplit(base_url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -159,10 +158,10 @@ def is_loopback(base_url: str) -> bool:
 
 
 def api_key(config: EngineConfig) -> str:
-    """Return the key from the environment; a server on this machine may have none.
+    """Return the key from the environment; a server on this machine needs none.
 
     Raises:
-        ModelError: There is none, or one that cannot be sent. The key is not in the message.
+        ModelError: The key is missing or has characters that cannot be sent. The message does not contain the key.
     """
     name = config.api_key_env
     key = os.environ.get(name, "").strip()
@@ -170,7 +169,7 @@ def api_key(config: EngineConfig) -> str:
         raise ModelError(
             "KS563",
             f"[engine] api_key_env: the environment variable {name} is not set, and {config.base_url} is not on this "
-            "machine; export the server's key in it (any word, if the server asks for none)",
+            "machine; export the server's key in it (any word, if the server needs none)",
         )
     if not re.fullmatch(r"[\x21-\x7e]*", key):
         raise ModelError(
@@ -179,19 +178,19 @@ def api_key(config: EngineConfig) -> str:
     return key or PLACEHOLDER
 
 
-class _Flight:
-    """Requests under way in a thread of their own, until the first error that ends them all."""
+class _Client:
+    """Sends requests in its own thread, until the first fatal error."""
 
     def __init__(self, model: str, config: EngineConfig, backoff_s: float, longest_wait_s: float) -> None:
         import openai
 
         self._model, self._config, self._backoff_s, self._longest_wait_s = model, config, backoff_s, longest_wait_s
         self._key = api_key(config)
-        # A proxy is for the world outside.
+        # No proxy from the environment for a server on this machine.
         http = openai.DefaultAsyncHttpx2Client(
             timeout=config.timeout_s, follow_redirects=False, trust_env=not is_loopback(config.base_url)
         )
-        self._client = openai.AsyncOpenAI(
+        self._openai = openai.AsyncOpenAI(
             base_url=config.base_url, api_key=self._key, timeout=config.timeout_s, max_retries=0, http_client=http
         )
         self.answers: queue.SimpleQueue[tuple[str, Completion] | BaseException] = queue.SimpleQueue()
@@ -200,22 +199,22 @@ class _Flight:
         self._tasks: set[asyncio.Task[None]] = set()
         self._error: BaseException | None = None
         self._failures, self._failing_since, self._last_success = 0, 0.0, 0.0
-        # In the air a request is for at most the time-out, and it waits so long between its attempts.
+        # The longest time that one request may take: its timeout and the waits between its attempts.
         waits = (self._nominal_wait(retry) for retry in range(1, config.max_retries + 1))
         self._patience_s = config.timeout_s + sum(waits)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="kiloset-openai", daemon=True)
         self._thread.start()
 
-    def begin(self, requests: Mapping[str, Request]) -> None:
-        """Put requests under way."""
-        self._loop.call_soon_threadsafe(self._begin, requests)
+    def start(self, requests: Mapping[str, Request]) -> None:
+        """Send requests as soon as slots are free."""
+        self._loop.call_soon_threadsafe(self._start, requests)
 
-    def end(self) -> None:
-        """Cancel what is under way and end the thread."""
-        ended = asyncio.run_coroutine_threadsafe(self._cancel(), self._loop)
+    def close(self) -> None:
+        """Cancel every request in flight and end the thread."""
+        cancelled = asyncio.run_coroutine_threadsafe(self._cancel(), self._loop)
         with contextlib.suppress(TimeoutError):
-            ended.result(CLOSE_SECONDS)
+            cancelled.result(CLOSE_SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(CLOSE_SECONDS)
         if not self._thread.is_alive():
@@ -223,13 +222,13 @@ class _Flight:
 
     # ------------------------------------------------------------------------------------------ in the thread
 
-    def _begin(self, requests: Mapping[str, Request]) -> None:
+    def _start(self, requests: Mapping[str, Request]) -> None:
         for key, request in requests.items():
             task = self._loop.create_task(self._complete(key, request))
             self._tasks.add(task)
-            task.add_done_callback(self._ended)
+            task.add_done_callback(self._finish)
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
+    def _finish(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (bug := task.exception()) is not None:
             self._stop(bug)
@@ -245,11 +244,11 @@ class _Flight:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._client.close()
+        await self._openai.close()
         await self._loop.shutdown_asyncgens()
 
     async def _complete(self, key: str, request: Request) -> None:
-        """Ask until there is a completion, or all must end."""
+        """Send a request until it is completed or the engine stops."""
         tries = failures = 0
         async with self._slots:
             while not self._stopping.is_set():
@@ -260,13 +259,13 @@ class _Flight:
                     self.answers.put((key, answer))
                     return
                 tries += 1
-                failures += not answer.is_for_rate
-                self._judge(answer, failures, started)
+                failures += not answer.is_rate_limit
+                self._count(answer, failures, started)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), self._wait(tries, answer.wait_s))
 
-    def _judge(self, failure: Failure, failures: int, started: float) -> None:
-        """End all, if this failure is one too many for its request or for the server."""
+    def _count(self, failure: Failure, failures: int, started: float) -> None:
+        """Stop the engine if a failure is fatal, or one too many for its request or for the server."""
         if self._failures == 0:
             self._failing_since = max(started, self._last_success)
         self._failures += 1
@@ -285,27 +284,31 @@ class _Flight:
     def _nominal_wait(self, retry: int) -> float:
         return float(min(self._longest_wait_s, self._backoff_s * 2.0 ** min(retry - 1, 60)))
 
-    def _wait(self, retry: int, asked_s: float) -> float:
-        """Return the seconds before a request's n-th retry, spread so that not all come back at once."""
+    def _wait(self, retry: int, demanded_s: float) -> float:
+        """Return the seconds before a request's n-th retry, with jitter so that requests do not return all at once."""
         ours = self._nominal_wait(retry) * self._jitter.uniform(0.5, 1.0)
-        return max(ours, min(asked_s, self._longest_wait_s) * self._jitter.uniform(1.0, 1.1))
+        return max(ours, min(demanded_s, self._longest_wait_s) * self._jitter.uniform(1.0, 1.1))
 
     async def _attempt(self, key: str, request: Request) -> Completion | Failure:
         import openai
 
         body = self._body(key, request)
-        endpoint: Any = self._client.completions if request.raw else self._client.chat.completions
+        endpoint: Any = self._openai.completions if request.raw else self._openai.chat.completions
         try:
-            # The client's own time-out is one between two reads; this one holds for all of it.
+            # The client's own timeout applies between two reads; this one to the whole request.
             async with asyncio.timeout(self._config.timeout_s):
                 answer = await endpoint.with_raw_response.create(**body)
         except (TimeoutError, openai.APITimeoutError):
             return Failure(f"no answer within {self._config.timeout_s:g} s ([engine] timeout_s)")
         except openai.APIConnectionError as error:
-            return Failure(self._shown(f"no whole answer ({error.__cause__ or error})"))
+            return Failure(self._printable(f"no whole answer ({error.__cause__ or error})"))
         except openai.APIStatusError as error:
-            return self._of_status(error.status_code, error.body, error.response.headers)
-        return self._of_answer(answer.content)
+            return self._from_status(error.status_code, error.body, error.response.headers)
+        try:
+            return _completion(json.loads(answer.content))
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError, RecursionError) as error:
+            start = answer.content[:200].decode(errors="replace")
+            return Failure(self._printable(f"an answer that is no completion ({error!r}): {start!r}"))
 
     def _body(self, key: str, request: Request) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -320,69 +323,57 @@ class _Flight:
             body["extra_body"] = {"response_format": {"type": "json_schema", "json_schema": schema}}
         return body
 
-    def _of_status(self, status: int, body: object, headers: Mapping[str, str]) -> Completion | Failure:
-        """Judge an answer that says it is an error."""
-        told = body if isinstance(body, dict) else {"message": body}
-        said = str(told.get("message") or told.get("detail") or told.get("error") or body or "no message")
-        codes = {str(told.get("code")), str(told.get("type"))}
-        cause = self._shown(f"HTTP {status}: {said}")
-        if status == 413 or (status in (400, 422) and TOO_LONG.search(" ".join((said, *codes)))):
+    def _from_status(self, status: int, body: object, headers: Mapping[str, str]) -> Completion | Failure:
+        """Classify an answer with an error status."""
+        details = body if isinstance(body, dict) else {"message": body}
+        message = str(details.get("message") or details.get("detail") or details.get("error") or body or "no message")
+        codes = {str(details.get("code")), str(details.get("type"))}
+        cause = self._printable(f"HTTP {status}: {message}")
+        if status == 413 or (status in (400, 422) and TOO_LONG.search(" ".join((message, *codes)))):
             return REFUSED
-        if status in (400, 403) and codes & set(AGAINST_POLICY):
+        if status in (400, 403) and codes & AGAINST_POLICY:
             return REFUSED
         if status == 429 and "insufficient_quota" not in codes:
-            return Failure(cause, is_for_rate=True, wait_s=_asked_wait(headers))
+            return Failure(cause, is_rate_limit=True, wait_s=_retry_after(headers))
         if status in (408, 409) or status >= 500:
-            return Failure(cause, wait_s=_asked_wait(headers))
+            return Failure(cause, wait_s=_retry_after(headers))
         fixes = {
-            401: f"set the environment variable {self._config.api_key_env} to a key that this server takes",
-            403: f"use a key, by the environment variable {self._config.api_key_env}, that may use this model",
+            401: f"set the environment variable {self._config.api_key_env} to a key that this server accepts",
+            403: f"set the environment variable {self._config.api_key_env} to a key that may use this model",
             404: "check the model's name, [engine] base_url (it often ends in /v1) and, for plain text, completions",
-            429: "the account behind the key has nothing left",
+            429: "the account behind the key has no credit left",
         }  # fmt: skip
         fix = "check [engine] base_url" if status < 400 else fixes.get(status, "")
         return Failure(f"{cause} ({fix})" if fix else cause, is_final=True)
 
-    def _of_answer(self, content: bytes) -> Completion | Failure:
-        """Judge an answer that says it is a completion."""
-        try:
-            answer = json.loads(content)
-        except (ValueError, RecursionError):
-            return Failure(self._shown(f"an answer that is not JSON: {content[:200].decode(errors='replace')!r}"))
-        try:
-            return _completion(answer)
-        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-            start = content[:200].decode(errors="replace")
-            return Failure(self._shown(f"an answer that is no completion ({error!r}): {start!r}"))
-
-    def _shown(self, text: str) -> str:
-        """Return what a server said as one line of at most 300 printable characters, without the key."""
+    def _printable(self, text: str) -> str:
+        """Return a server's message as one line of at most 300 printable characters, without the key."""
         if self._key != PLACEHOLDER:
             text = text.replace(self._key, "***")
         return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
 
 
 def _completion(answer: Any) -> Completion:
-    """Read a completion.
+    """Return the completion in a parsed answer.
 
     Raises:
-        KeyError, IndexError, TypeError, AttributeError, ValueError: It is none.
+        KeyError, IndexError, TypeError, AttributeError, ValueError: The answer has no completion.
     """
     choice = answer["choices"][0]
     reason = {"stop": "stop", "length": "length", "content_filter": "length"}[choice["finish_reason"]]
     message = choice["message"] if "message" in choice else {"content": choice["text"]}
     text = message["content"]
     if text is None:
-        # A refusal has a place of its own; a model that thinks may be cut before it says anything.
+        # A refusal has its own field; a reasoning model may be cut before its answer begins.
         text = message.get("refusal") or ("" if reason == "length" else None)
     if not isinstance(text, str):
         raise TypeError("no text")
     usage = answer.get("usage") or {}
-    return Completion(_storable(text), reason, _tokens(usage, "prompt_tokens"), _tokens(usage, "completion_tokens"))
+    return Completion(_valid_utf8(text), reason, _tokens(usage, "prompt_tokens"), _tokens(usage, "completion_tokens"))
 
 
 def _tokens(usage: Mapping[str, Any], name: str) -> int:
-    """Return a count of tokens, 0 where the server gives none: the completion is sound and paid for all the same."""
+    """Return a token count; 0 if the server gives none, because the completion is valid and paid for."""
     count = usage.get(name)
     if count is None:
         return 0
@@ -391,17 +382,17 @@ def _tokens(usage: Mapping[str, Any], name: str) -> int:
     return count
 
 
-def _storable(text: str) -> str:
-    """Return text that is UTF-8: halves of a surrogate pair are joined, or replaced where the other is missing."""
+def _valid_utf8(text: str) -> str:
+    """Join the two halves of a surrogate pair; replace a half without the other."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _asked_wait(headers: Mapping[str, str]) -> float:
-    """Return the seconds a server asks to wait (RFC 9110, Retry-After: seconds or a date), 0 for none."""
-    asked = headers.get("retry-after", "")
+def _retry_after(headers: Mapping[str, str]) -> float:
+    """Return the seconds that a server demands to wait (RFC 9110, Retry-After: seconds or a date); 0 for none."""
+    value = headers.get("retry-after", "")
     with contextlib.suppress(ValueError):
-        seconds = float(asked)
-        return seconds if seconds > 0 else 0.0  # and nan is none
+        seconds = float(value)
+        return seconds if seconds > 0 else 0.0  # nan counts as none
     with contextlib.suppress(ValueError, OverflowError):
-        return max(0.0, parsedate_to_datetime(asked).timestamp() - time.time())
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
     return 0.0
