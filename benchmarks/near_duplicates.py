@@ -6,8 +6,12 @@ ten times as many rows, and the recall against an exact comparison of all pairs.
 
 With --planted a file of instructions gets 300 copies, edited in ten ways, and it is told which of them are found.
 
+With --engines our two engines are compared on files of instructions and on random texts: the CPU seconds of the stage in a
+process of its own, with the compiled code cached and with an empty cache, and whether the verdicts are equal.
+
     pip install rensa -c constraints.txt
     python benchmarks/near_duplicates.py [--texts 100000] [--rounds 3] [--million] [--planted dolly.jsonl]
+    python benchmarks/near_duplicates.py --engines seeds/seeds.jsonl dolly.jsonl
 """
 
 import argparse
@@ -129,7 +133,8 @@ def recall(path: Path) -> tuple[float, int, int]:
     from scipy.sparse import csr_matrix
 
     from kiloset.core.text import normal_form
-    from kiloset.filters.minhash import BANDS, ROWS, normal_texts, signatures
+    from kiloset.filters.minhash import BANDS
+    from kiloset.filters.minhash_compiled import compiled_texts
 
     keys = sorted({normal_form(text) for text in read_texts(path)[:SAMPLE]})
     sets = [{f" {key} "[i : i + 5] for i in range(len(key) - 2)} for key in keys]
@@ -138,8 +143,7 @@ def recall(path: Path) -> tuple[float, int, int]:
     sizes = np.array([len(found) for found in sets])
     starts = np.concatenate([[0], np.cumsum(sizes)])
     matrix = csr_matrix((np.ones(len(columns), np.int32), columns, starts), shape=(len(keys), len(number)))
-    texts = normal_texts(pl.Series(keys), pl.Series([""] * len(keys)))
-    bands = signatures(texts, seed=0).reshape(len(keys), BANDS, ROWS)
+    bands = compiled_texts(pl.Series(keys), pl.Series([""] * len(keys))).band_keys(seed=0)[:, :BANDS]
     there = found = 0
     for begin in range(0, len(keys), 500):
         common = (matrix[begin : begin + 500] @ matrix.T).tocoo()
@@ -147,7 +151,7 @@ def recall(path: Path) -> tuple[float, int, int]:
         alike = common.data / (sizes[rows] + sizes[common.col] - common.data)
         at = (rows < common.col) & (alike >= 0.7)
         there += int(at.sum())
-        found += int((bands[rows[at]] == bands[common.col[at]]).all(axis=2).any(axis=1).sum())
+        found += int((bands[rows[at]] == bands[common.col[at]]).any(axis=1).sum())
     return found / there, there, len(keys)
 
 
@@ -243,6 +247,64 @@ def planted(path: Path) -> None:
         print(f"  {kind}: " + ", ".join(f"{reason} {n}" for reason, n in reasons.iter_rows()))
 
 
+ENGINE = """
+import json, sys, time
+from pathlib import Path
+import polars as pl
+from kiloset.core.table import table_of
+from kiloset.filters import minhash, near_duplicates
+minhash.COMPILED_ABOVE = 10**9 if sys.argv[1] == "datasketch" else 0
+table = table_of(json.loads(Path(sys.argv[2]).read_text()))
+started = time.process_time()
+outcome = near_duplicates.drop_near_duplicates(table, near_duplicates.NearDuplicatesConfig(), seed=0)
+print(json.dumps([time.process_time() - started, outcome.dropped.select("id", "reason", "evidence").rows()]))
+"""
+
+
+def engines(files: list[Path]) -> None:
+    """Time both engines on the rows of some files and on random texts of several numbers."""
+    import os
+
+    with tempfile.TemporaryDirectory() as folder:
+        sets: dict[str, list[tuple[str, str]]] = {}
+        for file in files:
+            lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+            sets[file.name] = [(line["instruction"], line.get("input", "")) for line in lines]
+        for number in (1_000, 2_000, 5_000, 10_000, 20_000):
+            path = Path(folder) / "texts.txt"
+            write_texts(path, number)
+            sets[f"random texts of {WORDS} words"] = [(text, "") for text in read_texts(path)]
+            for name, texts in sets.items():
+                rows = [
+                    {"id": f"g{n:06d}", "instruction": one, "input": other, "source": "generated", "response": "x"}
+                    for n, (one, other) in enumerate(texts)
+                ]
+                path = Path(folder) / "rows.json"
+                path.write_text(json.dumps(rows), encoding="utf-8")
+                seconds, verdicts = [], []
+                for engine, cache in (
+                    ("datasketch", ""),
+                    ("compiled", ""),
+                    ("compiled", ""),
+                    ("compiled", f"{folder}/{name}"),
+                ):
+                    environment = {**os.environ, "PYTHONPATH": str(ROOT)} | (
+                        {"NUMBA_CACHE_DIR": cache} if cache else {}
+                    )
+                    command = [sys.executable, "-c", ENGINE, engine, str(path)]
+                    ran = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+                    took, dropped = json.loads(ran.stdout)
+                    seconds.append(took)
+                    verdicts.append(dropped)
+                same = "equal verdicts" if all(each == verdicts[0] for each in verdicts) else "DIFFERENT VERDICTS"
+                print(
+                    f"{name}, {len(rows)} rows: datasketch {seconds[0]:.2f} s, compiled {seconds[2]:.2f} s, compiled with "
+                    f"an empty cache {seconds[3]:.1f} s; {len(verdicts[0])} dropped, {same}",
+                    flush=True,
+                )
+            sets = {}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--texts", type=int, default=100_000)
@@ -252,7 +314,11 @@ def main() -> None:
     parser.add_argument(
         "--planted", type=Path, metavar="FILE", help="only plant duplicates in this file and look for them"
     )
+    parser.add_argument("--engines", type=Path, nargs="+", metavar="FILE", help="only compare our two engines")
     options = parser.parse_args()
+    if options.engines:
+        engines(options.engines)
+        return
     if options.planted:
         planted(options.planted)
         return

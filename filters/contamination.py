@@ -27,7 +27,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -36,10 +36,8 @@ from numpy.typing import NDArray
 from kiloset.core.config import Count, Names, Share, settings
 from kiloset.core.table import Outcome, full_instruction, with_verdicts
 from kiloset.core.text import SIGNS, normal_form, numbers, words
+from kiloset.filters.minhash import BANDS, gram_hashes, jaccard, normal_texts
 from kiloset.filters.slots import NAME
-
-if TYPE_CHECKING:
-    from kiloset.filters.minhash import Texts
 
 SHORTEST, SHORTEST_ANSWERED, LONG = 5, 8, 13
 """Words from which a prompt is looked for as a whole, from which in responses too, and from which by n-grams."""
@@ -134,9 +132,8 @@ class Prompts:
         self._weights = _weights(self._entries[config.ngram_words])
         self._totals = np.bincount(self._entries[config.ngram_words].prompts, self._weights, len(first))
         """Weight of all n-grams of each prompt."""
-        self._normal = _normal(self._texts)
         each = np.arange(len(first))
-        self._bands = [_entries(band, each, each) for band in _bands(self._normal)]
+        self._bands = [_entries(band, each, each) for band in _bands(self._texts)]
 
     def repeated_by(self, table: pl.DataFrame) -> dict[str, dict[str, Any]]:
         """Return, by id, the verdict on each row that repeats a prompt: `reason`, `evidence`, `measured` and `limit`."""
@@ -177,13 +174,12 @@ class Prompts:
 
     def _near(self, texts: Sequence[str]) -> Verdicts:
         """Return the verdict on each text that is a near-duplicate of a prompt, by the most similar one."""
-        mine = _normal(texts)
         pairs: set[tuple[int, int]] = set()
-        for entries, band in zip(self._bands, _bands(mine), strict=True):
+        for entries, band in zip(self._bands, _bands(texts), strict=True):
             found, hits = entries.find(band)
             pairs |= set(zip(found.tolist(), entries.prompts[hits].tolist(), strict=True))
         limit = self._config.threshold
-        alike = ((text, _jaccard(mine, text, self._normal, prompt), -prompt) for text, prompt in pairs)
+        alike = ((text, _similarity(texts[text], self._texts[prompt]), -prompt) for text, prompt in pairs)
         return {
             text: {
                 "reason": "contaminated_near_duplicate", "measured": value, "limit": limit,
@@ -267,29 +263,15 @@ def _ends_a_sentence(phrase: Sequence[str], text: str) -> bool:
     return re.search(pattern, unicodedata.normalize("NFKC", text).casefold()) is not None
 
 
-def _normal(texts: Sequence[str]) -> "Texts":
-    from kiloset.filters.minhash import normal_texts
-
-    return normal_texts(pl.Series(texts, dtype=pl.String), pl.Series([""] * len(texts), dtype=pl.String))
-
-
-def _bands(texts: "Texts") -> Hashes:
-    """Return a hash of each band of each signature, `(BANDS, texts)`."""
-    from kiloset.filters.minhash import BANDS, ROWS, signatures
-
-    rows = signatures(texts, seed=0).reshape(-1, BANDS, ROWS).astype(np.uint64)
-    found = np.zeros(rows.shape[:2], np.uint64)
-    for row in range(ROWS):
-        found = _mixed(found, rows[:, :, row])
-    return found.T
+def _bands(texts: Sequence[str]) -> Hashes:
+    """Return `(BANDS, texts)` keys of the bands of each text's signature."""
+    inputs = pl.repeat("", len(texts), dtype=pl.String, eager=True)
+    return normal_texts(pl.Series(texts, dtype=pl.String), inputs).band_keys(seed=0)[:, :BANDS].T
 
 
-def _jaccard(first: "Texts", row: int, second: "Texts", other: int) -> float:
-    from kiloset.filters.minhash import grams
-
-    one, two = grams(first, row, 5), grams(second, other, 5)
-    common = np.intersect1d(one, two, assume_unique=True).size
-    return float(common / (one.size + two.size - common))
+def _similarity(one: str, other: str) -> float:
+    """Return the Jaccard similarity of the character 5-grams of two texts."""
+    return jaccard(*(frozenset(gram_hashes(f" {normal_form(text)} ", 5).tolist()) for text in (one, other)))
 
 
 def _same_slots(first: str, second: str) -> bool:

@@ -164,10 +164,10 @@ def _pairs(
 
 def _entries(part: Part, columns: Sequence[int], seed: int, groups: int) -> pl.DataFrame:
     """Return, for each text of a row group and each band, its key and the text."""
-    from kiloset.filters.minhash import band_keys, normal_texts
+    from kiloset.filters.minhash_compiled import compiled_texts
 
     texts = _texts(part).drop("response")
-    keys = band_keys(normal_texts(texts["instruction"], texts["input"]), seed)[:, list(columns)]
+    keys = compiled_texts(texts["instruction"], texts["input"]).band_keys(seed)[:, list(columns)]
     every = [texts.with_columns(key=pl.Series(keys[:, at])) for at in range(len(columns))]
     group = (pl.col("key") % groups).cast(pl.Int64)
     return pl.concat(every).filter(pl.col("key") != 0).with_columns(group=group)
@@ -175,14 +175,14 @@ def _entries(part: Part, columns: Sequence[int], seed: int, groups: int) -> pl.D
 
 def _linked(entries: pl.DataFrame, threshold: float) -> pl.DataFrame:
     """Return pairs of a group's rows that share a key and are alike, and how often a comparison was cut short."""
-    from kiloset.filters.minhash import linked, normal_texts
+    from kiloset.filters.minhash_compiled import compiled_texts, linked
 
     entries = entries.filter(pl.col("key").is_duplicated()).sort("key", "row")
     texts = entries.unique("row", keep="first").sort("row")
     places = texts.select("row").with_row_index("place")
     at = entries.select("row").join(places, on="row", how="left", maintain_order="left")["place"]
     pairs, cut = linked(
-        normal_texts(texts["instruction"], texts["input"]), at.to_numpy().astype(np.int64),
+        compiled_texts(texts["instruction"], texts["input"]), at.to_numpy().astype(np.int64),
         entries["key"].to_numpy().astype(np.uint64), threshold,
     )  # fmt: skip
     rows = texts["row"].to_numpy()
