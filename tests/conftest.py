@@ -28,6 +28,17 @@ def pytest_unconfigure():
     gc.unfreeze()
 
 
+TIMEOUTS = {"models": 1800, "gpu": 1800, "cluster": 900}
+"""Seconds for one test with this marker, its fixtures included."""
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for marker, seconds in TIMEOUTS.items():
+            if item.get_closest_marker(marker) and not item.get_closest_marker("timeout"):
+                item.add_marker(pytest.mark.timeout(seconds))
+
+
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):
     """A finished run: its folder, its result, and how many moments it could have been halted at."""

@@ -5,7 +5,6 @@ import re
 from functools import partial
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from kiloset.audit.answers import is_begun
@@ -19,7 +18,6 @@ from tests import planted
 from tests.paths import ROOT
 from tests.test_page import ATTACKS, CHROMIUM, Tags, vectors_of
 
-DOLLY = ROOT.parent / "shared" / "data" / "dolly-2000.jsonl"
 ROW = {
     "instruction": "Name three primary colours.",
     "input": "",
@@ -315,12 +313,6 @@ class opened:
             assert [url for url in self.asked if not url.startswith(("file:", "data:"))] == []
 
 
-@pytest.mark.skipif(not DOLLY.exists(), reason="needs dolly-2000.jsonl beside the checkout")
-def test_of_what_people_wrote_few_rows_are_faulted():
-    found = audit_file(DOLLY)
-    assert (found.source.lines, found.rows) == (2000, 2000)
-    assert found.sound > 1880
-    # Read by eye on the day this was written: each is cut, and line 800, the only other one, cannot be told from a whole one.
-    assert lines_of(found, "response_cut") == {318, 592, 994}
-    assert found.count("near_duplicate") + found.count("exact_duplicate") + found.count("other_answer") == 8
-    assert np.isclose(found.lengths["response"].quantiles[2], 31)
+def test_the_bundled_seeds_have_no_fault():
+    found = audit_file(ROOT / "seeds" / "seeds.jsonl")
+    assert (found.rows, found.sound, named(found)) == (196, 196, {})

@@ -16,6 +16,8 @@ from kiloset.core.errors import DataError, EmptyError
 from kiloset.core.progress import Silent
 from kiloset.core.run import RunFolder
 from kiloset.core.table import check_outcome, table_of
+from kiloset.evaluation.forgetting import choices
+from kiloset.evaluation.tasks import LETTERS, OPEN, YES_OR_NO
 from kiloset.filters.contamination import BENCHMARKS, ContaminationConfig, Prompts, drop_contaminated
 from kiloset.pipeline import read_inputs, run_pipeline
 from kiloset.settings import RunConfig
@@ -23,7 +25,6 @@ from tests import fake_run
 from tests.paths import ROOT
 
 CONFIG = ContaminationConfig()
-DATA = ROOT.parent / "shared" / "data"
 
 
 def table(*rows: str | dict[str, Any]) -> pl.DataFrame:
@@ -245,13 +246,14 @@ def test_the_frame_of_a_benchmark_is_no_evidence_and_a_passage_that_comes_with_s
     assert list(verdicts(rows, prompts(*asked, *several))) == ["g1", "g2"]
 
 
-def test_real_rows_that_share_phrases_with_other_real_prompts_raise_no_alarm() -> None:
-    files = [DATA / "dolly-2000.jsonl", DATA / "self-instruct-175.jsonl"]
-    if not all(file.exists() for file in files):
-        pytest.skip(f"{DATA} is not on this machine")
-    dolly, tasks = ([json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] for file in files)
-    rows = [{"instruction": row["instruction"], "input": row["input"], "response": row["output"]} for row in dolly]
-    asked = [f"{task['instruction']}\n\n{given['input']}" for task in tasks for given in task["instances"]]
+def test_of_real_rows_only_those_that_contain_a_prompt_are_contaminated() -> None:
+    seeds, passages = (
+        [json.loads(line) for line in (ROOT / file).read_text(encoding="utf-8").splitlines()]
+        for file in ("seeds/seeds.jsonl", "kiloset/evaluation/data/passages.jsonl")
+    )
+    rows = [{name: row[name] for name in ("instruction", "input", "response")} for row in seeds]
+    asked = [task.text for task in (*OPEN, *YES_OR_NO, *LETTERS)] + [row["text"] for row in passages]
+    asked += [choice.messages[0]["content"] for choice in choices()]
     planted = [{"instruction": AROUND, "input": text} for text in asked if len(text.split()) > 8]
     found = verdicts(table(*rows, *planted), prompts(*asked))
     assert list(found) == [f"g{number}" for number in range(len(rows), len(rows) + len(planted))]

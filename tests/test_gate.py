@@ -742,6 +742,9 @@ def test_a_text_is_faithful_to_itself(text: str, category: str) -> None:
      "rub it. ", "not rub it. ", "warm ", "cold air. ", "Ann ", "Ann saw Bea. ", "3 ", "3 km ", "six ", "-",
      "a, ", "a or ", "a: ", "a:\n", "a into b ", "1764 ", "on. ", "a and ", "the answer ", "a, and "],
 )  # fmt: skip
-def test_a_long_monotonous_text_is_judged_in_linear_time(piece: str) -> None:
+@pytest.mark.timeout(
+    30
+)  # 1 s of work; a loop over all pairs of words, or a pattern with nested repetition, takes minutes
+def test_a_long_monotonous_text_is_compared_with_itself_within_seconds(piece: str) -> None:
     text = piece * (40_000 // len(piece)) + "x"
-    verdicts_of(text, text, category="code")  # a quadratic pattern would need minutes
+    assert list(verdicts_of(text, text, category="code")) == SLUGS

@@ -3,10 +3,8 @@
 import json
 import random
 import re
-import time
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +20,9 @@ from kiloset.filters import minhash, minhash_compiled
 from kiloset.filters.minhash import BANDS, COMPILED_ABOVE, LONGEST_WALK, ROWS, PaddedTexts
 from kiloset.filters.minhash_compiled import CompiledTexts, compiled_texts
 from kiloset.filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
+from tests.paths import ROOT
 
 CONFIG = NearDuplicatesConfig()
-DOLLY = Path(__file__).parents[2] / "shared" / "data" / "dolly-2000.jsonl"
 RANKS = {"seed": 0, "pool": 1, "generated": 2}
 
 
@@ -63,6 +61,14 @@ def likeness(first: str, second: str, length: int = 5) -> float:
 
 def words_of(rng: random.Random, number: int) -> list[str]:
     return ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 9))) for _ in range(number)]
+
+
+def replace_words(text: str, number: int, rng: random.Random) -> str:
+    """Return the text with some of its words replaced by random ones."""
+    words = text.split()
+    for at in rng.sample(range(len(words)), min(number, len(words))):
+        words[at] = words_of(rng, 1)[0]
+    return " ".join(words)
 
 
 def planted(rng: random.Random) -> list[str]:
@@ -108,6 +114,7 @@ def test_a_verdict_names_the_most_similar_kept_row_and_their_exact_likeness() ->
     outcome = drop_near_duplicates(rows, CONFIG, seed=0)
     text = dict(zip(rows["id"], rows["instruction"], strict=True))
     kept = outcome.kept["id"].to_list()
+    assert outcome.dropped.height > 20
     for row in outcome.dropped.to_dicts():
         near = {id: likeness(row["instruction"], text[id]) for id in kept}
         assert row["reason"] == "near_duplicate"
@@ -117,11 +124,12 @@ def test_a_verdict_names_the_most_similar_kept_row_and_their_exact_likeness() ->
         assert f"Jaccard {row['measured']:.2f} of character 5-grams with {row['twin']} (limit 0.70)" == row["evidence"]
 
 
-def test_finds_nearly_all_similar_pairs_of_real_instructions() -> None:
-    if not DOLLY.exists():
-        pytest.skip(f"{DOLLY} is not on this machine")
-    rows = [json.loads(line) for line in DOLLY.read_text(encoding="utf-8").splitlines()]
-    keys = sorted({normal_form(f"{row['instruction']} {row['input']}"[:500]) for row in rows})
+def test_signatures_propose_nearly_all_similar_pairs_of_real_instructions_with_edits() -> None:
+    rng = random.Random(0)
+    rows = [json.loads(line) for line in (ROOT / "seeds" / "seeds.jsonl").read_text(encoding="utf-8").splitlines()]
+    texts = [f"{row['instruction']} {row['input']}"[:500] for row in rows]
+    edits = [replace_words(text, number, rng) for text in texts for number in (1, 2, 4)]
+    keys = sorted({normal_form(text) for text in texts + edits})
     sets = [{f" {key} "[i : i + 5] for i in range(len(key) - 2)} for key in keys]
     number: dict[str, int] = {}
     columns = [number.setdefault(gram, len(number)) for found in sets for gram in sorted(found)]
@@ -136,7 +144,7 @@ def test_finds_nearly_all_similar_pairs_of_real_instructions() -> None:
     bands = minhash.normal_texts(*columns_of(keys)).band_keys(seed=0)[:, :BANDS]
     found = {(a, b) for a, b in true if (bands[a] == bands[b]).any()}
 
-    assert len(true) >= 20
+    assert len(true) >= 500
     assert len(found) >= 0.98 * len(true)
 
 
@@ -468,11 +476,10 @@ def test_seeds_are_never_dropped() -> None:
     assert kept_of(*({"instruction": text, "source": "seed"} for text in texts)) == texts
 
 
-def test_ten_thousand_equal_rows_take_seconds() -> None:
+@pytest.mark.timeout(60)  # a comparison of all pairs takes minutes
+def test_of_ten_thousand_equal_rows_one_stays() -> None:
     rows = table(*["Name three primary colours."] * 10_000)
-    start = time.perf_counter()
     outcome = drop_near_duplicates(rows, CONFIG, seed=0)
-    assert time.perf_counter() - start < 5
     assert outcome.kept["id"].to_list() == ["g00000"]
     assert set(outcome.dropped["twin"]) == {"g00000"}
 

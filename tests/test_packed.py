@@ -92,11 +92,11 @@ def test_a_model_that_cannot_be_packed_is_told_and_left_as_it_was(build: Any, co
     assert torch.equal(states_alone(model, examples), before)
 
 
-def test_learned_positions_begin_anew_with_each_example() -> None:
+def test_learned_positions_start_at_zero_in_each_example() -> None:
     model = made(GPT2LMHeadModel, GPT2Config(vocab_size=100, n_embd=32, n_layer=2, n_head=4, n_positions=128))
     examples = examples_of(100)
     alone = states_alone(model, examples)
-    if use_packing(model):
-        with torch.no_grad():
-            packed = packed_states(model, torch.cat(examples, 1), LENGTHS)
-        torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-5)
+    assert use_packing(model)
+    with torch.no_grad():
+        packed = packed_states(model, torch.cat(examples, 1), LENGTHS)
+    torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-5)

@@ -95,18 +95,17 @@ def test_noted_waves_are_gone_through_even_if_a_plan_would_ask_otherwise(store: 
     assert store.waves() == asks
 
 
-@pytest.mark.parametrize("most", [2_000, 6_000, 20_000, 60_000])
-def test_no_token_is_spent_beyond_the_budget_and_most_of_it_is_used(most: int) -> None:
+@pytest.mark.parametrize(("most", "least"), [(2_000, 0), (6_000, 0), (20_000, 10_000), (60_000, 30_000)])
+def test_no_token_is_spent_beyond_the_budget_and_most_of_a_large_budget_is_used(most: int, least: int) -> None:
     with closing(CallStore(Path(":memory:"))) as store:
         strategies = {name: w for name, w in MIX.items() if name != "magpie"}
         result = generated(
             store, FakeEngine(answer=writer), wanted={"stories": 300, "summaries": 200}, max_tokens=most, max_waves=2,
             strategies=strategies, max_response_tokens=60, max_input_tokens=30, max_instruction_tokens=30,
         )  # fmt: skip
-        requests, tokens, _ = store.spent(PURPOSES)
-        assert tokens <= most
+        _, tokens, _ = store.spent(PURPOSES)
+        assert least <= tokens <= most
         assert result.ended == "max_tokens"
-        assert requests == 0 or tokens > 0.5 * most or most < 10_000
 
 
 @pytest.mark.parametrize("most", [40, 100, 333])
