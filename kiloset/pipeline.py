@@ -40,7 +40,7 @@ from kiloset.generator.settings import PURPOSES
 from kiloset.generator.templates import Templates
 from kiloset.generator.usage import Usage, UsageCounts, count_usage, read_usage, recorded_counts
 from kiloset.models import Models
-from kiloset.plan import Evidence, measured
+from kiloset.plan.evidence import Evidence, measured_evidence
 from kiloset.review.apply import Reviewed, call_back, reviewed, settle, with_decisions
 from kiloset.rewrite.rewrite import rewrite
 from kiloset.rewrite.style import rank_by_style
@@ -499,7 +499,7 @@ def probe(config: RunConfig, inputs: Inputs, folder: RunFolder, models: Models, 
         made = _generated(table, context, first=first, plan=False)
         rows = pl.concat([made.outcome.kept, made.outcome.dropped], how="diagonal_relaxed")
         born = rows.filter(pl.col("source") == "generated")
-        return measured(f"a probe of {store.spent(PURPOSES)[0]} requests", born, made.accepted_ids, store)
+        return measured_evidence(f"a probe of {store.spent(PURPOSES)[0]} requests", born, made.accepted_ids, store)
 
 
 def check_same_categories(store: CallStore, known: Iterable[str], name: str) -> None:

@@ -229,8 +229,8 @@ def test_the_output_has_the_verdict_each_guard_and_every_arm() -> None:
     console = Console(file=io.StringIO(), width=120)
     show_proof(result, Path("runs/x/prove"), console)
     output = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "curated against random rows on following strict prompt: better" in output
-    assert "guard NLL of prose: +0.400 for the worse, 0.1 allowed: FALLS" in output
+    assert "curated rows compared with random rows on following strict prompt: better" in output
+    assert "guard NLL of prose: +0.400 for the worse, 0.1 allowed: FAILS" in output
     assert "guard forgetting: +0.000 for the worse, 0.05 allowed: holds" in output
     lines = [line for line in output.splitlines() if "longest" in line]
     assert "-0.100" in lines[0]

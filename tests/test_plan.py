@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from kiloset.cli.show import plan_line, show_plan
+from kiloset.cli.plan_report import plan_line, show_plan
 from kiloset.core.calls import CallStore
 from kiloset.core.config import parse
 from kiloset.core.errors import ConfigError
@@ -18,20 +18,15 @@ from kiloset.core.models import Completion, Request
 from kiloset.core.run import RunFolder
 from kiloset.core.table import no_rows, table_of
 from kiloset.generator.settings import PURPOSES, STRATEGIES
-from kiloset.plan import (
-    BIRTH,
-    PROMPT_TOKENS,
+from kiloset.plan.estimate import INSTRUCTION_PURPOSE, PROMPT_TOKENS, Range, estimate, rows_wanted
+from kiloset.plan.evidence import (
     REWRITES,
     Evidence,
-    Range,
-    Usage,
+    TokenUsage,
     Yield,
-    assumed,
-    estimate,
+    assume_nothing_measured,
     find_evidence,
-    measured,
-    plan_run,
-    rows_wanted,
+    measured_evidence,
 )
 from kiloset.settings import NOT_CONTENT, RunConfig, check_same, data_relevant, run_name, settings_help, to_toml
 
@@ -42,12 +37,16 @@ PLAIN = {
     "rewrite": {"enabled": False},
 }
 WANTED = {"a": 30, "b": 20}
-USAGE = {"instruction": Usage(10, 1000, 200), "input": Usage(20, 4000, 1200), "response": Usage(5, 300, 500)}
+USAGE = {
+    "instruction": TokenUsage(10, 1000, 200),
+    "input": TokenUsage(20, 4000, 1200),
+    "response": TokenUsage(5, 300, 500),
+}
 # With the prior of two in four the yield is 30 in 100.
 SEEN = Evidence(
     "test",
     yields={"self_instruct": Yield(96, 28)},
-    asked={"self_instruct": {"input": 0.5, "response": 0.6}},
+    following={"self_instruct": {"input": 0.5, "response": 0.6}},
     usage=USAGE,
     speeds={"generator": 50.0},
 )
@@ -74,14 +73,16 @@ def beta_quantile(a, b, q):
 def test_requests_tokens_and_seconds_are_those_computed_by_hand():
     plan = estimate(config_of(), WANTED, SEEN)
     assert (plan.rows, plan.candidates) == (50, 100)
-    born = 100 / 0.3
+    instructions = 100 / 0.3
     requests = {name: spend.requests.expected for name, spend in plan.purposes.items()}
-    assert requests == pytest.approx({"instruction": born, "input": born / 2, "response": born * 0.6})
+    assert requests == pytest.approx(
+        {"instruction": instructions, "input": instructions / 2, "response": instructions * 0.6}
+    )
     assert plan.total.requests.expected == pytest.approx(700)
     # 100 prompt tokens an instruction, 200 an input, 60 a response; 20, 60 and 100 written.
-    assert plan.total.prompt_tokens.expected == pytest.approx(born * (100 + 100 + 36))
-    assert plan.total.written_tokens.expected == pytest.approx(born * (20 + 30 + 60))
-    assert plan.total.seconds.expected == pytest.approx(born * 110 / 50)
+    assert plan.total.prompt_tokens.expected == pytest.approx(instructions * (100 + 100 + 36))
+    assert plan.total.written_tokens.expected == pytest.approx(instructions * (20 + 30 + 60))
+    assert plan.total.seconds.expected == pytest.approx(instructions * 110 / 50)
     assert plan.total.cost == Range(0, 0, 0)
     assert (plan.scores, plan.shortages, plan.assumed) == (35 + 23, (), ())
 
@@ -116,15 +117,16 @@ def test_strategies_share_the_candidates_by_weight_and_have_their_own_yield_and_
     )
     rates = {"self_instruct": Yield(96, 28), "evolve": Yield(96, 38), "constraint": Yield(96, 18)}
     shares = {"input": 0.0, "response": 0.5}
-    seen = replace(SEEN, yields=rates, asked=dict.fromkeys(rates, shares))
+    seen = replace(SEEN, yields=rates, following=dict.fromkeys(rates, shares))
     plan = estimate(config, WANTED, seen)
-    born = {"self_instruct": 60 / 0.3, "evolve": 20 / 0.4, "constraint": 20 / 0.2}
+    instructions = {"self_instruct": 60 / 0.3, "evolve": 20 / 0.4, "constraint": 20 / 0.2}
     requests = {name: spend.requests.expected for name, spend in plan.purposes.items()}
     assert requests == pytest.approx(
         {
-            "instruction": born["self_instruct"] + born["constraint"],
-            "evolve": born["evolve"],
-            "response": 0.5 * (born["self_instruct"] + born["evolve"]) + 0.5 * 4 * born["constraint"],
+            "instruction": instructions["self_instruct"] + instructions["constraint"],
+            "evolve": instructions["evolve"],
+            "response": 0.5 * (instructions["self_instruct"] + instructions["evolve"])
+            + 0.5 * 4 * instructions["constraint"],
         }
     )
 
@@ -139,7 +141,7 @@ def test_rewriting_takes_the_reserve_too_and_has_the_base_models_price_and_speed
             "currency": "EUR",
         },
     )
-    usage = {**USAGE, "plain": Usage(1, 50, 100), "guided": Usage(1, 150, 100)}
+    usage = {**USAGE, "plain": TokenUsage(1, 50, 100), "guided": TokenUsage(1, 150, 100)}
     seen = replace(SEEN, usage=usage, rewritten=0.5, speeds={"generator": 50.0, "rewriter": 20.0})
     plan = estimate(config, WANTED, seen)
     rows = (30 + 5) + (20 + 3)  # a seventh more, rounded up in each category
@@ -157,7 +159,7 @@ def test_rewriting_takes_the_reserve_too_and_has_the_base_models_price_and_speed
 def test_where_the_base_model_is_the_generator_its_price_and_speed_are_the_generators():
     models = {"generator": {"name": MODEL, "price_written": 10.0}, "base": {"price_written": 99.0}}
     config = config_of(rewrite={"enabled": True, "plain": 1, "guided": 0}, models=models)
-    plain = estimate(config, WANTED, replace(SEEN, usage={"plain": Usage(1, 50, 100)})).purposes["plain"]
+    plain = estimate(config, WANTED, replace(SEEN, usage={"plain": TokenUsage(1, 50, 100)})).purposes["plain"]
     assert plain.cost.expected == pytest.approx(58 * 100 * 10 / 1e6)
     assert plain.seconds.expected == 58 * 100 / 50
 
@@ -182,7 +184,7 @@ def test_without_generation_there_is_nothing_to_pay():
     assert plan.total.seconds == Range(0, 0, 0)
 
 
-@pytest.mark.parametrize("evidence", [SEEN, assumed()], ids=["seen", "assumed"])
+@pytest.mark.parametrize("evidence", [SEEN, assume_nothing_measured()], ids=["seen", "assumed"])
 @pytest.mark.parametrize(
     "strategies", [{"self_instruct": 1.0}, {"self_instruct": 0.7, "evolve": 0.1, "constraint": 0.2}]
 )
@@ -207,21 +209,21 @@ def test_what_nothing_has_measured_is_named():
     plan = estimate(config, WANTED, SEEN)
     assert plan.assumed == ("yield of magpie", "tokens of magpie")
     assert plan.yields["magpie"].expected == 0.5
-    nothing = estimate(config, WANTED, assumed())
+    nothing = estimate(config, WANTED, assume_nothing_measured())
     assert nothing.origin == "assumed"
     assert nothing.total.seconds is None
 
 
 def test_every_strategy_and_purpose_of_the_loop_is_known_here():
-    assert set(BIRTH) == set(STRATEGIES)
-    assert set(BIRTH.values()) <= set(PURPOSES)
+    assert set(INSTRUCTION_PURPOSE) == set(STRATEGIES)
+    assert set(INSTRUCTION_PURPOSE.values()) <= set(PURPOSES)
     assert set(PROMPT_TOKENS) == {*PURPOSES, *REWRITES}
 
 
 # -------------------------------------------------------------------------------------------------------------- budgets
 
 
-def test_a_budget_too_small_says_how_many_candidates_and_rows_it_brings():
+def test_a_budget_too_small_names_the_candidates_and_rows_it_pays_for():
     (short,) = estimate(config_of(generate={"max_requests": 350}), WANTED, SEEN).shortages
     # 2.1 requests an instruction, 7 a candidate: 350 bring 50, and so 25 rows.
     assert (short.limit, short.allowed) == ("max_requests", 350)
@@ -234,11 +236,11 @@ def test_a_budget_too_small_says_how_many_candidates_and_rows_it_brings():
 
 
 def test_tokens_count_with_the_prompts_and_hours_by_the_speed():
-    born = 100 / 0.3
-    tokens = born * (236 + 110)
+    instructions = 100 / 0.3
+    tokens = instructions * (236 + 110)
     (short,) = estimate(config_of(generate={"max_tokens": int(tokens / 4)}), WANTED, SEEN).shortages
     assert (short.limit, short.rows.expected) == ("max_tokens", 12)
-    hours = born * 110 / 50 / 3600
+    hours = instructions * 110 / 50 / 3600
     (short,) = estimate(config_of(generate={"max_hours": hours / 2}), WANTED, SEEN).shortages
     assert short.limit == "max_hours"
     assert short.needed.expected == pytest.approx(hours)
@@ -260,7 +262,7 @@ def test_rows_of_a_pool_count_where_the_budget_ends():
     assert short.rows.expected == 40  # 60 and 20 candidates, two a row
 
 
-def test_hours_that_cannot_be_compared_are_said_to_be():
+def test_hours_that_cannot_be_checked_are_named():
     plan = estimate(config_of(generate={"max_hours": 0.001}), WANTED, replace(SEEN, speeds={}))
     assert (plan.shortages, plan.unchecked) == ((), ("max_hours",))
 
@@ -315,19 +317,19 @@ def written(runs, name, *, model=f"{MODEL}@abc", base=f"{MODEL}@abc", age=0.0, a
 
 def test_evidence_is_what_a_run_folder_shows(tmp_path):
     written(tmp_path, "cpu-1")
-    found = find_evidence(config_of(), RunFolder(tmp_path / "new"), tmp_path)
-    assert found.origin == "run cpu-1 (same models)"
-    assert found.yields == {"self_instruct": Yield(8, 3), "evolve": Yield(2, 0)}
-    assert found.asked["self_instruct"] == {"input": 0.5, "labelled_input": 0, "response": 0.75}
-    assert found.asked["evolve"] == {"input": 0, "labelled_input": 0, "response": 0}
-    assert found.usage == {
-        "instruction": Usage(8, 800, 160), "evolve": Usage(2, 200, 40), "input": Usage(4, 400, 160),
-        "response": Usage(6, 600, 480), "plain": Usage(1, 100, 60),
+    evidence = find_evidence(config_of(), RunFolder(tmp_path / "new"), tmp_path)
+    assert evidence.origin == "run cpu-1 (same models)"
+    assert evidence.yields == {"self_instruct": Yield(8, 3), "evolve": Yield(2, 0)}
+    assert evidence.following["self_instruct"] == {"input": 0.5, "labelled_input": 0, "response": 0.75}
+    assert evidence.following["evolve"] == {"input": 0, "labelled_input": 0, "response": 0}
+    assert evidence.usage == {
+        "instruction": TokenUsage(8, 800, 160), "evolve": TokenUsage(2, 200, 40), "input": TokenUsage(4, 400, 160),
+        "response": TokenUsage(6, 600, 480), "plain": TokenUsage(1, 100, 60),
     }  # fmt: skip
-    # 20 completions, half a second apart: 840 tokens in 9.5 s. Of one completion no speed can be told.
-    assert found.speeds == {"generator": pytest.approx(840 / 9.5)}
-    assert found.rewritten == 0.5
-    assert found.paid == {}
+    # 20 completions, half a second apart: 840 tokens in 9.5 s. One completion gives no speed.
+    assert evidence.speeds == {"generator": pytest.approx(840 / 9.5)}
+    assert evidence.rewritten == 0.5
+    assert evidence.paid == {}
 
 
 def test_several_answers_to_one_row_are_one_row_that_was_answered(tmp_path):
@@ -340,10 +342,10 @@ def test_several_answers_to_one_row_are_one_row_that_was_answered(tmp_path):
     rows = table_of(
         [{"id": "g1", "strategy": "constraint", "calls": [*keys, "gone"]}, {"id": "g2", "strategy": "constraint"}]
     )
-    found = measured("probe", rows, ["g2"], store)
+    evidence = measured_evidence("probe", rows, ["g2"], store)
     store.close()
-    assert found.asked["constraint"]["response"] == 0.5
-    assert found.yields == {"constraint": Yield(2, 1)}
+    assert evidence.following["constraint"]["response"] == 0.5
+    assert evidence.yields == {"constraint": Yield(2, 1)}
 
 
 def test_the_latest_run_of_the_same_models_is_taken_and_broken_ones_are_passed_over(tmp_path):
@@ -356,30 +358,30 @@ def test_the_latest_run_of_the_same_models_is_taken_and_broken_ones_are_passed_o
     torn.stage_file(3, "rules").write_bytes(b"no parquet")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "manifest.json").write_text("[")
-    found = find_evidence(config_of(), RunFolder(tmp_path / "mine"), tmp_path)
-    assert found.origin == "run newer (same models)"
-    assert found.yields["self_instruct"].accepted == 5
+    evidence = find_evidence(config_of(), RunFolder(tmp_path / "mine"), tmp_path)
+    assert evidence.origin == "run newer (same models)"
+    assert evidence.yields["self_instruct"].accepted == 5
     assert (
         find_evidence(config_of(models={"generator": {"name": "org/third"}}), RunFolder(tmp_path / "x"), tmp_path)
         is None
     )
 
 
-def test_another_base_model_tells_of_the_generator_alone(tmp_path):
+def test_a_run_of_another_base_model_is_evidence_for_the_generator_alone(tmp_path):
     written(tmp_path, "cpu-1", base=f"{BASE}@1")
-    found = find_evidence(config_of(), RunFolder(tmp_path / "new"), tmp_path)
-    assert found.origin == "run cpu-1 (same generator model)"
-    assert "plain" not in found.usage
-    assert found.rewritten is None
+    evidence = find_evidence(config_of(), RunFolder(tmp_path / "new"), tmp_path)
+    assert evidence.origin == "run cpu-1 (same generator model)"
+    assert "plain" not in evidence.usage
+    assert evidence.rewritten is None
 
 
-def test_the_run_itself_comes_first_and_says_what_is_paid_already(tmp_path):
+def test_the_run_itself_comes_first_with_what_it_has_paid(tmp_path):
     mine = written(tmp_path, "mine", age=500)
     written(tmp_path, "later", accepted=5)
-    found = find_evidence(config_of(), mine, tmp_path)
-    assert (found.origin, found.yields["self_instruct"].accepted) == ("this run so far", 3)
-    assert found.paid == found.usage
-    assert estimate(config_of(), WANTED, found).paid["response"] == Usage(6, 600, 480)
+    evidence = find_evidence(config_of(), mine, tmp_path)
+    assert (evidence.origin, evidence.yields["self_instruct"].accepted) == ("this run so far", 3)
+    assert evidence.paid == evidence.usage
+    assert estimate(config_of(), WANTED, evidence).paid["response"] == TokenUsage(6, 600, 480)
 
 
 def test_a_run_stopped_while_it_generated_borrows_the_yields_of_another(tmp_path):
@@ -389,11 +391,11 @@ def test_a_run_stopped_while_it_generated_borrows_the_yields_of_another(tmp_path
     mine.manifest_file.write_text('{"name": "mine"}')
     alone = find_evidence(config_of(), mine, tmp_path)
     assert (alone.origin, alone.yields) == ("this run so far", {})
-    assert alone.usage["instruction"] == Usage(8, 800, 160)
+    assert alone.usage["instruction"] == TokenUsage(8, 800, 160)
     written(tmp_path, "whole", age=900)
-    found = find_evidence(config_of(), mine, tmp_path)
-    assert found.origin == "run whole (same models)"
-    assert found.paid["instruction"] == Usage(8, 800, 160)
+    evidence = find_evidence(config_of(), mine, tmp_path)
+    assert evidence.origin == "run whole (same models)"
+    assert evidence.paid["instruction"] == TokenUsage(8, 800, 160)
 
 
 def test_looking_for_evidence_changes_nothing(tmp_path):
@@ -403,16 +405,7 @@ def test_looking_for_evidence_changes_nothing(tmp_path):
     assert {file.name: file.read_bytes() for file in folder.path.iterdir()} == before
 
 
-def test_the_provider_is_asked_only_where_no_run_tells(tmp_path):
-    probe = replace(SEEN, origin="probe of 35 requests just now")
-    made = plan_run(config_of(), WANTED, {}, RunFolder(tmp_path / "new"), tmp_path / "none", lambda: probe)
-    assert made.origin == "probe of 35 requests just now"
-    written(tmp_path, "cpu-1")
-    made = plan_run(config_of(), WANTED, {}, RunFolder(tmp_path / "new"), tmp_path, lambda: pytest.fail("asked"))
-    assert made.origin == "run cpu-1 (same models)"
-
-
-def test_the_rows_wanted_are_those_the_run_noted_else_those_the_files_tell(tmp_path):
+def test_the_wanted_rows_come_from_the_manifest_or_else_from_the_files(tmp_path):
     labelled = pl.DataFrame({"category": ["b", "a", "a", "a"]})
     pool = pl.DataFrame({"category": ["", "b"]})
     folder = RunFolder(tmp_path / "r")
@@ -431,7 +424,7 @@ def test_the_rows_wanted_are_those_the_run_noted_else_those_the_files_tell(tmp_p
 # --------------------------------------------------------------------------------------------------------------- shown
 
 
-def shown(plan):
+def printed(plan):
     console = Console(file=StringIO(), width=160)
     show_plan(plan, "[b]run[/b]", console)
     return console.file.getvalue()
@@ -440,12 +433,12 @@ def shown(plan):
 def test_a_plan_is_shown_with_its_grounds_and_its_summary_last():
     models = {"generator": {"name": MODEL, "price_prompt": 100.0, "price_written": 100.0}, "currency": "[i]EUR[/i]"}
     plan = estimate(config_of(models=models, generate={"max_requests": 350}), WANTED, SEEN)
-    text = shown(replace(plan, paid={"response": Usage(7, 1000, 234)}))
+    text = printed(replace(plan, paid={"response": TokenUsage(7, 1000, 234)}))
     low, high = (f"{2.1 * 100 / beta_quantile(30, 70, q):,.0f}" for q in (0.9, 0.1))
     assert "[b]run[/b]: 50 rows, 100 candidates to generate" in text
     assert "candidates per instruction: self_instruct 0.30 (0.24–0.36)" in text
-    assert "of all this, paid already: 7 requests, 1,234 tokens" in text
-    assert f"generate.max_requests = 350 will not suffice: 700 ({low}–{high}) needed; it brings 50 (" in text
+    assert "of this, the run has already used: 7 requests, 1,234 tokens" in text
+    assert f"generate.max_requests = 350 is too low: 700 ({low}–{high}) needed; it pays for 50 (" in text
     assert "of 100 candidates, enough for 25 (" in text
     # (236 + 110) tokens an instruction, at 100 a million.
     assert text.splitlines()[-1] == plan_line(plan, "[b]run[/b]")
@@ -454,12 +447,12 @@ def test_a_plan_is_shown_with_its_grounds_and_its_summary_last():
     assert text.splitlines()[-1].endswith("[i]EUR[/i] (evidence: test)")
 
 
-def test_a_plan_without_prices_or_speed_says_nothing_of_money_and_that_the_time_is_unknown():
-    plan = estimate(config_of(generate={"max_hours": 1.0}), WANTED, assumed())
-    text = shown(plan)
+def test_a_plan_without_prices_or_speed_shows_no_cost_and_an_unknown_time():
+    plan = estimate(config_of(generate={"max_hours": 1.0}), WANTED, assume_nothing_measured())
+    text = printed(plan)
     assert "cost" not in text
     assert "an unknown time" in text
-    assert "max_hours cannot be compared: the speed is not known" in text
+    assert "max_hours cannot be checked: the speed is unknown" in text
 
 
 # ------------------------------------------------------------------------------------------- prices, limits, run's name
@@ -503,6 +496,6 @@ def test_a_price_is_a_number_of_at_least_zero():
 def test_a_plan_can_be_written_as_json():
     from dataclasses import asdict
 
-    made = json.loads(json.dumps(asdict(estimate(config_of(), WANTED, SEEN)), allow_nan=False))
-    assert made["total"]["requests"]["expected"] == pytest.approx(700)
-    assert made["purposes"]["input"]["prompt_tokens"]["expected"] == pytest.approx(100 / 0.3 * 100)
+    plan = json.loads(json.dumps(asdict(estimate(config_of(), WANTED, SEEN)), allow_nan=False))
+    assert plan["total"]["requests"]["expected"] == pytest.approx(700)
+    assert plan["purposes"]["input"]["prompt_tokens"]["expected"] == pytest.approx(100 / 0.3 * 100)

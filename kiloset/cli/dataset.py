@@ -30,7 +30,7 @@ from kiloset.cli.options import (
 from kiloset.cli.progress import logger, progress_on_stderr
 
 if TYPE_CHECKING:
-    from kiloset.plan import Evidence
+    from kiloset.plan.evidence import Evidence
 
 
 def plan(
@@ -47,10 +47,11 @@ def plan(
 
     Example: `kiloset plan --seeds my-seeds.jsonl --size 500`
     """
-    from kiloset.cli.show import show_plan
+    from kiloset.cli.plan_report import show_plan
     from kiloset.models import open_models
     from kiloset.pipeline import probe
-    from kiloset.plan import assumed, plan_run, rows_wanted
+    from kiloset.plan.estimate import estimate, rows_wanted
+    from kiloset.plan.evidence import assume_nothing_measured, find_evidence
     from kiloset.settings import check_same
 
     settings, inputs, folder = prepare(config, all_overrides(size, seeds, model, base, set_), run, runs)
@@ -66,12 +67,13 @@ def plan(
         ):
             return probe(settings, inputs, folder, models, display)
 
-    provider = measure if may_probe and settings.generate.enabled else assumed
-    estimate = plan_run(settings, wanted, Counter(inputs.pool["category"]), folder, runs, provider)
+    otherwise = measure if may_probe and settings.generate.enabled else assume_nothing_measured
+    evidence = find_evidence(settings, folder, runs) or otherwise()
+    result = estimate(settings, wanted, evidence, Counter(inputs.pool["category"]))
     if json:
-        print(dumps({"run": folder.path.name, **asdict(estimate)}))
+        print(dumps({"run": folder.path.name, **asdict(result)}))
     else:
-        show_plan(estimate, folder.path.name, Console())
+        show_plan(result, folder.path.name, Console())
 
 
 def dataset(
