@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from kiloset.core.loading import load_model, load_tokenizer  # noqa: E402
 from kiloset.core.models import tokenize_example  # noqa: E402
 from kiloset.core.table import full_instruction  # noqa: E402
-from kiloset.data.examples import load_examples  # noqa: E402
+from kiloset.data.examples import load_seeds  # noqa: E402
 from kiloset.engines.embedded import model_path  # noqa: E402
 from kiloset.engines.scorer import TransformersScorer  # noqa: E402
 
@@ -35,7 +35,7 @@ LONGEST = 2048
 
 
 def rows_of(path: Path, rows: int) -> tuple[list[Any], list[str]]:
-    table = load_examples(path, prefix="s", source="seed", license="unknown", where="data", limit=rows)
+    table = load_seeds(str(path), license="unknown", table="data").head(rows)
     return [[{"role": "user", "content": turn}] for turn in full_instruction(table)], table["response"].to_list()
 
 

@@ -50,7 +50,7 @@ from kiloset.core.loading import load_model, load_tokenizer  # noqa: E402
 from kiloset.core.models import Silent, tokenize_example  # noqa: E402
 from kiloset.core.run import RunFolder  # noqa: E402
 from kiloset.core.table import full_instruction  # noqa: E402
-from kiloset.data.examples import load_examples  # noqa: E402
+from kiloset.data.examples import load_seeds  # noqa: E402
 from kiloset.engines.embedded import model_path  # noqa: E402
 from kiloset.train.data import Example, planned  # noqa: E402
 from kiloset.train.fitting import CLIP  # noqa: E402
@@ -90,7 +90,7 @@ def rows_of(data: Path, rows: int, longest: int) -> tuple[list[tuple[str, str]],
     Drawn from the whole file: one sorted by category, as the seeds are, would have other categories held out.
     """
     held_out = max(1, rows // 4)
-    table = load_examples(data, prefix="s", source="seed", license="unknown", where="data")
+    table = load_seeds(str(data), license="unknown", table="data")
     tokenizer = load_tokenizer(base())
     pairs = list(zip(full_instruction(table), table["response"].to_list(), strict=True))
     random.Random(0).shuffle(pairs)

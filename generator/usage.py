@@ -19,8 +19,8 @@ from kiloset.core.errors import EmptyError
 from kiloset.core.models import Embedder
 from kiloset.core.run import sha256_of
 from kiloset.core.table import full_instruction
-from kiloset.data.examples import prompt_of
-from kiloset.data.files import SUFFIXES, values_of
+from kiloset.data.files import SUFFIXES, read_records
+from kiloset.data.layouts import parse_prompt
 from kiloset.generator.categories import CategoriesConfig
 from kiloset.generator.reading import Reading, Task, learn_categories, task_of
 
@@ -90,8 +90,8 @@ def read_usage(path: str, limit: int, seed: int) -> Usage:
         EmptyError: It holds nothing.
     """
     rng, drawn, prompts = random.Random(f"usage {seed}"), list[tuple[int, Task]](), 0
-    for place, value in values_of(path, "[categories] usage", (*SUFFIXES, ".txt")):
-        task = task_of(prompt_of(value, place))
+    for place, value in read_records(path, "[categories] usage", (*SUFFIXES, ".txt")):
+        task = task_of(parse_prompt(value, place))
         prompts += 1
         if len(drawn) < limit:
             drawn.append((prompts, task))

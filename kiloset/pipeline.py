@@ -23,8 +23,9 @@ from kiloset.core.run import RunFolder, code_sha256, file_sha256, machine_facts,
 from kiloset.core.table import Outcome, check_outcome, no_rows, table_of, with_verdicts
 from kiloset.core.vectors import RecordedEmbedder
 from kiloset.data.curated import curated_text, is_edited, write_curated
-from kiloset.data.examples import load_examples, prompt_of
-from kiloset.data.files import SUFFIXES, values_of
+from kiloset.data.examples import load_pool, load_seeds
+from kiloset.data.files import SUFFIXES, read_records
+from kiloset.data.layouts import parse_prompt
 from kiloset.filters.balance import balance
 from kiloset.filters.contamination import BENCHMARKS, Prompts, drop_contaminated
 from kiloset.filters.groups import duplicate_groups
@@ -315,19 +316,14 @@ def read_inputs(config: RunConfig) -> Inputs:
     """
     check_rule_names(config.rules)
     check_semantic(config.semantic)
-    seeds = load_examples(
-        located(config.seeds.path), prefix="s", source="seed", license=config.seeds.license, where="seeds"
-    )
+    seeds = load_seeds(located(config.seeds.path), license=config.seeds.license)
     pool = table_of([])
     if config.pool.path:
-        pool = load_examples(
-            located(config.pool.path), prefix="p", source="pool", license=config.pool.license, where="pool",
-            limit=config.pool.limit,
-        )  # fmt: skip
+        pool = load_pool(located(config.pool.path), license=config.pool.license, limit=config.pool.limit)
     labelled = seeds.filter(pl.col("category") != "")
     if labelled.is_empty():
         path = located(config.categories.labels)
-        every = load_examples(path, prefix="s", source="seed", license="unknown", where="categories")
+        every = load_seeds(path, license="unknown", table="categories")
         labelled = every.filter(pl.col("category") != "")
         if labelled.is_empty():
             raise EmptyError("KS855", f"{path}: no example has a category ([categories] labels)")
@@ -350,11 +346,11 @@ def read_benchmarks(paths: Iterable[str], setting: str = "[contamination] files"
     found: list[tuple[str, str]] = []
     for path in paths:
         before = len(found)
-        for place, value in values_of(located(path), setting, (*SUFFIXES, ".txt")):
+        for place, value in read_records(located(path), setting, (*SUFFIXES, ".txt")):
             instances = value.get("instances") if isinstance(value, dict) else None
             given = [each for each in instances if isinstance(each, dict)] if isinstance(instances, list) else []
             values = [{**value, "input": each.get("input")} for each in given] or [value]
-            found += [(place, prompt_of(each, place)) for each in values]
+            found += [(place, parse_prompt(each, place)) for each in values]
         if len(found) == before:
             raise EmptyError("KS856", f"{path}: no prompt in it; each of {setting} needs at least one")
     return pl.DataFrame(found, schema=BENCHMARKS, orient="row")

@@ -176,7 +176,7 @@ def test_one_licence_is_no_fault_and_one_row_without_is(tmp_path):
     [
         ("absent.jsonl", None, DataError, "absent.jsonl: no such file or folder"), ("empty.jsonl", "", EmptyError, "empty.jsonl: no line in it"),
         ("blank.jsonl", "\n \n", EmptyError, "no line in it"), ("set.xml", "<a/>", DataError, r"must end in \.jsonl"),
-        ("set.jsonl", '{"text": "a"}\n{"text": "b"}\n', DataError, 'no instruction with an answer in 2 lines; set.jsonl:1: "instruction"'),
+        ("set.jsonl", '{"text": "a"}\n{"text": "b"}\n', DataError, '2 lines, but no instruction with a response; set.jsonl:1: "instruction"'),
         ("set.json", "{", DataError, "set.json: not JSON"), ("set.parquet", "x", DataError, "not a readable parquet file"),
     ],
 )  # fmt: skip
@@ -239,7 +239,7 @@ def test_nothing_of_a_file_becomes_markup(hostile):
     assert not [tag for tag, _ in page.tags if tag in ("img", "textarea", "iframe")]
     assert not [attrs for _, attrs in page.tags if any(name.startswith("on") for name in attrs)]
     assert all(attrs["href"].startswith(("#", "data:,")) for _, attrs in page.tags if "href" in attrs)
-    for text in (*ATTACKS[:3], "⟨U+202E⟩", "(100,000 characters)", "found <script>"):
+    for text in (*ATTACKS[:3], "⟨U+202E⟩", "(100,000 characters)", "got <script>"):
         assert text in page.text
     assert not re.search("[\u202e\x00\x1b]", page.text)
 

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 
 from kiloset.core.text import words
-from kiloset.data.examples import load_examples
+from kiloset.data.examples import load_pool
 from kiloset.filters.rules import RulesConfig, drop_by_rules
 from kiloset.generator.novelty import NoveltyIndex
 from tests.paths import ROOT
@@ -31,7 +31,7 @@ def test_answers_are_as_long_as_the_task_needs():
 
 
 def test_none_repeats_another_and_none_breaks_a_rule_made_for_machines():
-    table = load_examples(str(PATH), prefix="s", source="pool", license="unknown", where="seeds")
+    table = load_pool(str(PATH), license="unknown")
     index = NoveltyIndex()
     for id, instruction in table.select("id", "instruction").iter_rows():
         assert words(instruction)

@@ -14,7 +14,7 @@ from kiloset.audit.comparison import figures_of, shares_of
 from kiloset.audit.comparison_page import render_comparison, write_comparison_page
 from kiloset.audit.figures import shingles
 from kiloset.core.errors import DataError
-from kiloset.data.lines import read_lines
+from kiloset.data.examples import read_example_file
 from kiloset.filters.diversity import vendi_score
 from tests import planted
 from tests.fakes import FakeEmbedder
@@ -58,7 +58,7 @@ def test_a_row_is_in_both_exactly_where_a_comparison_of_all_pairs_says_so(tmp_pa
         ]
     theirs += [mine[120 + at * 3] for at in range(20)]
     tables = [
-        read_lines(str(planted.write(tmp_path / name, rows))).table
+        read_example_file(str(planted.write(tmp_path / name, rows))).table
         for name, rows in (("a.jsonl", mine), ("b.jsonl", theirs))
     ]
     grams = [[shingles(user) for user in table["user"]] for table in tables]
@@ -82,7 +82,7 @@ def test_a_row_more_like_one_of_its_own_set_is_in_both_all_the_same(tmp_path):
     assert alike[0] > alike[1] >= 0.7 > alike[2]
     rows = [{"instruction": text, "response": "It is so."} for text in texts]
     one, other = (
-        read_lines(str(planted.write(tmp_path / name, part))).table
+        read_example_file(str(planted.write(tmp_path / name, part))).table
         for name, part in (("a.jsonl", rows[:2]), ("b.jsonl", rows[2:]))
     )
     assert twins_in(one, other) == [("r00002", "r00001", "near_duplicate")]
@@ -118,7 +118,7 @@ def test_trigrams_are_counted_over_as_many_words_of_each(tmp_path):
 def test_the_vendi_score_is_of_as_many_rows_of_each(pair, tmp_path):
     found = held(pair, tmp_path, load=lambda *_: FakeEmbedder())
     assert found.vendi_rows == 200
-    texts = read_lines(str(pair[1])).table["user"].to_list()
+    texts = read_example_file(str(pair[1])).table["user"].to_list()
     assert found.vendi["B"] == pytest.approx(vendi_score(np.asarray(FakeEmbedder().embed(texts), np.float32)), rel=1e-4)
     assert any("Vendi" in name for name, *_ in figures_of(found))
     assert not held(pair, tmp_path).vendi

@@ -10,7 +10,7 @@ from kiloset.cli import app as cli
 from kiloset.core.errors import ConfigError, DataError, EmptyError
 from kiloset.core.run import RunFolder
 from kiloset.core.table import no_rows, table_of
-from kiloset.data.examples import load_examples
+from kiloset.data.examples import load_pool
 from kiloset.publish import export
 from kiloset.publish.layouts import LAYOUTS
 
@@ -221,7 +221,7 @@ def test_our_own_reader_of_seeds_reads_the_same_texts(hard, layout):
     exported(hard, layout)
     texts = set()
     for file in sides_in(hard.path / f"export-{layout}"):
-        read = load_examples(str(file), prefix="p", source="pool", license="?", where="pool")
+        read = load_pool(str(file), license="?")
         for row in read.iter_rows(named=True):
             joined = row["instruction"] + ("\n\n" + row["input"] if row["input"] else "")
             texts.add((joined.strip(), row["response"], row["category"], row["license"]))

@@ -12,7 +12,7 @@ from kiloset.audit.files import audit_lines
 from kiloset.core.errors import DataError
 from kiloset.core.models import Embedder
 from kiloset.core.run import RunFolder
-from kiloset.data.lines import read_lines
+from kiloset.data.examples import read_example_file
 from kiloset.filters.diversity import vendi_score
 from kiloset.filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
 from kiloset.settings import RunConfig
@@ -38,7 +38,7 @@ def compare(first: str, second: str, runs: Path, load_embedder: LoadEmbedder | N
         EmptyError: A file is empty.
     """
     places = {"A": located(first, runs), "B": located(second, runs)}
-    lines = {side: read_lines(str(path)) for side, (_, path) in places.items()}
+    lines = {side: read_example_file(str(path)) for side, (_, path) in places.items()}
     sides = {side: audit_lines(places[side][0], found) for side, found in lines.items()}
     one, other = (found.table for found in lines.values())
     twins = {"A": twins_in(one, other), "B": twins_in(other, one)}

@@ -14,7 +14,7 @@ from kiloset.audit.repeats import repeats
 from kiloset.audit.set_page import write_set_page
 from kiloset.audit.sets import SetAudit, Source, audit_set
 from kiloset.core.models import Embedder
-from kiloset.data.lines import Lines, read_lines
+from kiloset.data.examples import ExampleFile, read_example_file
 from kiloset.data.masking import veiled
 from kiloset.filters.contamination import ContaminationConfig, Prompts
 from kiloset.filters.languages import languages_known
@@ -47,11 +47,11 @@ def audit_file(path: Path, benchmarks: Sequence[str] = ()) -> SetAudit:
         EmptyError: A file is empty.
     """
     prompts = read_benchmarks(benchmarks, "--benchmark") if benchmarks else None
-    return audit_lines(path.name, read_lines(str(path)), benchmarks, prompts)
+    return audit_lines(path.name, read_example_file(str(path)), benchmarks, prompts)
 
 
 def audit_lines(
-    name: str, lines: Lines, benchmarks: Sequence[str] = (), prompts: pl.DataFrame | None = None
+    name: str, lines: ExampleFile, benchmarks: Sequence[str] = (), prompts: pl.DataFrame | None = None
 ) -> SetAudit:
     """Audit what was read of a file, with the prompts of benchmarks if there are any."""
     table = lines.table
@@ -59,7 +59,7 @@ def audit_lines(
     source = Source(
         name=name,
         lines=lines.lines,
-        broken=tuple((broken.place, broken.reason) for broken in lines.broken),
+        broken=lines.broken,
         layouts=lines.layouts,
         systems=lines.systems,
         benchmarks=tuple(Path(benchmark).name for benchmark in benchmarks),

@@ -1,23 +1,22 @@
-"""Read seeds and pools: our own layout, Alpaca, chat messages, ShareGPT turns and Self-Instruct, from files or the hub."""
+"""Reads examples from files: seeds, a pool, and any file to its end. Layouts are those of `kiloset.data.layouts`."""
 
-import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import polars as pl
 
 from kiloset.core.config import Natural, settings
 from kiloset.core.errors import DataError, EmptyError
-from kiloset.core.table import table_of, user_turn
-from kiloset.data.files import values_of
+from kiloset.core.table import ROW, table_of, user_turn
+from kiloset.data.files import read_all_records, read_records
+from kiloset.data.layouts import Example, check_object, parse_examples, text_field, without_lone_surrogates
 
-Line = tuple[str, Mapping[str, Any]]
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-USERS = ("user", "human")
-ASSISTANTS = ("assistant", "gpt", "model")
-INSTRUCTIONS = ("instruction", "prompt", "question")
-RESPONSES = ("response", "output", "completion", "answer")
-ALPACA_PREAMBLE_INPUTS = {"", "<noinput>", "noinput", "n/a", "none"}
+MIN_WORDS, MAX_WORDS = 3, 150
+"""Length in words of a first paragraph that can be an instruction of its own: not a greeting and not a whole text."""
+FILE_COLUMNS: dict[str, Any] = {"place": pl.String, "user": pl.String, "turns": pl.UInt32}
 
 
 @settings
@@ -25,7 +24,7 @@ class SeedsConfig:
     """The `[seeds]` table: the examples that everything starts from."""
 
     path: str = "seeds/seeds.jsonl"
-    """A .jsonl, .json, .csv or .parquet file, a folder of them, or a `datasets` hub id (owner/name)."""
+    """A .jsonl, .json, .csv or .parquet file, a folder of such files, or a `datasets` hub id (owner/name)."""
     license: str = "unknown"
     """SPDX id of seeds that name none themselves."""
     in_set: bool = False
@@ -34,7 +33,7 @@ class SeedsConfig:
 
 @settings
 class PoolConfig:
-    """The `[pool]` table: an existing instruction data set whose rows stand as candidates beside what is generated."""
+    """The `[pool]` table: an existing instruction data set whose rows are candidates beside the generated ones."""
 
     path: str = ""
     """As in [seeds]; "" is none."""
@@ -44,205 +43,160 @@ class PoolConfig:
     """Read only this many rows; 0 reads all."""
 
 
-def load_examples(path: str, *, prefix: str, source: str, license: str, where: str, limit: int = 0) -> pl.DataFrame:
-    """Read examples into a table with ids `<prefix>00001` …; rows without a category have "".
+@dataclass(frozen=True, slots=True)
+class ExampleFile:
+    """The examples of a file, and the lines that cannot be read."""
 
-    A seed has to be whole. Of a pool's rows an empty instruction or response stays "", and half an escaped character becomes
-    U+FFFD: rules drop these later, with their reason, and one faulty row in a million does not stop a run.
+    table: pl.DataFrame
+    """Rows as in `kiloset.core.table.ROW`, `source` `pool`, with `place`, `user` (the user turn) and `turns` (of the user)."""
+    lines: int
+    """Lines that are not blank; a line of Self-Instruct may have several rows."""
+    broken: tuple[tuple[str, str], ...]
+    """Place and reason of each line that cannot be read."""
+    layouts: dict[str, int]
+    """Rows by layout, the most frequent first."""
+    systems: int
+    """Rows with a system turn, which is not read."""
+
+
+def load_seeds(path: str, *, license: str, table: str = "seeds") -> pl.DataFrame:
+    """Read seeds, with ids `s0001` …; the category of rows without one is "".
 
     Args:
         path: A file, a folder or a hub id.
-        prefix: First letter of the ids, `s` or `p`.
-        source: `seed` or `pool`.
-        license: For rows that name none.
-        where: The config table, for messages.
-        limit: Most rows to read; 0 is all.
+        license: SPDX id of rows that name none.
+        table: The config table that names the path, for messages.
 
     Raises:
-        DataError: The file is missing, broken or in another encoding, a row has not the fields it needs, or a seed is not
-            whole; the message names file and line.
-        EmptyError: There is no row.
+        DataError: A file is missing or cannot be read, a record lacks a field, or a text is empty; the message names the
+            file and the line.
+        EmptyError: There is no example.
     """
-    digits = 4 if prefix == "s" else 5
+    examples = (_complete(*each) for each in _examples(read_records(path, f"[{table}] path")))
+    return _table(examples, "s{:04d}", path, table, source="seed", writer="human", license=license)
+
+
+def load_pool(path: str, *, license: str, limit: int = 0) -> pl.DataFrame:
+    """Read a pool, with ids `p00001` …; the category of rows without one is "".
+
+    An empty instruction or response stays "", and half an escaped character becomes U+FFFD: rules drop such rows later with
+    a reason, so one faulty row in a million does not stop a run.
+
+    Args:
+        path: A file, a folder or a hub id.
+        license: SPDX id of rows that name none.
+        limit: Largest number of rows to read; 0 reads all.
+
+    Raises:
+        DataError: A file is missing or cannot be read, or a record lacks a field; the message names file and line.
+        EmptyError: There is no example.
+    """
+    records = ((place, without_lone_surrogates(value)) for place, value in read_records(path, "[pool] path"))
+    examples = islice(_examples(records), limit or None)
+    return _table(examples, "p{:05d}", path, "pool", source="pool", writer="unknown", license=license)
+
+
+def read_example_file(path: str) -> ExampleFile:
+    """Read every line of a file or of the files of a folder; lines that cannot be read are listed.
+
+    In a conversation the first user turn and the last response are read. In every layout the user turn is split at its
+    first empty line, since a chat has instruction and input in one turn.
+
+    Raises:
+        DataError: The path is missing, a whole file cannot be read, or no line has an example; the message names the first
+            reason.
+        EmptyError: There is no line.
+    """
     rows: list[dict[str, Any]] = []
-    ids: dict[str, str] = {}
-    lines, examples_of = _lines(path, where), _examples
-    if source == "pool":
-        lines, examples_of = ((place, _mended(found)) for place, found in lines), _examples_whole_or_not
-    for place, found in lines:
-        if (own := _id(found, place)) in ids:
-            raise DataError(
-                "KS101", f"{place}: id {own!r} stands already at {ids[own]}; ids must differ, or be left out"
-            )
-        if own is not None:
-            ids[own] = place
-        for example in examples_of(found, place):
-            number = len(rows) + 1
-            rows.append(
-                {
-                    **example,
-                    "id": f"{prefix}{number:0{digits}d}",
-                    "source": source,
-                    "writer": _optional(found, ("writer",), place) or ("human" if source == "seed" else "unknown"),
-                    "license": _optional(found, ("license",), place) or license,
-                    "category_source": "seed" if example["category"] else "",
-                }
-            )
-        if limit and len(rows) >= limit:
-            break
+    broken: list[tuple[str, str]] = []
+    layouts: Counter[str] = Counter()
+    lines = systems = 0
+    for lines, (place, value) in enumerate(read_all_records(path), 1):  # noqa: B007
+        try:
+            if isinstance(value, DataError):
+                raise value
+            record = check_object(without_lone_surrogates(value), place)
+            examples = parse_examples(record, place)
+            license = text_field(record, ("license", "licence"), place)
+        except DataError as error:
+            broken.append((place, error.message.removeprefix(f"{place}: ")))
+            continue
+        rows += [{**_file_row(example, place), "license": license} for example in examples]
+        layouts.update(example.layout for example in examples)
+        systems += sum(bool(example.system) for example in examples)
+    if not lines:
+        raise EmptyError("KS132", f"{path}: no line in it")
     if not rows:
-        raise EmptyError("KS102", f"{path}: no example in it; [{where}] path needs at least one")
-    return table_of(rows[:limit] if limit else rows)
+        raise DataError("KS133", f"{path}: {lines} lines, but no instruction with a response; {': '.join(broken[0])}")
+    rows = [{"id": f"r{number:05d}", **row} for number, row in enumerate(rows, 1)]
+    added = pl.DataFrame([{name: row[name] for name in FILE_COLUMNS} for row in rows], schema=FILE_COLUMNS)
+    table = table_of([{name: row[name] for name in ROW if name in row} for row in rows]).hstack(added)
+    return ExampleFile(table, lines, tuple(broken), dict(layouts.most_common()), systems)
 
 
-class _NotWholeError(DataError):
-    """A text that an example needs is empty, or holds what is no text."""
+def _examples(records: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any], Example]]:
+    """Yield `(place, record, example)`; in a conversation an answer must follow the first user turn."""
+    places: dict[str, str] = {}
+    for place, value in records:
+        record = check_object(value, place)
+        if id := _own_id(record, place):
+            if id in places:
+                raise DataError("KS101", f"{place}: id {id!r} is also at {places[id]}; make ids different or omit them")
+            places[id] = place
+        for example in parse_examples(record, place):
+            if example.first_response is None:
+                raise DataError("KS107", f'{place}: "{example.layout}" needs an answer after the first user turn')
+            yield place, record, example
 
 
-def _lines(path: str, where: str) -> Iterator[Line]:
-    """Yield `(place, object)`; the place is `file:line` or `file:row`."""
-    for place, value in values_of(path, f"[{where}] path"):
-        yield place, _object(value, place)
+def _own_id(record: Mapping[str, Any], place: str) -> str:
+    id = record.get("id")
+    return str(id) if isinstance(id, int | float) else text_field(record, ("id",), place)
 
 
-def _object(value: Any, place: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise DataError("KS103", f"{place}: must be an object, found {type(value).__name__}")
-    return value
+def _complete(place: str, record: Mapping[str, Any], example: Example) -> tuple[str, Mapping[str, Any], Example]:
+    """Return the arguments if neither the instruction nor the response is empty."""
+    if not example.instruction:
+        raise DataError("KS148", f"{place}: the instruction is empty")
+    if not example.first_response:
+        raise DataError("KS147", f"{place}: the response is empty")
+    return place, record, example
 
 
-def _examples(found: Mapping[str, Any], place: str) -> Iterator[dict[str, Any]]:
-    """Yield the examples of one object, whatever known layout it has."""
-    category = _optional(found, ("category",), place)
-    for layout in ("messages", "conversations"):
-        if found.get(layout) is not None:
-            instruction, response = _turns(found[layout], layout, place)
-            yield {"instruction": instruction, "input": "", "response": response, "category": category}
-            return
-    instruction = _needed(found, INSTRUCTIONS, place)
-    if "instances" in found:  # Self-Instruct
-        if not isinstance(found["instances"], list) or not found["instances"]:
-            raise DataError("KS104", f'{place}: "instances" must be a list with at least one {{input, output}}')
-        for instance in found["instances"]:
-            given = _optional(_object(instance, place), ("input",), place)
-            response = _needed(instance, ("output",), place)
-            yield {"instruction": instruction, "input": given, "response": response, "category": category}
-        return
-    given = _given(found, place)
-    response = _needed(found, RESPONSES, place)
-    yield {"instruction": instruction, "input": given, "response": response, "category": category}
+def _table(
+    examples: Iterable[tuple[str, Mapping[str, Any], Example]], id: str, path: str, table: str, *, source: str,
+    writer: str, license: str,
+) -> pl.DataFrame:  # fmt: skip
+    rows = [
+        {
+            "id": id.format(number),
+            "instruction": "\n\n".join(filter(None, (example.instruction and example.system, example.instruction))),
+            "input": example.input,
+            "response": example.first_response,
+            "category": example.category,
+            "category_source": "seed" if example.category else "",
+            "source": source,
+            "writer": text_field(record, ("writer",), place) or writer,
+            "license": text_field(record, ("license",), place) or license,
+        }
+        for number, (place, record, example) in enumerate(examples, 1)
+    ]
+    if not rows:
+        raise EmptyError("KS102", f"{path}: no example in it; [{table}] path needs at least one")
+    return table_of(rows)
 
 
-def _examples_whole_or_not(found: Mapping[str, Any], place: str) -> Iterator[dict[str, Any]]:
-    """Yield the examples of one object, with what texts there are."""
-    try:
-        yield from list(_examples(found, place))
-    except _NotWholeError:
-        layouts = [name for name in ("messages", "conversations") if found.get(name) is not None]
-        turns = [turn for name in layouts for turn in _said(found[name], name, place)]
-        asked, said = ([text for role, text in turns if role in roles] for roles in (USERS, ASSISTANTS))
-        instances = found.get("instances") or [{}]
-        if not isinstance(instances, list):
-            raise DataError(
-                "KS105", f'{place}: "instances" must be a list with at least one {{input, output}}'
-            ) from None
-        for instance in instances:
-            both = {**found, **_object(instance, place)}
-            yield {
-                "instruction": asked[0] if asked else _optional(found, INSTRUCTIONS, place),
-                "input": _given(both, place),
-                "response": said[0] if said else _optional(both, RESPONSES, place),
-                "category": _optional(found, ("category",), place),
-            }
-
-
-def _mended(value: Any) -> Any:
-    """Return a JSON value with the replacement character for each half of an escaped one."""
-    if isinstance(value, str):
-        return LONE_SURROGATE.sub("\ufffd", value)
-    if isinstance(value, Mapping):
-        return {name: _mended(inner) for name, inner in value.items()}
-    return [_mended(inner) for inner in value] if isinstance(value, list) else value
-
-
-def prompt_of(value: Any, place: str) -> str:
-    """Return the user turn that a value of any known layout begins with; a plain text is one.
-
-    Raises:
-        DataError: It holds none; the message names the place.
-    """
-    if isinstance(value, str):
-        return _needed({"text": value}, ("text",), place)
-    found = _object(value, place)
-    for layout in ("messages", "conversations"):
-        if found.get(layout) is not None:
-            turn = next((text for role, text in _said(found[layout], layout, place) if role in USERS), "")
-            if not turn:
-                raise DataError("KS106", f'{place}: "{layout}" needs a user turn that is not empty')
-            return turn
-    return user_turn(_needed(found, (*INSTRUCTIONS, "text", "content"), place), _given(found, place))
-
-
-def _given(found: Mapping[str, Any], place: str) -> str:
-    given = _optional(found, ("input", "context"), place)
-    return "" if given.casefold() in ALPACA_PREAMBLE_INPUTS else given
-
-
-def _turns(turns: Any, layout: str, place: str) -> tuple[str, str]:
-    """Return the first user turn, a system turn before it included, and the answer to it."""
-    said = _said(turns, layout, place)
-    users = [i for i, (role, _) in enumerate(said) if role in USERS]
-    if not users or users[0] + 1 >= len(said) or said[users[0] + 1][0] not in ASSISTANTS:
-        raise DataError("KS107", f'{place}: "{layout}" needs a user turn followed by an assistant turn')
-    system = "\n\n".join(text for role, text in said[: users[0]] if role == "system" and text)
-    instruction, response = said[users[0]][1], said[users[0] + 1][1]
-    if not instruction or not response:
-        raise _NotWholeError("KS147", f"{place}: the first user or assistant turn is empty")
-    return f"{system}\n\n{instruction}" if system else instruction, response
-
-
-def _said(turns: Any, layout: str, place: str) -> list[tuple[str, str]]:
-    """Return `(role, text)` of every turn."""
-    if not isinstance(turns, list) or not turns:
-        raise DataError("KS108", f'{place}: "{layout}" must be a list of turns')
-    return [_turn(turn, place) for turn in turns]
-
-
-def _turn(turn: Any, place: str) -> tuple[str, str]:
-    here = _object(turn, place)
-    return _optional(here, ("role", "from"), place), _optional(here, ("content", "value"), place)
-
-
-def _id(found: Mapping[str, Any], place: str) -> str | None:
-    value = found.get("id")
-    if value is None or isinstance(value, int | float):
-        return None if value is None else str(value)
-    return _text(value, "id", place)
-
-
-def _needed(found: Mapping[str, Any], names: tuple[str, ...], place: str) -> str:
-    present = next((name for name in names if name in found), None)
-    if present is None:
-        others = f" (or {', '.join(names[1:])})" if names[1:] else ""
-        raise DataError("KS109", f'{place}: "{names[0]}"{others} is missing; found {", ".join(found) or "nothing"}')
-    text = _text(found[present] if found[present] is not None else "", present, place)
-    if not text:
-        raise _NotWholeError("KS148", f'{place}: "{present}" is empty')
-    return text
-
-
-def _optional(found: Mapping[str, Any], names: tuple[str, ...], place: str) -> str:
-    """Return the first of these fields that holds any text, "" if none does."""
-    texts = [_text(found[name], name, place) for name in names if found.get(name) is not None]
-    return next(filter(None, texts), "")
-
-
-def _text(value: Any, name: str, place: str) -> str:
-    if not isinstance(value, str):
-        raise DataError("KS110", f'{place}: "{name}" must be text, found {type(value).__name__}')
-    if (half := LONE_SURROGATE.search(value)) is not None:
-        raise _NotWholeError(
-            "KS149",
-            f'{place}: "{name}" holds {half[0]!r}, one half of an escaped character; write both halves or neither',
-        )
-    return value.strip()
+def _file_row(example: Example, place: str) -> dict[str, Any]:
+    user = user_turn(example.instruction, example.input)
+    first, _, rest = user.partition("\n\n")
+    is_split = MIN_WORDS <= len(first.split()) <= MAX_WORDS and rest.strip()
+    return {
+        "source": "pool",
+        "category": example.category,
+        "instruction": first if is_split else user,
+        "input": rest.strip() if is_split else "",
+        "response": example.response,
+        "place": place,
+        "user": user,
+        "turns": example.user_turns,
+    }

@@ -1,4 +1,4 @@
-"""Reading to the end: every layout and kind of file reads the same, and what is broken is told with its place."""
+"""Reading to the end: every layout and kind of file reads the same, and a line that cannot be read is listed with its place."""
 
 import csv
 import json
@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from kiloset.audit.files import audit_file
-from kiloset.data.lines import read_lines
+from kiloset.data.examples import read_example_file
 from tests import planted
 from tests.test_audit_file import ROW, audited, kiloset, named  # noqa: F401
 
@@ -79,10 +79,10 @@ def test_every_layout_and_file_reads_the_same(tmp_path, layout, file):
     (tmp_path / "own").mkdir()
     (tmp_path / "other").mkdir()
     expected = audit_file(as_jsonl(tmp_path / "own", rows))
-    found = audit_file(file(tmp_path / "other", [LAYOUTS[layout](row) for row in rows]))
-    assert found.table.select(columns).to_dicts() == expected.table.select(columns).to_dicts()
+    result = audit_file(file(tmp_path / "other", [LAYOUTS[layout](row) for row in rows]))
+    assert result.table.select(columns).to_dicts() == expected.table.select(columns).to_dicts()
     assert (
-        named(found)
+        named(result)
         == named(expected)
         == {"exact_duplicate": 1, "other_answer": 2, "response_empty": 1, "response_refuses": 1}
     )
@@ -108,51 +108,52 @@ def test_of_several_turns_the_first_question_and_the_last_answer_are_judged(tmp_
         ("assistant", "Rain falls."),
     ]
     messages = [{"role": role, "content": text} for role, text in turns]
-    found = audited(tmp_path, {"messages": messages}, {"messages": messages[1:3]})
-    assert found.table.select("user", "response", "turns").rows() == [
+    result = audited(tmp_path, {"messages": messages}, {"messages": messages[1:3]})
+    assert result.table.select("user", "response", "turns").rows() == [
         ("Tell me of rain.", "Rain falls.", 2),
         ("Tell me of rain.", "What of it?", 1),
     ]
-    assert (found.turned, found.source.systems) == (1, 1)
+    assert (result.turned, result.source.systems) == (1, 1)
 
 
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("{", "not JSON"), ("null", "must be an object, found NoneType"), ("[1]", "must be an object, found list"),
-        ('{"instruction": "a b c"}', '"response" (or output, completion, answer) is missing; found instruction'),
-        ('{"messages": [{"role": "user", "content": "a"}]}', "needs a user turn and an answer; found user"),
-        ('{"messages": [{"role": "user", "content": [1]}]}', '"content" must be text, found list'),
-        ('{"instruction": "a", "response": 3}', '"response" must be text, found int'), ("[" * 100_000, "not readable JSON"),
+        ("{", "not JSON"), ("null", "must be an object, got NoneType"), ("[1]", "must be an object, got list"),
+        ('{"instruction": "a b c"}', '"response" (or output, completion, answer) is missing; got instruction'),
+        ('{"messages": [{"role": "user", "content": "a"}]}', "needs a user turn and an answer; got user"),
+        ('{"messages": [{"role": "user", "content": [1]}]}', '"content" must be text, got list'),
+        ('{"instruction": "a", "response": 3}', '"response" must be text, got int'), ("[" * 100_000, "not readable JSON"),
         (b"\xff\xfe{}", "not UTF-8 text"),
     ],
 )  # fmt: skip
-def test_a_line_that_cannot_be_read_is_told_and_the_rest_is_read(tmp_path, line, reason):
+def test_a_line_that_cannot_be_read_is_listed_and_the_rest_is_read(tmp_path, line, reason):
     good = json.dumps(ROW).encode()
     raw = line if isinstance(line, bytes) else line.encode()
     (tmp_path / "set.jsonl").write_bytes(b"\n".join([good, raw, b"  ", good]) + b"\n")
-    found = read_lines(str(tmp_path / "set.jsonl"))
-    assert (found.lines, found.table["place"].to_list()) == (3, ["set.jsonl:1", "set.jsonl:4"])
-    (broken,) = found.broken
-    assert broken.place == "set.jsonl:2"
-    assert reason in broken.reason
+    result = read_example_file(str(tmp_path / "set.jsonl"))
+    assert (result.lines, result.table["place"].to_list()) == (3, ["set.jsonl:1", "set.jsonl:4"])
+    ((place, message),) = result.broken
+    assert place == "set.jsonl:2"
+    assert reason in message
 
 
-def test_a_broken_file_of_a_folder_is_told_and_the_others_are_read(tmp_path):
+def test_a_broken_file_of_a_folder_is_listed_and_the_others_are_read(tmp_path):
     planted.write(tmp_path / "a.jsonl", [ROW])
     (tmp_path / "b.json").write_text("{")
     (tmp_path / "dataset_info.json").write_text('{"describes": "a.jsonl"}')
-    found = read_lines(str(tmp_path))
-    assert (found.lines, found.table["place"].to_list()) == (2, ["a.jsonl:1"])
-    assert found.broken[0].place == "b.json"
-    assert found.broken[0].reason.startswith("not JSON")
+    result = read_example_file(str(tmp_path))
+    assert (result.lines, result.table["place"].to_list()) == (2, ["a.jsonl:1"])
+    assert result.broken[0][0] == "b.json"
+    assert result.broken[0][1].startswith("not JSON")
 
 
-def test_rows_of_a_csv_are_told_by_the_line_on_which_they_begin(tmp_path):
+def test_rows_of_a_csv_are_named_by_the_line_on_which_they_begin(tmp_path):
     path = tmp_path / "set.csv"
     path.write_bytes(b'instruction,output\n"a\nb c",d\nshort\nbad\xff one,e\nlast one here,f\n')
-    found = read_lines(str(path))
-    assert found.table.select("place", "user").rows() == [("set.csv:2", "a\nb c"), ("set.csv:6", "last one here")]
-    assert [(broken.place, broken.reason) for broken in found.broken] == [
-        ("set.csv:4", "has 1 fields, the header 2"), ("set.csv:5", "not UTF-8 text; save it as UTF-8")
-    ]  # fmt: skip
+    result = read_example_file(str(path))
+    assert result.table.select("place", "user").rows() == [("set.csv:2", "a\nb c"), ("set.csv:6", "last one here")]
+    assert result.broken == (
+        ("set.csv:4", "the row has 1 fields, the header has 2"),
+        ("set.csv:5", "not UTF-8 text; save it as UTF-8"),
+    )
