@@ -17,7 +17,7 @@ from kiloset.core.progress import Silent
 from kiloset.core.run import RunFolder
 from kiloset.core.table import check_outcome, table_of
 from kiloset.evaluation.forgetting import choices
-from kiloset.evaluation.tasks import LETTERS, OPEN, YES_OR_NO
+from kiloset.evaluation.held_out import tasks_of
 from kiloset.filters.contamination import BENCHMARKS, ContaminationConfig, Prompts, drop_contaminated
 from kiloset.pipeline import read_inputs, run_pipeline
 from kiloset.settings import RunConfig
@@ -252,7 +252,8 @@ def test_of_real_rows_only_those_that_contain_a_prompt_are_contaminated() -> Non
         for file in ("seeds/seeds.jsonl", "kiloset/evaluation/data/passages.jsonl")
     )
     rows = [{name: row[name] for name in ("instruction", "input", "response")} for row in seeds]
-    asked = [task.text for task in (*OPEN, *YES_OR_NO, *LETTERS)] + [row["text"] for row in passages]
+    asked = [task.text for kind in ("open", "yes_or_no", "letter") for task in tasks_of(kind)]
+    asked += [row["text"] for row in passages]
     asked += [choice.messages[0]["content"] for choice in choices()]
     planted = [{"instruction": AROUND, "input": text} for text in asked if len(text.split()) > 8]
     found = verdicts(table(*rows, *planted), prompts(*asked))

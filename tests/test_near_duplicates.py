@@ -202,11 +202,8 @@ def test_both_engines_give_the_same_verdicts_on_real_texts(
 ) -> None:
     if engine == "compiled":
         pytest.skip("the other parameter compares both engines")
-    seeds = Path(__file__).parents[1] / "seeds" / "seeds.jsonl"
-    lines = [
-        json.loads(line) for path in (seeds, DOLLY) if path.exists() for line in path.read_text("utf-8").splitlines()
-    ]
-    texts = [{"instruction": line["instruction"], "input": line.get("input", "")} for line in lines]
+    rows = [json.loads(line) for line in (ROOT / "seeds" / "seeds.jsonl").read_text(encoding="utf-8").splitlines()]
+    texts = [{"instruction": row["instruction"], "input": row["input"]} for row in rows]
     rng = random.Random(1)
     edited = [{**row, "instruction": swapped(row["instruction"], rng)} for row in rng.sample(texts, 100)]
     rows, config = table(*texts, *edited), NearDuplicatesConfig(threshold=threshold)
