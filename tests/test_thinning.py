@@ -97,7 +97,7 @@ def test_many_small_shuffles_give_what_one_gives_and_clusters_get_their_quotas(t
     (tmp_path / "pool").mkdir()
     rows = _pool(tmp_path / "pool", number=300)
     monkeypatch.setattr(thinning, "SHUFFLED_BYTES", 800_000)
-    monkeypatch.setattr(thinning, "ROWS_A_GROUP", 400)
+    monkeypatch.setattr(thinning, "GROUP_ROWS", 400)
     found = _thin(two_nodes, tmp_path / "pool", tmp_path / "out", rows=60)
     dropped = _read(tmp_path / "out" / "dropped")
     near = dropped.filter(pl.col("reason") != "over_quota")
@@ -155,7 +155,7 @@ def test_what_is_no_pool_is_refused_in_one_line(tmp_path):
     pl.DataFrame({"instruction": ["a"], "answer": ["b"]}).write_parquet(file)
     with pytest.raises(DataError, match="no column 'response', found instruction, answer"):
         call(str(tmp_path / "pool"), str(tmp_path / "out"))
-    with pytest.raises(DataError, match="there is something already"):
+    with pytest.raises(DataError, match="not empty"):
         call(str(tmp_path / "pool"), str(tmp_path / "pool"))
     file.write_bytes(b"PAR1 no")
     with pytest.raises(DataError, match="not a readable parquet file"):
