@@ -1,7 +1,7 @@
-"""What a Ray cluster costs where it gains nothing: the same requests to one engine here and to one actor, in turn.
+"""Compare a Ray actor with a local engine on the same requests, where a cluster can only cost time.
 
-With --million instead, a million texts of made-up words lose their near-duplicates on two nodes of this machine with 1 GB of
-object store each, and on one machine as a run does it: are the rows the same, and how much memory does a process take?
+With --million instead, a million random texts lose their near-duplicates on two nodes of this machine with 1 GB of object store
+each, and on one machine as in a run. The benchmark prints whether the verdicts are equal and the peak memory of each process.
 
     pip install -e '.[ray]' -c constraints.txt
     python benchmarks/cluster.py [--requests 400] [--rounds 2] [--million [ROWS]]
@@ -10,7 +10,6 @@ object store each, and on one machine as a run does it: are the rows the same, a
 import argparse
 import shutil
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -20,8 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from harness import figure, ratio
 
 MODEL = "embedded:smollm2-135m-instruct"
 NODE_BYTES = 2**30
@@ -30,41 +28,41 @@ NODE_BYTES = 2**30
 
 @contextmanager
 def cluster(nodes: int, cpus: int) -> Iterator[str]:
-    """Start a cluster on this machine; give its address."""
+    """Start a cluster on this machine; yield its address."""
     import ray
     from ray.cluster_utils import Cluster
 
-    given = {"num_cpus": cpus, "object_store_memory": NODE_BYTES}
-    made = Cluster(initialize_head=True, head_node_args=given)
+    node = {"num_cpus": cpus, "object_store_memory": NODE_BYTES}
+    ray_cluster = Cluster(initialize_head=True, head_node_args=node)
     for _ in range(nodes - 1):
-        made.add_node(**given)
+        ray_cluster.add_node(**node)
     try:
-        yield made.address
+        yield ray_cluster.address
     finally:
         ray.shutdown()
-        made.shutdown()
+        ray_cluster.shutdown()
 
 
 def requests_of(number: int, identity: str, render: Any) -> list[tuple[str, Any]]:
     from kiloset.core.models import Request
 
-    made = [
+    requests = [
         Request(
             render([{"role": "user", "content": f"Tell me {n} facts about the number {n}."}]), "response", 96, 0.7, 0.9
         )
         for n in range(number)
     ]
-    return [(request.key(identity), request) for request in made]
+    return [(request.key(identity), request) for request in requests]
 
 
-def completed(engine: Any, requests: Sequence[tuple[str, Any]]) -> tuple[float, dict[str, str]]:
-    """Return the seconds that the requests took, the engine's start apart, and the texts."""
+def time_requests(engine: Any, requests: Sequence[tuple[str, Any]]) -> tuple[float, dict[str, str]]:
+    """Return the seconds of the requests without the start of the engine, and the texts."""
     engine.submit(requests[:1])
     engine.receive()
     begun = time.perf_counter()
     engine.submit(requests[1:])
-    texts = dict(engine.receive() for _ in requests[1:])
-    return time.perf_counter() - begun, {key: done.text for key, done in texts.items()}
+    completions = dict(engine.receive() for _ in requests[1:])
+    return time.perf_counter() - begun, {key: completion.text for key, completion in completions.items()}
 
 
 def overhead(number: int, rounds: int) -> None:
@@ -79,31 +77,32 @@ def overhead(number: int, rounds: int) -> None:
     path = model_path(MODEL, "models.generator")
     identity = model_identity(MODEL, path)
     requests = requests_of(number, identity, partial(render_prompt, load_tokenizer(Path(path))))
-    took: dict[str, list[float]] = {"here": [], "ray": []}
+    seconds: dict[str, list[float]] = {"here": [], "ray": []}
     texts: dict[str, dict[str, str]] = {}
     with cluster(1, cores()) as address:
         config = EngineConfig(kind="ray", address=address, max_actors=1, actor_cpus=cores())
         for _ in range(rounds):
-            for name, seconds_of in took.items():
+            for name, durations in seconds.items():
                 local = VllmEngine(path, identity, EngineConfig(), Path(tempfile.mkdtemp()) / "engine.log")
                 make = partial(work_as_writer, MODEL, identity, config)
                 engine: Any = local if name == "here" else RayEngine(identity, local, make, config)
-                seconds, texts[name] = completed(engine, requests)
+                took, texts[name] = time_requests(engine, requests)
                 engine.close()
-                seconds_of.append(seconds)
-                print(f"{name}: {seconds:.1f} s", flush=True)
-    same = sum(texts["here"][key] == text for key, text in texts["ray"].items())
-    print(f"figure equal_completions {same / len(texts['ray']):.3f} share")
-    here, there = (statistics.median(took[name]) for name in ("here", "ray"))
-    print(f"figure here {here:.1f} seconds\nfigure ray {there:.1f} seconds")
-    print(f"ratio here {here / there:.3f}")
+                durations.append(took)
+                print(f"{name}: {took:.1f} s", flush=True)
+    equal = sum(texts["here"][key] == text for key, text in texts["ray"].items())
+    figure("equal_completions", f"{equal / len(texts['ray']):.3f}", "share")
+    local_seconds, ray_seconds = (statistics.median(seconds[name]) for name in ("here", "ray"))
+    figure("here", f"{local_seconds:.1f}", "seconds")
+    figure("ray", f"{ray_seconds:.1f}", "seconds")
+    ratio("here", local_seconds / ray_seconds, 3)
 
 
 class Peaks:
-    """The most memory that each process of this machine's cluster and this one took, by what it is."""
+    """The peak memory of this process and of each process of the cluster on this machine, by its command."""
 
     def __init__(self) -> None:
-        """Begin to watch."""
+        """Start watching."""
         self.peaks: dict[str, int] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -118,15 +117,15 @@ class Peaks:
                 try:
                     name = "driver" if process == me else process.name()
                     name = " ".join(process.cmdline())[:80] if name.startswith("python") else name
-                    # What is shared, the object store above all, is counted once: at the store.
+                    # Shared memory, mostly the object store, is counted once: at the store.
                     used = process.memory_info()
                     own = used.rss - getattr(used, "shared", 0)
                 except psutil.Error:
                     continue
                 self.peaks[name] = max(self.peaks.get(name, 0), own)
 
-    def end(self) -> dict[str, int]:
-        """Stop, and return bytes by what a process is, the most first."""
+    def stop(self) -> dict[str, int]:
+        """Stop watching, and return the bytes of each command, the largest first."""
         self._stop.set()
         self._thread.join()
         return dict(sorted(self.peaks.items(), key=lambda pair: -pair[1]))
@@ -134,8 +133,8 @@ class Peaks:
 
 def million(rows: int) -> None:
     import polars as pl
+    from near_duplicates import write_texts
 
-    from benchmarks.near_duplicates import write_texts
     from kiloset.core.models import Silent
     from kiloset.engines.settings import EngineConfig
     from kiloset.filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
@@ -153,19 +152,21 @@ def million(rows: int) -> None:
     with cluster(2, 1) as address:
         begun = time.perf_counter()
         config = EngineConfig(kind="ray", address=address)
-        found = thin(
+        result = thin(
             str(place / "pool"), str(place / "out"), None, near, config, seed=0, temper=0.5, make_embedder=_none, progress=Silent(),
         )  # fmt: skip
         took = time.perf_counter() - begun
-    for name, most in peaks.end().items():
-        print(f"figure peak {name} {most / 2**20:.0f} MiB")
+    for name, peak in peaks.stop().items():
+        figure(f"peak {name}", f"{peak / 2**20:.0f}", "MiB")
     begun = time.perf_counter()
     texts = pl.read_parquet(place / "pool" / "*.parquet").with_columns(input=pl.lit(""), row=pl.int_range(pl.len()))
     local = drop_near_duplicates(_table(texts), near, seed=0).dropped
-    print(f"figure one_machine {time.perf_counter() - begun:.1f} seconds\nfigure two_nodes {took:.1f} seconds")
+    figure("one_machine", f"{time.perf_counter() - begun:.1f}", "seconds")
+    figure("two_nodes", f"{took:.1f}", "seconds")
     dropped = pl.read_parquet(place / "out" / "dropped" / "*.parquet").drop("row").sort("id")
     equal = dropped.equals(local.select(dropped.columns).sort("id"))
-    print(f"figure dropped {dropped.height} rows of {found.rows}\nfigure equal {int(equal)} of 1")
+    figure("dropped", dropped.height, f"rows of {result.rows}")
+    figure("equal", int(equal), "of 1")
     shutil.rmtree(place)
 
 
@@ -178,11 +179,11 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--million", type=int, nargs="?", const=1_000_000, metavar="ROWS")
-    given = parser.parse_args()
-    if given.million:
-        million(given.million)
+    options = parser.parse_args()
+    if options.million:
+        million(options.million)
     else:
-        overhead(given.requests, given.rounds)
+        overhead(options.requests, options.rounds)
 
 
 if __name__ == "__main__":

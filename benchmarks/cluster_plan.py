@@ -1,8 +1,8 @@
-"""A plan on paper: ten million candidates with an 8B and a 70B generator on 8 to 64 GPUs, and what breaks first.
+"""Estimate ten million candidates with an 8B and a 70B writer model on 8 to 64 GPUs, and what limits the run first.
 
-Arithmetic on named rates, each with its source. What the driver does was measured on two cores (`--measure` does it again on
-this machine). No GPU was measured: their rates are published ones of another engine, lowered by an assumed share. What is
-asked for per candidate is what the embedded 135M model took; a larger model wastes less and writes longer answers.
+The estimate is arithmetic on named rates, each with its source. The rates of the driver were measured on two cores (`--measure` measures
+them on this machine). No GPU was measured: the rates of GPUs are published ones of another engine, lowered by an assumed share. The
+requests per candidate are those of the embedded 135M model; a larger model wastes less and writes longer answers.
 
     python benchmarks/cluster_plan.py [--candidates 10000000] [--yields 0.325] [--efficiency 0.5] [--measure] [--json]
 """
@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import random
-import sys
 import tempfile
 import time
 import tracemalloc
@@ -24,20 +23,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness import figure
 from numpy.typing import NDArray
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
 GPUS = (8, 16, 32, 64)
 GPU_BYTES, SHARE_OF_GPU = 80e9, 0.9
 """An H100, and `[engine] gpu_memory_utilization`."""
 MAX_NUM_SEQS, MAX_MODEL_LEN = 256, 4096
-"""Those of configs/gpu.toml."""
+"""The values of configs/gpu.toml."""
 CANDIDATES_PER_ROW = 20.0
-"""The most that `[generate] candidates_per_row` may be: ten million candidates make no fewer than 500,000 rows."""
+"""The upper bound of `[generate] candidates_per_row`: ten million candidates make at least 500,000 rows."""
 RESERVE = 1.15
-"""Rows that are rewritten, per row wanted."""
+"""Rewritten rows per requested row."""
 LINK_BYTES = 10e9 / 8
 """Assumption: the driver's network link, 10 Gbit/s."""
 PURPOSES = {
@@ -46,8 +43,8 @@ PURPOSES = {
 }  # fmt: skip
 """Run cpu-a2d75d40, manifest.json, `calls`: completions, prompt and written tokens."""
 REWRITING = ("plain", "guided")
-ASKED, CAME, NEW, REWRITTEN, SCORED = 1134, 369, 834, 148, 170
-"""The same run: instructions asked for, rows that came through generation, instructions that were new; rows rewritten, scores."""
+REQUESTED, PASSED, NEW, REWRITTEN, SCORED = 1134, 369, 834, 148, 170
+"""The same run: requested instructions, rows that passed generation, new instructions; rewritten rows, scores."""
 TEXT_BYTES = 1010
 """The same run, calls.sqlite: prompt and text of a completion, on average."""
 
@@ -119,24 +116,24 @@ EFFICIENCY = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What was measured on two cores without a GPU."""
+    """Rates that were measured on two cores without a GPU."""
 
     driver_per_s: float = 1350
-    """Completions that the driver takes, looks at and stores in a second when the engine takes no time (`--measure`)."""
+    """Completions that the driver receives, checks and stores per second with an engine that takes no time (`--measure`)."""
     commits_per_s: float = 28_000
-    """Completions that `kiloset.core.calls.CallStore` commits in a second, each by itself (`--measure`)."""
+    """Completions that `kiloset.core.calls.CallStore` commits per second, one transaction each (`--measure`)."""
     novelty_ns: float = 1050
-    """Nanoseconds in which a new instruction is compared with one of the pool (`--measure`)."""
+    """Nanoseconds per comparison of a new instruction with one of the pool (`--measure`)."""
     novelty_bytes: float = 2400
     """Memory of an instruction in the novelty index (`--measure`)."""
     stored_bytes: float = 1677
-    """Of a completion in calls.sqlite, its key and its sending (run cpu-a2d75d40)."""
+    """Bytes per completion in calls.sqlite, with its key and the record of its sending (run cpu-a2d75d40)."""
     vector_bytes: float = 2141
-    """Of a vector of 384 numbers in calls.sqlite, with its key (run cpu-a2d75d40)."""
+    """Bytes per vector of 384 numbers in calls.sqlite, with its key (run cpu-a2d75d40)."""
     static_per_s: float = 20_000
-    """Texts embedded by the static embedder (benchmarks/embedding.py: 30,700 on an idle machine)."""
+    """Texts per second with the static embedder (benchmarks/embedding.py: 30,700 on an idle machine)."""
     minilm_per_s: float = 147
-    """Texts embedded by all-MiniLM-L6-v2 (benchmarks/embedding.py)."""
+    """Texts per second with all-MiniLM-L6-v2 (benchmarks/embedding.py)."""
     near_duplicates_s: float = 4.2
     """Seconds for a million rows (benchmarks/selection.py); linear."""
     semantic_s: float = 189
@@ -148,33 +145,33 @@ class Rates:
 def plan(
     model: Published, base: Published, gpus: int, candidates: int, yields: float, efficiency: float, rates: Rates
 ) -> dict[str, Any]:
-    """Return what a run takes, as numbers by name with their units in the name.
+    """Return the cost of a run, as numbers by name with their units in the name.
 
     Args:
         model: The generator.
-        base: Rewrites, in as many actors as the generator has (`tensor_parallel_size` is one for all), and scores, one a GPU.
-        gpus: All of the cluster.
-        candidates: Rows that come through generation.
-        yields: Share of the instructions asked for that do.
+        base: Rewrites, in as many actors as the generator (`tensor_parallel_size` is the same for all), and scores, one per GPU.
+        gpus: GPUs of the cluster.
+        candidates: Rows that pass generation.
+        yields: Share of the requested instructions that pass.
         efficiency: Share of the published rate that is reached.
-        rates: Of the driver and what it does alone.
+        rates: Rates of the driver.
     """
-    asked, rewritten = candidates / yields, candidates / CANDIDATES_PER_ROW * RESERVE
-    made = _sum(name for name in PURPOSES if name not in REWRITING) * (asked / ASKED)
-    again = _sum(REWRITING) * (rewritten / REWRITTEN)
-    prompt, written = made[1] / made[0], made[2] / made[0]
+    requested, rewritten = candidates / yields, candidates / CANDIDATES_PER_ROW * RESERVE
+    generation = _sum(name for name in PURPOSES if name not in REWRITING) * (requested / REQUESTED)
+    rewrites = _sum(REWRITING) * (rewritten / REWRITTEN)
+    prompt, written = generation[1] / generation[0], generation[2] / generation[0]
     actors = gpus // model.gpus
     completions_per_s = actors * efficiency / model.seconds(prompt, written)
-    rewriting = again[0] * base.seconds(again[1] / again[0], again[2] / again[0]) / efficiency / actors
+    rewriting = rewrites[0] * base.seconds(rewrites[1] / rewrites[0], rewrites[2] / rewrites[0]) / efficiency / actors
     scored = SCORED / REWRITTEN * rewritten * (_sum(["plain"])[1] + _sum(["plain"])[2]) / PURPOSES["plain"][0]
-    pool = asked * NEW / ASKED
+    pool = requested * NEW / REQUESTED
     room = SHARE_OF_GPU * GPU_BYTES * model.gpus - 2 * model.shape.parameters
     return {
         "candidates": candidates, "model": model.shape.name, "gpus": gpus, "tensor_parallel_size": model.gpus, "actors": actors,
-        "completions": made[0], "prompt_tokens_per_candidate": made[1] / candidates,
-        "written_tokens_per_candidate": made[2] / candidates, "rows_rewritten": rewritten,
+        "completions": generation[0], "prompt_tokens_per_candidate": generation[1] / candidates,
+        "written_tokens_per_candidate": generation[2] / candidates, "rows_rewritten": rewritten,
         "completions_per_s": completions_per_s,
-        "generation_h": made[0] / completions_per_s / 3600,
+        "generation_h": generation[0] / completions_per_s / 3600,
         "rewriting_h": rewriting / 3600,
         "scoring_h": scored * float(base.costs()[0]) / efficiency / gpus / 3600,
         "embedding_static_h": candidates / rates.static_per_s / 3600,
@@ -184,66 +181,66 @@ def plan(
         "weights_gb_per_gpu": 2 * model.shape.parameters / model.gpus / 1e9,
         "kv_gb_per_gpu": model.shape.kv_bytes * MAX_NUM_SEQS * (prompt + written) / model.gpus / 1e9,
         "longest_sequences_that_fit": room / (model.shape.kv_bytes * MAX_MODEL_LEN),
-        "driver_h": made[0] / rates.driver_per_s / 3600,
-        "novelty_h": asked * pool / 2 * rates.novelty_ns * 1e-9 / 3600,
-        "candidates_of_a_day": yields * math.sqrt(86_400 / (NEW / ASKED / 2 * rates.novelty_ns * 1e-9)),
+        "driver_h": generation[0] / rates.driver_per_s / 3600,
+        "novelty_h": requested * pool / 2 * rates.novelty_ns * 1e-9 / 3600,
+        "candidates_of_a_day": yields * math.sqrt(86_400 / (NEW / REQUESTED / 2 * rates.novelty_ns * 1e-9)),
         "novelty_gb": pool * rates.novelty_bytes / 1e9,
         "table_gb": rates.table_gb * candidates / 1e6,
-        "calls_gb": (made[0] + again[0]) * rates.stored_bytes / 1e9,
+        "calls_gb": (generation[0] + rewrites[0]) * rates.stored_bytes / 1e9,
         "vectors_gb": candidates * rates.vector_bytes / 1e9,
         "network_mb_per_s": completions_per_s * TEXT_BYTES / 1e6,
     }  # fmt: skip
 
 
 def _sum(names: Iterable[str]) -> NDArray[np.float64]:
-    """Return `(completions, prompt tokens, written tokens)` that the run took for these purposes."""
+    """Return `(completions, prompt tokens, written tokens)` of the run for these purposes."""
     counts: NDArray[np.float64] = np.array([PURPOSES[name] for name in names], np.float64).sum(axis=0)
     return counts
 
 
-def loads(found: dict[str, Any], rates: Rates) -> dict[str, float]:
-    """Return how far each part is loaded when the GPUs are kept busy; above 1 it holds them up. The heaviest first."""
+def loads(cost: dict[str, Any], rates: Rates) -> dict[str, float]:
+    """Return the load of each part when the GPUs are kept busy, the highest first; a part above 1 slows them down."""
     shares = {
-        "comparing every new instruction with all others (novelty), on one core": found["novelty_h"] / found["generation_h"],
-        "the driver's loop: one completion after the other, on one core": found["completions_per_s"] / rates.driver_per_s,
-        "calls.sqlite: one transaction a completion": found["completions_per_s"] / rates.commits_per_s,
-        "the driver's network link of 10 Gbit/s": found["network_mb_per_s"] * 1e6 / LINK_BYTES,
+        "comparing every new instruction with all others (novelty), on one core": cost["novelty_h"] / cost["generation_h"],
+        "the driver's loop: one completion after the other, on one core": cost["completions_per_s"] / rates.driver_per_s,
+        "calls.sqlite: one transaction a completion": cost["completions_per_s"] / rates.commits_per_s,
+        "the driver's network link of 10 Gbit/s": cost["network_mb_per_s"] * 1e6 / LINK_BYTES,
     }  # fmt: skip
     return dict(sorted(shares.items(), key=lambda share: -share[1]))
 
 
-def what_breaks(found: dict[str, Any], rates: Rates) -> str:
-    """Return in a paragraph what holds the GPUs up, from the plan's numbers, and what to do instead."""
-    shares = loads(found, rates)
-    where = f"{found['model']} on {found['gpus']} GPUs"
-    said = "; ".join(f"{name}: {_figure(share)} times what it can" for name, share in shares.items())
+def bottlenecks(cost: dict[str, Any], rates: Rates) -> str:
+    """Return a paragraph that names the parts that slow the GPUs down, and the remedy."""
+    shares = loads(cost, rates)
+    where = f"{cost['model']} on {cost['gpus']} GPUs"
+    load = "; ".join(f"{name}: {_figure(share)} times its capacity" for name, share in shares.items())
     if max(shares.values()) <= 1:
-        return f"Nothing here holds {where} up. Load: {said}."
-    fed = found["gpus"] * rates.driver_per_s / found["completions_per_s"]
+        return f"Nothing slows {where} down. Load: {load}."
+    fed = cost["gpus"] * rates.driver_per_s / cost["completions_per_s"]
     return (
-        f"What breaks first with {where}, heaviest first: {said}. The loop alone feeds {_figure(fed)} such GPUs. "
-        f"Novelty takes {_figure(found['novelty_h'])} hours for {found['candidates']:,} candidates, for it grows with their "
-        f"square: a day of it is {found['candidates_of_a_day']:,.0f}. Make runs of that size or less, each with a driver of its "
-        "own, and thin them together."
+        f"Bottlenecks with {where}, the highest load first: {load}. The loop alone feeds {_figure(fed)} such GPUs. "
+        f"Novelty takes {_figure(cost['novelty_h'])} hours for {cost['candidates']:,} candidates, because it grows with "
+        f"their square: one day of it allows {cost['candidates_of_a_day']:,.0f}. Make runs of at most that size, each with its own "
+        "driver, and thin them together."
     )
 
 
 # ------------------------------------------------------------------------------------------------------- measuring
 
 
-def measured(folder: Path, commits: int = 20_000, pool: int = 20_000, size: int = 200) -> Rates:
-    """Return the rates with those of this machine that need no model, measured in an empty folder."""
-    nanoseconds, held = _novelty(pool)
+def measure(folder: Path, commits: int = 20_000, pool: int = 20_000, size: int = 200) -> Rates:
+    """Return the rates, with those of this machine where no model is needed, measured in an empty folder."""
+    nanoseconds, size_of_entry = _novelty(pool)
     driver = _driver(folder / "run", size)
     committed = max(_commits(folder / f"{number}.sqlite", commits) for number in range(3))
     return replace(
         Rates(), driver_per_s=driver, commits_per_s=committed,
-        novelty_ns=nanoseconds, novelty_bytes=held,
+        novelty_ns=nanoseconds, novelty_bytes=size_of_entry,
     )  # fmt: skip
 
 
 def _commits(path: Path, number: int) -> float:
-    """Return completions of common size committed per second of the clock, each noted as sent before, in groups of 100."""
+    """Return completions of common size committed per second of wall time, each recorded as sent before, in groups of 100."""
     from kiloset.core.calls import CallStore
     from kiloset.core.models import Completion, Request
 
@@ -259,16 +256,16 @@ def _commits(path: Path, number: int) -> float:
     return number / seconds
 
 
-def _novelty(pool: int, looks: int = 100) -> tuple[float, float]:
-    """Return nanoseconds of CPU per comparison of an instruction with one of a pool, and bytes held per instruction.
+def _novelty(pool: int, queries: int = 100) -> tuple[float, float]:
+    """Return CPU nanoseconds per comparison of an instruction with one of a pool, and bytes per instruction.
 
-    Instructions are 18 words (the mean of run cpu-a2d75d40), drawn from 20,000 by Zipf's law.
+    Instructions have 18 words (the mean of run cpu-a2d75d40), drawn from 20,000 by Zipf's law.
     """
     from kiloset.generator.novelty import NoveltyIndex
 
     rng = random.Random(0)
     vocabulary, weights = [f"w{n}" for n in range(20_000)], list(accumulate(1 / (n + 1) for n in range(20_000)))
-    texts = [" ".join(rng.choices(vocabulary, cum_weights=weights, k=18)) for _ in range(pool + looks)]
+    texts = [" ".join(rng.choices(vocabulary, cum_weights=weights, k=18)) for _ in range(pool + queries)]
     index = NoveltyIndex()
     tracemalloc.start()
     for number, text in enumerate(texts[:pool]):
@@ -278,11 +275,11 @@ def _novelty(pool: int, looks: int = 100) -> tuple[float, float]:
     begun = time.process_time()
     for text in texts[pool:]:
         index.nearest(text, 0.7)
-    return (time.process_time() - begun) / looks / pool * 1e9, held / pool
+    return (time.process_time() - begun) / queries / pool * 1e9, held / pool
 
 
 class _Instant:
-    """A text engine that answers at once, as tests/fakes.py does, with instructions of more different words."""
+    """A text engine that answers at once, like the one of tests/fakes.py, with instructions of more distinct words."""
 
     identity = "instant@1"
 
@@ -295,7 +292,7 @@ class _Instant:
         self.render = FakeEngine().render
         self._waiting: deque[Any] = deque()
         self.completed, self.own, self.begun, self.ended = 0, 0.0, 0.0, 0.0
-        """CPU seconds in here, and of the process when the first request came and when the last was answered."""
+        """CPU seconds of this class, and of the process at the first request and at the last answer."""
 
     def submit(self, requests: Sequence[Any]) -> None:
         self.begun = self.begun or time.process_time()
@@ -318,7 +315,7 @@ class _Instant:
 
 
 def _driver(folder: Path, size: int) -> float:
-    """Return completions per second of CPU of the stage `generate`, after a small run for what loads once."""
+    """Return completions per CPU second of the stage `generate`, after a small run that loads everything once."""
     import tests.fake_run
     from tests.fakes import FakeEmbedder, FakeScorer
 
@@ -335,7 +332,7 @@ def _driver(folder: Path, size: int) -> float:
     return rate
 
 
-# --------------------------------------------------------------------------------------------------------- telling
+# --------------------------------------------------------------------------------------------------------- printing
 
 
 ROWS = (
@@ -347,11 +344,11 @@ SAME = (
     "candidates_of_a_day", "novelty_gb", "embedding_static_h", "embedding_minilm_h", "near_duplicates_h", "semantic_h", "table_gb", "calls_gb",
     "vectors_gb",
 )  # fmt: skip
-"""What depends on neither model nor GPUs."""
+"""Numbers that depend on neither model nor GPUs."""
 
 
 def table_of(plans: Sequence[dict[str, Any]], names: Sequence[str], heads: Sequence[str]) -> str:
-    """Return some numbers of each plan as a table of Markdown."""
+    """Return the named numbers of each plan as a Markdown table."""
     lines = [f"| | {' | '.join(heads)} |", f"|---{'|--:' * len(plans)}|"]
     return "\n".join([*lines, *(f"| {name} | {' | '.join(_figure(p[name]) for p in plans)} |" for name in names)])
 
@@ -360,15 +357,15 @@ def _figure(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def told(plans: Sequence[dict[str, Any]], rates: Rates, efficiency: float) -> str:
-    """Return the plans as text: what was assumed, two tables and what breaks first."""
-    gpus = [f"{found['model']}, {found['gpus']} GPUs (TP {found['tensor_parallel_size']})" for found in plans]
+def report(plans: Sequence[dict[str, Any]], rates: Rates, efficiency: float) -> str:
+    """Return the plans as text: the assumptions, two tables and the bottlenecks."""
+    gpus = [f"{cost['model']}, {cost['gpus']} GPUs (TP {cost['tensor_parallel_size']})" for cost in plans]
     return "\n\n".join([
         f"GPU rates are not ours: {SOURCE}. Assumed: {efficiency:.0%} of them are reached, the base model is the 8B, "
-        "and scoring costs what reading prompts does. Asked for per candidate: as the 135M model of run cpu-a2d75d40.",
+        "and scoring costs as much as reading prompts. Requests per candidate are those of the 135M model of run cpu-a2d75d40.",
         table_of(plans, ROWS, gpus),
-        table_of(plans[:1], SAME, ["any of them"]),
-        *(what_breaks(found, rates) for found in plans if found["gpus"] == max(GPUS)),
+        table_of(plans[:1], SAME, ["all"]),
+        *(bottlenecks(cost, rates) for cost in plans if cost["gpus"] == max(GPUS)),
     ])  # fmt: skip
 
 
@@ -376,7 +373,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--candidates", type=int, default=10_000_000)
     parser.add_argument(
-        "--yields", type=float, default=CAME / ASKED, help="share of instructions asked for that come through"
+        "--yields", type=float, default=PASSED / REQUESTED, help="share of the requested instructions that pass"
     )
     parser.add_argument(
         "--efficiency", type=float, default=EFFICIENCY, help="share of the published GPU rates; an assumption"
@@ -387,7 +384,7 @@ def main() -> None:
     rates = Rates()
     if arguments.measure:
         with tempfile.TemporaryDirectory() as folder:
-            rates = measured(Path(folder))
+            rates = measure(Path(folder))
     plans = [
         plan(model, MODELS[0], gpus, arguments.candidates, arguments.yields, arguments.efficiency, rates)
         for model in MODELS
@@ -396,8 +393,9 @@ def main() -> None:
     if arguments.json:
         print(json.dumps({"rates": asdict(rates), "source": SOURCE, "plans": plans}, indent=1))
     else:
-        print(told(plans, rates, arguments.efficiency))
-        print("\nRates:", ", ".join(f"{name} {value:,.6g}" for name, value in asdict(rates).items()))
+        print(report(plans, rates, arguments.efficiency))
+        for name, value in asdict(rates).items():
+            figure(name, f"{value:.6g}")
 
 
 if __name__ == "__main__":

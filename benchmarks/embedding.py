@@ -1,12 +1,12 @@
-"""How fast is the static embedder, and does it choose the same rows? Against the model it is distilled from, in turn.
+"""Compare the static embedder with the model it is distilled from: speed, and whether it selects the same rows.
 
-Texts of 36 words are drawn anew for each round from the words of the bundled seeds. The static embedder is distilled
-into an empty cache first; that is told apart.
+Texts of 36 words are drawn again for each round from the words of the bundled seeds. The static embedder is first distilled into
+an empty cache; that time is printed separately.
 
-With --selection FILE (JSON lines with instruction, input and output) a tenth of its rows are chosen by
-`kiloset.filters.balance` with either embedder, under the same quality, the number of words in the output. The overlap of the
-two choices is told beside that of two runs with MiniLM and different seeds of k-means, that with a choice by quality
-alone, and that of random choices; and the Vendi score of each in the space of each embedder.
+With --selection FILE (JSON lines with instruction, input and output) a tenth of its rows is selected by `kiloset.filters.balance` with
+each embedder, under the same quality (the number of words in the output). The benchmark prints the overlap of the two selections
+beside that of two runs with MiniLM and different seeds of k-means, that with a selection by quality alone, and that of random
+selections; and the Vendi score of each selection in the space of each embedder.
 
     python benchmarks/embedding.py [--rounds 5] [--selection dolly.jsonl]
 """
@@ -16,7 +16,6 @@ import json
 import os
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -25,25 +24,24 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from harness import SEEDS as SEED_FILE
+from harness import FixedEmbedder, figure, ratio
 from numpy.typing import NDArray
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from kiloset.core.models import Embedder, Silent  # noqa: E402
-from kiloset.core.table import full_instruction, table_of  # noqa: E402
-from kiloset.engines.embedded import model_identity, model_path  # noqa: E402
-from kiloset.engines.embedder import SentenceEmbedder  # noqa: E402
-from kiloset.engines.static import StaticEmbedder  # noqa: E402
-from kiloset.filters.balance import BalanceConfig, balance  # noqa: E402
-from kiloset.filters.diversity import vendi_score  # noqa: E402
+from kiloset.core.models import Embedder, Silent
+from kiloset.core.table import full_instruction, table_of
+from kiloset.engines.embedded import model_identity, model_path
+from kiloset.engines.embedder import SentenceEmbedder
+from kiloset.engines.static import StaticEmbedder
+from kiloset.filters.balance import BalanceConfig, balance
+from kiloset.filters.diversity import vendi_score
 
 MODEL = "embedded:all-minilm-l6-v2"
 WORDS = 36
 SLOW, FAST = 256, 40_000
 """Texts a round, so that a round takes about three seconds with either."""
-SEEDS = 5
-"""Selections by the same embedder, or at random, whose overlaps are averaged."""
+SELECTIONS = 5
+"""Selections of each kind, with different seeds, whose overlaps are averaged."""
 
 
 @contextmanager
@@ -58,15 +56,15 @@ def empty_cache() -> Iterator[None]:
             os.environ["KILOSET_CACHE"] = before
 
 
-def drawn_texts(number: int, rng: random.Random) -> list[str]:
+def draw_texts(number: int, rng: random.Random) -> list[str]:
     """Draw texts from the words of the bundled seeds, each as often as it is written there."""
-    rows = map(json.loads, (ROOT / "seeds" / "seeds.jsonl").read_text(encoding="utf-8").splitlines())
+    rows = map(json.loads, SEED_FILE.read_text(encoding="utf-8").splitlines())
     words = [word for row in rows for word in f"{row['instruction']} {row['response']}".split()]
     return [" ".join(rng.choices(words, k=WORDS)) for _ in range(number)]
 
 
-def texts_a_second(embedder: Embedder, texts: Sequence[str]) -> tuple[float, float]:
-    """Return texts a second, and texts a second of all cores."""
+def speed_of(embedder: Embedder, texts: Sequence[str]) -> tuple[float, float]:
+    """Return texts per second, and texts per CPU second of all cores."""
     wall, cpu = time.perf_counter(), time.process_time()
     embedder.embed(texts)
     return len(texts) / (time.perf_counter() - wall), len(texts) / (time.process_time() - cpu)
@@ -76,68 +74,57 @@ def compare_speed(slow: Embedder, fast: Embedder, rounds: int) -> None:
     rng = random.Random(0)
     ratios = []
     for embedder in (slow, fast):
-        embedder.embed(drawn_texts(64, rng))
+        embedder.embed(draw_texts(64, rng))
     for number in range(rounds):
-        first, one = texts_a_second(slow, drawn_texts(SLOW, rng))
-        second, other = texts_a_second(fast, drawn_texts(FAST, rng))
+        first, one = speed_of(slow, draw_texts(SLOW, rng))
+        second, other = speed_of(fast, draw_texts(FAST, rng))
         ratios.append((second / first, other / one))
-        print(f"  round {number + 1}: {first:.0f} and {second:.0f} texts/s, {one:.0f} and {other:.0f} a CPU second")
-    print(f"figure least_ratio {min(ratio for ratio, _ in ratios):.0f} of {rounds} rounds")
-    print(f"figure cpu_ratio {statistics.median(ratio for _, ratio in ratios):.0f}")
-    print(f"ratio static_embedder {statistics.median(ratio for ratio, _ in ratios):.0f}")
+        print(f"  round {number + 1}: {first:.0f} and {second:.0f} texts/s, {one:.0f} and {other:.0f} per CPU second")
+    figure("least_ratio", f"{min(wall for wall, _ in ratios):.0f}", f"of {rounds} rounds")
+    figure("cpu_ratio", f"{statistics.median(cpu for _, cpu in ratios):.0f}")
+    ratio("static_embedder", statistics.median(wall for wall, _ in ratios), 0)
 
 
-class Given:
-    """An embedder whose vectors are given."""
-
-    identity, is_costly = "given", False
-
-    def __init__(self, vectors: NDArray[np.float32]) -> None:
-        """Hold the vectors of a table's rows."""
-        self.vectors = vectors
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return them."""
-        assert len(texts) == len(self.vectors)
-        return self.vectors
-
-
-def selected(table: pl.DataFrame, vectors: NDArray[np.float32], select: int, selector: str, seed: int) -> set[int]:
-    """Return the places of the rows that balance keeps."""
+def select_rows(table: pl.DataFrame, vectors: NDArray[np.float32], select: int, selector: str, seed: int) -> set[int]:
+    """Return the positions of the selected rows."""
     config = BalanceConfig(selector=selector, reserve=0.0)  # type: ignore[arg-type]
-    kept = balance(table, Given(vectors), {"all": select}, config, seed=seed, seeds_in_set=False, fill=False).kept
+    kept = balance(
+        table, FixedEmbedder(vectors), {"all": select}, config, seed=seed, seeds_in_set=False, fill=False
+    ).kept
     assert kept.height == select
     return {int(id[1:]) for id in kept["id"]}
 
 
 def compare_selections(path: Path, slow: Embedder, fast: Embedder) -> None:
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    given = [{"instruction": row["instruction"], "input": row["input"], "response": row["output"]} for row in rows]
-    made = {"category": "all", "source": "generated"}
-    table = table_of([{"id": f"g{at:05d}", **row, **made} for at, row in enumerate(given)])
+    columns = {"instruction": "instruction", "input": "input", "response": "output"}
+    table = table_of([
+        {"id": f"g{at:05d}", "category": "all", "source": "generated", **{name: row[key] for name, key in columns.items()}}
+        for at, row in enumerate(rows)
+    ])  # fmt: skip
     table = table.with_columns(quality=pl.col("response").str.count_matches(r"\S+").cast(pl.Float64))
     texts, select = full_instruction(table), table.height // 10
     spaces = {"minilm": slow.embed(texts), "static": fast.embed(texts)}
-    by = {
-        name: [selected(table, vectors, select, "balanced", seed) for seed in range(SEEDS)]
+    selections = {
+        name: [select_rows(table, vectors, select, "balanced", seed) for seed in range(SELECTIONS)]
         for name, vectors in spaces.items()
     }
-    by["quality"] = [selected(table, spaces["minilm"], select, "quality", 0)]
-    by["random"] = [selected(table, spaces["minilm"], select, "random", seed) for seed in range(SEEDS)]
+    selections["quality"] = [select_rows(table, spaces["minilm"], select, "quality", 0)]
+    selections["random"] = [select_rows(table, spaces["minilm"], select, "random", seed) for seed in range(SELECTIONS)]
     print(f"  {select} of {table.height} rows; overlaps are fractions of {select}")
-    print(f"figure selection_overlap {overlap(by['minilm'], by['static']):.3f}")
-    print(f"figure selection_overlap_other_seed {overlap(by['minilm'], by['minilm']):.3f}")
-    print(f"figure selection_overlap_quality_only {overlap(by['minilm'], by['quality']):.3f}")
-    print(f"figure selection_overlap_random {overlap(by['random'], by['random']):.3f}")
+    figure("selection_overlap", f"{overlap(selections['minilm'], selections['static']):.3f}", "fraction")
+    figure("selection_overlap_other_seed", f"{overlap(selections['minilm'], selections['minilm']):.3f}", "fraction")
+    figure("selection_overlap_quality_only", f"{overlap(selections['minilm'], selections['quality']):.3f}", "fraction")
+    figure("selection_overlap_random", f"{overlap(selections['random'], selections['random']):.3f}", "fraction")
     for space, vectors in spaces.items():
-        for name, choices in by.items():
+        for name, choices in selections.items():
             score = statistics.mean(vendi_score(vectors[sorted(choice)]) for choice in choices)
-            print(f"figure vendi_in_{space}_of_{name} {score:.1f} rows")
+            figure(f"vendi_in_{space}_of_{name}", f"{score:.1f}", "rows")
 
 
-def overlap(some: Sequence[set[int]], others: Sequence[set[int]]) -> float:
-    """Return the mean share of rows in common over all pairs of one selection each, none with itself."""
-    pairs = [(one, other) for one in some for other in others if one is not other]
+def overlap(first: Sequence[set[int]], second: Sequence[set[int]]) -> float:
+    """Return the mean share of common rows over all pairs of a selection of each list; no selection is paired with itself."""
+    pairs = [(one, other) for one in first for other in second if one is not other]
     return statistics.mean(len(one & other) / len(one) for one, other in pairs)
 
 
@@ -153,7 +140,7 @@ def main() -> None:
     with empty_cache():
         started = time.perf_counter()
         fast.embed(["Distilled with the first text."])
-        print(f"figure distillation {time.perf_counter() - started:.0f} s")
+        figure("distillation", f"{time.perf_counter() - started:.0f}", "s")
     if options.selection:
         compare_selections(options.selection, slow, fast)
     compare_speed(slow, fast, options.rounds)

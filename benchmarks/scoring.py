@@ -1,40 +1,38 @@
-"""How fast are responses scored, and in how much memory? Against batches of 16 in the order given, padded, full logits.
+"""Compare the speed and memory of scoring responses with padded batches of 16 and full logits.
 
-That is what a loop over a data loader does, and what most scripts do that measure perplexity. Each side in a process of
-its own, in turn; loading is not timed. Tokens are those of prompts and responses, padding not counted, and the same for
-both. The largest difference between the two in nats per token is told, and the share of the arithmetic that this machine
-does in one large float32 matrix product.
+A loop over a data loader works with such batches, and so do most scripts that measure perplexity. Each side runs in a process of
+its own, in turn; loading is not timed. Tokens are those of prompts and responses without padding, the same for both sides. The
+benchmark also prints the largest difference of the two sides in nats per token, and the share of the floating-point operations
+that this machine performs in one large float32 matrix product.
 
     python benchmarks/scoring.py [--data rows.jsonl] [--rows 200] [--rounds 3]
 
-The data are JSON lines with instruction, input and output; without, the bundled seeds.
+The data are JSON lines with instruction, input and output; by default the bundled seeds.
 """
 
 import argparse
 import json
-import resource
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from harness import SEEDS, figure, peak_mib, ratio, run_child
 
-from kiloset.core.loading import load_model, load_tokenizer  # noqa: E402
-from kiloset.core.models import tokenize_example  # noqa: E402
-from kiloset.core.table import full_instruction  # noqa: E402
-from kiloset.data.examples import load_seeds  # noqa: E402
-from kiloset.engines.embedded import model_path  # noqa: E402
-from kiloset.engines.scorer import TransformersScorer  # noqa: E402
+from kiloset.core.loading import load_model, load_tokenizer
+from kiloset.core.models import tokenize_example
+from kiloset.core.table import full_instruction
+from kiloset.data.examples import load_seeds
+from kiloset.engines.embedded import model_path
+from kiloset.engines.scorer import TransformersScorer
 
 BATCH = 16
 LONGEST = 2048
+MODEL = "embedded:smollm2-135m-instruct"
+SIDES = ("naive", "ours")
 
 
-def rows_of(path: Path, rows: int) -> tuple[list[Any], list[str]]:
+def read_rows(path: Path, rows: int) -> tuple[list[Any], list[str]]:
     table = load_seeds(str(path), license="unknown", table="data").head(rows)
     return [[{"role": "user", "content": turn}] for turn in full_instruction(table)], table["response"].to_list()
 
@@ -69,12 +67,12 @@ def ours(path: str, prompts: list[Any], responses: list[str]) -> tuple[float, li
     scorer = TransformersScorer(path, "x", LONGEST)
     scorer._model()
     started = time.perf_counter()
-    found = sorted(scorer.logprobs(prompts, responses))
-    return time.perf_counter() - started, [nats / tokens for _, nats, tokens in found]
+    scores = sorted(scorer.logprobs(prompts, responses))
+    return time.perf_counter() - started, [nats / tokens for _, nats, tokens in scores]
 
 
 def peak_flops() -> float:
-    """Return the floating-point operations a second of one large float32 product, the best of five."""
+    """Return the floating-point operations per second of one large float32 product, the best of five."""
     import torch
 
     a = torch.randn(2048, 2048)
@@ -86,56 +84,51 @@ def peak_flops() -> float:
     return best
 
 
-def child(side: str, data: Path, rows: int) -> None:
-    path = model_path("embedded:smollm2-135m-instruct", "models.base")
-    seconds, means = {"naive": naive, "ours": ours}[side](path, *rows_of(data, rows))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": seconds, "means": means, "peak": peak}))
-
-
-def run(side: str, data: Path, rows: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--side", side, "--data", str(data), "--rows", str(rows)]
-    ran = subprocess.run(command, capture_output=True, text=True)
-    if ran.returncode:
-        raise SystemExit(ran.stderr[-2000:])
-    found: dict[str, Any] = json.loads(ran.stdout.strip().splitlines()[-1])
-    return found
+def run_side(side: str, data: Path, rows: int) -> None:
+    path = model_path(MODEL, "models.base")
+    seconds, means = {"naive": naive, "ours": ours}[side](path, *read_rows(data, rows))
+    print(json.dumps({"seconds": seconds, "means": means, "peak": peak_mib()}))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=ROOT / "seeds" / "seeds.jsonl")
+    parser.add_argument("--data", type=Path, default=SEEDS)
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--side", choices=("naive", "ours"), help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        child(options.side, options.data, options.rows)
+        run_side(options.side, options.data, options.rows)
         return
-    path = Path(model_path("embedded:smollm2-135m-instruct", "models.base"))
+    path = Path(model_path(MODEL, "models.base"))
     tokenizer, model = load_tokenizer(path), load_model(path)
-    examples = [tokenize_example(tokenizer, *pair) for pair in zip(*rows_of(options.data, options.rows), strict=True)]
+    pairs = zip(*read_rows(options.data, options.rows), strict=True)
+    examples = [tokenize_example(tokenizer, *pair) for pair in pairs]
     tokens, answers = sum(len(p) + len(r) for p, r in examples), sum(len(r) for _, r in examples)
     head = model.get_output_embeddings().weight.numel()
     flops = 2 * (model.num_parameters() - head) * tokens + 2 * head * answers  # attention, some percent, not counted
-    ratios, speeds, peaks, furthest = [], [], [], 0.0
+    rounds: list[dict[str, dict[str, Any]]] = []
+    largest = 0.0
     for number in range(options.rounds):
-        found = {side: run(side, options.data, options.rows) for side in ("naive", "ours")}
-        ratios.append(found["naive"]["seconds"] / found["ours"]["seconds"])
-        speeds.append(tokens / found["ours"]["seconds"])
-        peaks.append((found["naive"]["peak"], found["ours"]["peak"]))
-        pairs = zip(found["naive"]["means"], found["ours"]["means"], strict=True)
-        furthest = max(furthest, *(abs(a - b) for a, b in pairs))
-        told = ", ".join(
-            f"{side} {tokens / one['seconds']:.0f} tokens/s, {one['peak']:.0f} MiB" for side, one in found.items()
+        sides = {
+            side: run_child([__file__, "--side", side, "--data", options.data, "--rows", options.rows])
+            for side in SIDES
+        }
+        rounds.append(sides)
+        largest = max(
+            largest, *(abs(a - b) for a, b in zip(sides["naive"]["means"], sides["ours"]["means"], strict=True))
         )
-        print(f"round {number + 1}: {len(examples)} rows, {tokens} tokens, {told}, ratio {ratios[-1]:.2f}", flush=True)
-    print(f"figure scoring_tokens_per_second {statistics.median(speeds):.0f} tokens/s")
-    print(f"figure scoring_share_of_peak {flops / tokens * statistics.median(speeds) / peak_flops():.2f} fraction")
-    print(f"figure naive_peak_memory {max(peak for peak, _ in peaks):.0f} MiB")
-    print(f"figure scoring_peak_memory {max(peak for _, peak in peaks):.0f} MiB")
-    print(f"figure largest_difference {furthest:.2e} nats/token")
-    print(f"ratio naive {statistics.median(ratios):.2f}")
+        speeds = (
+            f"{side} {tokens / one['seconds']:.0f} tokens/s, {one['peak']:.0f} MiB" for side, one in sides.items()
+        )
+        print(f"round {number + 1}: {len(examples)} rows, {tokens} tokens, {', '.join(speeds)}", flush=True)
+    speed = statistics.median(tokens / sides["ours"]["seconds"] for sides in rounds)
+    figure("scoring_tokens_per_second", f"{speed:.0f}", "tokens/s")
+    figure("scoring_share_of_peak", f"{flops / tokens * speed / peak_flops():.2f}", "fraction")
+    figure("naive_peak_memory", f"{max(sides['naive']['peak'] for sides in rounds):.0f}", "MiB")
+    figure("scoring_peak_memory", f"{max(sides['ours']['peak'] for sides in rounds):.0f}", "MiB")
+    figure("largest_difference", f"{largest:.2e}", "nats/token")
+    ratio("naive", statistics.median(sides["naive"]["seconds"] / sides["ours"]["seconds"] for sides in rounds))
 
 
 if __name__ == "__main__":

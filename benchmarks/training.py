@@ -1,30 +1,30 @@
-"""How fast does LoRA training go, in how much memory, and does it learn the same? Against TRL's SFTTrainer.
+"""Compare LoRA training with TRL's SFTTrainer: speed, memory, and whether both learn the same.
 
-Three sides, each in a process of its own, in turn: ours; TRL at its defaults; TRL at the best of the settings it offers
-on a CPU (`SETTINGS`: each is tried for a few steps first, and the fastest of them takes part in the rounds).
+Three sides run in turn, each in a process of its own: ours; TRL at its defaults; TRL at the best of the settings that it offers on a
+CPU (`SETTINGS`: each is tried for a few steps first, and the fastest takes part in the rounds).
 
     python benchmarks/training.py [--data rows.jsonl] [--rows 64] [--steps N] [--rounds 3]
     python benchmarks/training.py --curves
 
-Equal for all: the rows (the next quarter as many are held out), the adapter (rank, alpha, dropout, every linear layer),
-16 rows a step, the number of steps, AdamW, its rate, cosine and warm-up, no weight decay, clipping at 1.0, the loss on
-completions only and averaged over a step's tokens, and the precision: float32 on a CPU, so TRL's bf16=True, its default,
-is off there, and bfloat16 weights under a float32 adapter on CUDA, where TRL's bf16=True stays on. "TRL's defaults" is
-what SFTConfig says of everything else: 8 rows at once, gradient checkpointing, rows in random order.
+All sides share the rows (a quarter as many are held out), the adapter (rank, alpha, dropout, every linear layer), 16 rows per step,
+the number of steps, AdamW with its rate, cosine and warm-up, no weight decay, clipping at 1.0, the loss on completions only averaged
+over the tokens of a step, and the precision. The precision is float32 on a CPU, so TRL's default bf16=True is off there, and bfloat16
+weights under a float32 adapter on CUDA, where TRL's bf16=True stays on. "TRL's defaults" are the other defaults of SFTConfig: 8 rows at
+once, gradient checkpointing, rows in random order.
 
-Tokens are those of prompts and responses, padding not counted, over the wall time of the steps after the first, with
-fetching batches and logging; loading, tokenizing, validation and the first step are not timed. TRL also trains the line
-break that the chat template puts after the end token, one token a row, and is counted it. Memory is the process's
-largest resident set (on CUDA, what was allocated) until training ended. The held-out loss is that of the saved adapter,
-loaded by PEFT, row by row with full logits, in nats per response token with its end token.
+Tokens are those of prompts and responses without padding, over the wall time of all steps but the first, which includes fetching
+batches and logging. Loading, tokenizing, validation and the first step are not timed. TRL also trains the line break that the chat
+template puts after the end token, one token per row, and is credited for it. Memory is the largest resident set of the process (on
+CUDA, the allocated memory) until training ends. The held-out loss is that of the saved adapter, loaded by PEFT, row by row with full
+logits, in nats per response token, the end token included.
 
-transformers sorts by length among `rows / 64` steps' rows, 50 at most: with few rows its `group_by_length` groups little,
-so give many rows and few steps (--rows 1600 --steps 8) to see it at its best.
+transformers sorts by length among the rows of `rows / 64` steps, at most 50. With few rows its `group_by_length` groups little; pass
+many rows and few steps (--rows 1600 --steps 8) to see it at its best.
 
---curves: without dropout, on our steps in our order and with the same start of the adapter, TRL (padded batches, and
-its padding-free ones) must give our losses, step by step; a difference of 1e-3 nats or more ends with exit status 1.
+--curves trains without dropout on our steps in our order and with the same initial adapter. TRL (padded and padding-free) must then
+give our losses step by step; a difference of 1e-3 nats or more ends with exit status 1.
 
-The data are JSON lines with instruction, input and output; without, the bundled seeds.
+The data are JSON lines with instruction, input and output; by default the bundled seeds.
 """
 
 import argparse
@@ -32,10 +32,8 @@ import json
 import math
 import os
 import random
-import resource
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -43,25 +41,24 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from harness import SEEDS, figure, peak_mib, ratio, run_child
 
-from kiloset.core.loading import load_model, load_tokenizer  # noqa: E402
-from kiloset.core.models import Silent, tokenize_example  # noqa: E402
-from kiloset.core.run import RunFolder  # noqa: E402
-from kiloset.core.table import full_instruction  # noqa: E402
-from kiloset.data.examples import load_seeds  # noqa: E402
-from kiloset.engines.embedded import model_path  # noqa: E402
-from kiloset.train.data import Example, planned  # noqa: E402
-from kiloset.train.fitting import CLIP  # noqa: E402
-from kiloset.train.lora import train  # noqa: E402
-from kiloset.train.settings import TrainConfig  # noqa: E402
+from kiloset.core.loading import load_model, load_tokenizer
+from kiloset.core.models import Silent, tokenize_example
+from kiloset.core.run import RunFolder
+from kiloset.core.table import full_instruction
+from kiloset.data.examples import load_seeds
+from kiloset.engines.embedded import model_path
+from kiloset.train.data import Example, planned
+from kiloset.train.fitting import CLIP
+from kiloset.train.lora import train
+from kiloset.train.settings import TrainConfig
 
 ROWS_A_STEP = 16
 TRIED_STEPS = 3
 CLOSE = 1e-3  # nats
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
-"""What our trainer asks of glibc, for TRL's settings but its defaults: it is not TRL's to lose by."""
+"""glibc settings that our trainer applies; also applied to TRL, except at its defaults, so that TRL does not lose by them."""
 GROUPED = {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"}
 FREE = {"gradient_checkpointing": False, "padding_free": True, "max_length": None}  # no row is longer than max_length
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -76,18 +73,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "padding-free-4": {**FREE, "per_device_train_batch_size": 4},
     "padding-free-2": {**FREE, "per_device_train_batch_size": 2},
 }
-"""What SFTConfig is given beyond what is equal for all.
+"""Arguments of SFTConfig beyond the shared ones.
 
-Left out: packing puts a varying number of rows into a batch, so steps would not average over the same number of rows;
+Left out: packing puts a varying number of rows into a batch, so that steps would average over different numbers of rows;
 selective checkpointing and activation offloading save memory, not time; Liger and hub kernels need a GPU; the loss is
 computed in chunks and for labelled positions alone by default; torch_compile compiles again for new lengths.
 """
 
 
 def rows_of(data: Path, rows: int, longest: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Return `(prompt, response)` pairs of at most `longest` tokens: those to train on, and those held out.
+    """Return `(prompt, response)` pairs of at most `longest` tokens: training rows and held-out rows.
 
-    Drawn from the whole file: one sorted by category, as the seeds are, would have other categories held out.
+    The rows are drawn from the whole file: in a file sorted by category, like the seeds, the held-out rows would have other categories.
     """
     held_out = max(1, rows // 4)
     table = load_seeds(str(data), license="unknown", table="data")
@@ -123,12 +120,12 @@ def steps_of(rows: list[tuple[str, str]], config: TrainConfig) -> list[list[Exam
 
 
 class Clock(Silent):
-    """A progress that notes when each step ended."""
+    """A progress that records the time at which each step ends."""
 
-    ends: list[float] = []  # noqa: RUF012 one clock a process
+    ends: list[float] = []  # noqa: RUF012 one clock per process
 
     def advance(self, amount: int = 1, note: str = "") -> None:  # noqa: ARG002
-        """Note the time; the trainer also advances by the steps it need not take again, none here."""
+        """Record the time. The trainer also advances by the steps of a checkpoint; here there are none."""
         if amount:
             self.ends.append(time.perf_counter())
 
@@ -211,7 +208,7 @@ def turns_of(rows: list[tuple[str, str]]) -> dict[str, list[Any]]:
 
 
 def held_out_loss(adapter: Path, rows: list[tuple[str, str]]) -> float:
-    """Return the loss of a saved adapter in nats per response token; nothing here is the trainer's own."""
+    """Return the loss of a saved adapter in nats per response token, computed without code of the trainer."""
     import torch
     from peft import PeftModel
 
@@ -227,17 +224,15 @@ def held_out_loss(adapter: Path, rows: list[tuple[str, str]]) -> float:
     return total / counted
 
 
-def peak_mib() -> float:
+def peak() -> float:
+    """Return the peak memory of training in MiB: allocated on CUDA, resident otherwise."""
     import torch
 
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else peak_mib()
 
 
 def as_planned(steps: list[list[Example]]) -> dict[str, list[Any]]:
-    """Return the rows of all steps, in order, tokenized as TRL takes them."""
+    """Return the rows of all steps, in order, in the tokenized form that TRL accepts."""
     rows = [example for step in steps for example in step]
     return {
         "input_ids": [[*row.prompt, *row.response] for row in rows],
@@ -257,29 +252,21 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
             result = trl(folder, as_planned(steps_of(training, config)), config, settings)
         else:
             result = trl(folder, turns_of(training), config, SETTINGS[options.side])
-        result["peak"] = peak_mib()
+        result["peak"] = peak()
         result["held_out"] = held_out_loss(folder / "adapter", held_out)
     return result
 
 
-class SideFailed(SystemExit):
-    """A side's process ended badly; the message says how."""
-
-
 def run(side: str, options: argparse.Namespace, steps: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--side", side, "--data", str(options.data), "--rows", str(options.rows)]
-    command += ["--steps", str(steps), *(["--curves"] if options.curves else [])]
+    command = [__file__, "--side", side, "--data", options.data, "--rows", options.rows, "--steps", steps]
     malloc = {} if side == "defaults" else KEEP_FREED_MEMORY
-    ran = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **malloc})
-    if ran.returncode:
-        raise SideFailed(f"{side}: exit status {ran.returncode} (-9: out of memory?) {ran.stderr[-2000:]}")
-    found: dict[str, Any] = json.loads(ran.stdout.strip().splitlines()[-1])
-    found["rate"] = found["tokens"] / found["seconds"]
-    return found
+    result = run_child([*command, *(["--curves"] if options.curves else [])], env={**os.environ, **malloc})
+    result["rate"] = result["tokens"] / result["seconds"]
+    return result
 
 
-def told(found: dict[str, Any]) -> str:
-    return f"{found['rate']:.1f} tokens/s, {found['peak']:.0f} MiB, held-out loss {found['held_out']:.4f}"
+def summary(result: dict[str, Any]) -> str:
+    return f"{result['rate']:.1f} tokens/s, {result['peak']:.0f} MiB, held-out loss {result['held_out']:.4f}"
 
 
 def compare_speed(options: argparse.Namespace) -> None:
@@ -288,10 +275,10 @@ def compare_speed(options: argparse.Namespace) -> None:
         if name != "defaults":
             try:
                 tried[name] = run(name, options, min(TRIED_STEPS, options.steps))
-            except SideFailed as error:  # one that needs too much memory does not end the others; it is told
+            except SystemExit as error:  # a setting that needs too much memory does not end the benchmark
                 print(f"trl {name}: FAILED, left out: {error}", flush=True)
             else:
-                print(f"trl {name}: {told(tried[name])}", flush=True)
+                print(f"trl {name}: {summary(tried[name])}", flush=True)
     if not tried:
         raise SystemExit("none of TRL's settings could be run, so there is nothing to compare with")
     best = max(tried, key=lambda name: tried[name]["rate"])
@@ -302,14 +289,15 @@ def compare_speed(options: argparse.Namespace) -> None:
         rounds.append({})
         for name, side in sides.items():
             rounds[-1][name] = run(side, options, options.steps)
-            print(f"round {number + 1}: {name}: {told(rounds[-1][name])}", flush=True)
+            print(f"round {number + 1}: {name}: {summary(rounds[-1][name])}", flush=True)
     for name in sides:
         slug = name.replace("-", "_")
-        print(f"figure {slug}_tokens_per_second {statistics.median(r[name]['rate'] for r in rounds):.1f} tokens/s")
-        print(f"figure {slug}_peak_memory {max(r[name]['peak'] for r in rounds):.0f} MiB")
-        print(f"figure {slug}_held_out_loss {statistics.median(r[name]['held_out'] for r in rounds):.4f} nats/token")
+        rate, held_out = (statistics.median(r[name][key] for r in rounds) for key in ("rate", "held_out"))
+        figure(f"{slug}_tokens_per_second", f"{rate:.1f}", "tokens/s")
+        figure(f"{slug}_peak_memory", f"{max(r[name]['peak'] for r in rounds):.0f}", "MiB")
+        figure(f"{slug}_held_out_loss", f"{held_out:.4f}", "nats/token")
     for name in ("trl", "trl-best"):
-        print(f"ratio {name} {statistics.median(r['ours']['rate'] / r[name]['rate'] for r in rounds):.2f}")
+        ratio(name, statistics.median(r["ours"]["rate"] / r[name]["rate"] for r in rounds))
 
 
 def compare_curves(options: argparse.Namespace) -> None:
@@ -322,15 +310,15 @@ def compare_curves(options: argparse.Namespace) -> None:
             print(f"step {number}: ours {a:.6f}, trl {name} {b:.6f}, difference {a - b:+.1e}")
             differences.append(abs(a - b))
         print(f"held-out loss: ours {mine['held_out']:.6f}, trl {name} {theirs['held_out']:.6f}", flush=True)
-    furthest = math.nan if any(map(math.isnan, differences)) else max(differences)  # max() may pass over a NaN
-    print(f"figure curves {furthest:.2e} nats")
-    if not furthest < CLOSE:
+    largest = math.nan if any(map(math.isnan, differences)) else max(differences)  # max() may pass over a NaN
+    figure("curves", f"{largest:.2e}", "nats")
+    if not largest < CLOSE:
         raise SystemExit(1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=ROOT / "seeds" / "seeds.jsonl")
+    parser.add_argument("--data", type=Path, default=SEEDS)
     parser.add_argument("--rows", type=int, default=64, help="rows to train on")
     parser.add_argument("--steps", type=int, help="steps of 16 rows; one pass over the rows when left out")
     parser.add_argument("--rounds", type=int, default=3)
@@ -343,7 +331,7 @@ def main() -> None:
     if options.side:
         print(json.dumps(child(options)))
         return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # else the child, with its gigabytes, goes on
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # otherwise the child process keeps running
     if find_spec("trl") is None:
         raise SystemExit("TRL is missing; install it with `pip install --no-deps trl==1.16.0`")
     (compare_curves if options.curves else compare_speed)(options)
