@@ -1,15 +1,10 @@
-"""How the progress of generation is shown: its speed and time left, as one line or as a table by category."""
+"""The speed of generation, its time left, and its state in one line."""
 
 import time
 from bisect import bisect_right
 from collections.abc import Callable
 
-from rich.console import RenderableType
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
-
-from kiloset.cli.text import duration, printable
+from kiloset.cli.text import duration
 from kiloset.core.progress import GenerationProgress
 
 WINDOW = 60.0
@@ -83,63 +78,25 @@ def generation_line(throughput: Throughput) -> str:
     """Return the state of generation in one line, with the categories furthest behind."""
     if (progress := throughput.progress) is None:
         return ""
-    short = progress.furthest_behind()
-    named = [f"{name} {progress.accepted.get(name, 0)}/{progress.wanted[name]}" for name in short[:NAMED]]
-    more = [f"{len(short) - NAMED} more"] if len(short) > NAMED else []
-    behind = [f"behind: {', '.join([*named, *more])}"] if named else []
-    return f"generate: {', '.join([*(fact for line in _facts(throughput, progress) for fact in line), *behind])}"
-
-
-def generation_view(throughput: Throughput, rows: int) -> list[RenderableType]:
-    """Return a table with a bar for each category, at most `rows` of them, furthest behind first, and the facts below."""
-    if (progress := throughput.progress) is None:
-        return []
-    names = list(progress.wanted)
-    if len(names) > rows:
-        behind = progress.furthest_behind()
-        names = [*behind, *(name for name in names if name not in set(behind))][:rows]
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("category", no_wrap=True, overflow="ellipsis", max_width=32)
-    table.add_column("")
-    for heading in ("accepted", "target", "yield", "requested"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name in names:
-        wanted, accepted = progress.wanted[name], progress.accepted.get(name, 0)
-        requested = progress.requested.get(name, 0)
-        bar = ProgressBar(total=max(wanted, 1), completed=min(accepted, wanted) if wanted else 1, width=20)
-        rate = f"{accepted / requested:.2f}" if requested else "?"
-        table.add_row(Text(printable(name)), bar, str(accepted), str(wanted), rate, str(requested))
-    view: list[RenderableType] = [table]
-    if others := progress.wanted.keys() - set(names):
-        wanted, missing = (sum(counts[name] for name in others) for counts in (progress.wanted, progress.missing))
-        view.append(Text(f"and {len(others)} more categories: {wanted - missing}/{wanted}", style="dim"))
-    facts = [line for line in _facts(throughput, progress) if line]
-    return [*view, *(Text("   ".join(line), no_wrap=True, overflow="ellipsis") for line in facts)]
-
-
-def _facts(throughput: Throughput, progress: GenerationProgress) -> list[list[str]]:
-    """Return the totals, grouped as the lines of a terminal."""
-    rate, seconds_left, overall = progress.rate, throughput.seconds_left(), throughput.overall()
-    tokens = progress.prompt_tokens + progress.completion_tokens
-    speed = f"{_speed(throughput.recent())} written tokens/s"
-    about = "" if seconds_left is None else "about "
-    ahead = [f"{about}{duration(seconds_left)} left"] if any(progress.missing.values()) else []
-    return [
-        [
-            f"wave {progress.wave}", f"{progress.done}/{sum(progress.wanted.values())} candidates",
-            f"yield {'?' if rate is None else f'{rate:.2f}'}", f"after {duration(throughput.seconds())}", *ahead,
-        ],
-        [
-            speed if overall is None else f"{speed} ({_speed(overall)} overall)", f"{tokens:,} tokens",
-            f"{progress.in_flight} in flight",
-        ],
-        [f"{name} {_amount(name, spent)}/{_amount(name, limit)}" for name, (spent, limit) in progress.budget.items()],
+    recent, overall, seconds_left = throughput.recent(), throughput.overall(), throughput.seconds_left()
+    facts = [
+        f"generate: wave {progress.wave}", f"{progress.done}/{sum(progress.wanted.values())} candidates",
+        f"yield {'?' if progress.rate is None else f'{progress.rate:.2f}'}", f"after {duration(throughput.seconds())}",
     ]  # fmt: skip
+    if any(progress.missing.values()):
+        facts.append(f"{'' if seconds_left is None else 'about '}{duration(seconds_left)} left")
+    facts.append(
+        f"{_speed(recent)} written tokens/s" + (f" ({_speed(overall)} overall)" if overall is not None else "")
+    )
+    facts += [f"{progress.prompt_tokens + progress.completion_tokens:,} tokens", f"{progress.in_flight} in flight"]
+    for name, (spent, limit) in progress.budget.items():
+        facts.append(f"{name} {spent:.2f}/{limit:.2f}" if name == "hours" else f"{name} {spent:,.0f}/{limit:,.0f}")
+    if short := progress.furthest_behind():
+        named = [f"{name} {progress.accepted.get(name, 0)}/{progress.wanted[name]}" for name in short[:NAMED]]
+        more = [f"{len(short) - NAMED} more"] if len(short) > NAMED else []
+        facts.append(f"behind: {', '.join([*named, *more])}")
+    return ", ".join(facts)
 
 
 def _speed(speed: float | None) -> str:
     return "?" if speed is None else f"{speed:,.0f}" if speed >= 10 else f"{speed:.1f}"
-
-
-def _amount(name: str, value: float) -> str:
-    return f"{value:.2f}" if name == "hours" else f"{value:,.0f}"

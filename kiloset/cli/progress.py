@@ -10,17 +10,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol, TextIO
+from typing import Any, Literal, TextIO
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Task, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-from kiloset.cli.generation import NAMED, Throughput, generation_line, generation_view
+from kiloset.cli.generation import NAMED, Throughput, generation_line
 from kiloset.cli.text import printable
 from kiloset.core.errors import KilosetError
-from kiloset.core.progress import GenerationProgress, Progress
+from kiloset.core.progress import GenerationProgress
 
 Mode = Literal["auto", "live", "lines", "json", "none"]
 
@@ -37,21 +37,8 @@ Clock = Callable[[], float]
 logger = logging.getLogger("kiloset")
 
 
-class Display(Progress, Protocol):
-    """Shows the progress, the messages and the result of a command."""
-
-    def message(self, record: logging.LogRecord) -> None:
-        """Show a message of the logger `kiloset`."""
-
-    def result(self, facts: Mapping[str, Any]) -> None:
-        """Report the result to a program."""
-
-    def close(self) -> None:
-        """Write what is still pending and clear what was drawn."""
-
-
 @contextmanager
-def progress_on_stderr(mode: Mode) -> Iterator[Display]:
+def progress_on_stderr(mode: Mode) -> "Iterator[Display]":
     """Show progress and the messages of the logger `kiloset` on stderr until the block ends.
 
     `auto` is `live` on a terminal and `lines` elsewhere. With `json`, everything on stderr is an event: Python code that
@@ -77,7 +64,7 @@ def progress_on_stderr(mode: Mode) -> Iterator[Display]:
 
 
 @contextmanager
-def _logged_to(display: Display) -> Iterator[Display]:
+def _logged_to(display: "Display") -> "Iterator[Display]":
     """Send the messages of the logger `kiloset` to a display alone, and close the display at the end."""
     handler = logging.Handler()
     handler.emit = display.message  # type: ignore[method-assign]
@@ -93,60 +80,71 @@ def _logged_to(display: Display) -> Iterator[Display]:
         logger.propagate = True
 
 
-class _Drawing(RichProgress):
-    """A progress bar, or the table of generation, redrawn in place; where `disable` is set, only a counter."""
+class _Bars(RichProgress):
+    """Progress bars with the state of generation below; with `disable` they only count."""
 
     generation: Throughput | None = None
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """Return what is drawn."""
+        yield from super().get_renderables()
         if self.generation is not None:
-            yield from generation_view(self.generation, rows=max(NAMED, self.console.size.height - MARGIN_LINES))
-        if self.tasks:
-            yield self.make_tasks_table(self.tasks)
+            yield Text(printable(generation_line(self.generation)))
 
 
 class ConsoleProgress:
-    """Shows a phase, or generation, redrawn in place or in a line every 30 s, and leaves a line at its end."""
+    """Shows a phase, or the categories of generation, redrawn in place or as a line every 30 s, and a line at the end."""
 
     def __init__(self, console: Console, *, live: bool, clock: Clock = time.monotonic) -> None:
         """Write to this console; `live` redraws it, which needs a terminal."""
         self._console, self._live, self._clock = console, live, clock
-        self._drawing: _Drawing | None = None
+        self._bars: _Bars | None = None
         self._printed = 0.0
 
     def begin(self, label: str, total: int) -> None:
         """Start a bar."""
-        self._open().add_task(printable(label), total=total, rate="", note="")
+        self._open().add_task(printable(label), total=total, note="", text="")
 
     def advance(self, amount: int = 1, note: str = "") -> None:
         """Move the bar."""
-        if self._drawing is not None and (task := next(iter(self._drawing.tasks), None)) is not None:
-            self._drawing.update(task.id, advance=amount, note=printable(note))
-            self._drawing.update(task.id, rate=_rate(task))
-            if task.completed and self._is_due():
-                seconds = (task.remaining or 0) * (task.elapsed or 0) / task.completed
-                self._print(_phase_line(task, f"{seconds:.0f} s left"))
+        if (bars := self._bars) is not None and bars.generation is None:
+            (task,) = bars.tasks
+            bars.update(task.id, advance=amount, note=printable(note))
+            seconds = (task.remaining or 0) * (task.elapsed or 0) / max(task.completed, 1)
+            bars.update(task.id, text=_facts(task, f"{seconds:.0f} s left"))
+            if self._is_due():
+                self._print(f"{task.description}: {task.completed:.0f}/{task.total:.0f}, {task.fields['text']}")
 
     def end(self) -> None:
         """Replace what is drawn by one line."""
-        if (drawing := self._drawing) is None:
+        if (bars := self._bars) is None:
             return
-        self._drawing = None
-        drawing.stop()
-        if drawing.generation is not None:
-            self._print(generation_line(drawing.generation))
-        for task in drawing.tasks:
-            self._print(_phase_line(task, f"{task.elapsed or 0:.0f} s"))
+        self._bars = None
+        bars.stop()
+        if bars.generation is not None:
+            self._print(generation_line(bars.generation))
+        else:
+            (task,) = bars.tasks
+            facts = _facts(task, f"{task.elapsed or 0:.0f} s")
+            self._print(f"{task.description}: {task.completed:.0f}/{task.total:.0f}, {facts}")
 
     def update_generation(self, progress: GenerationProgress) -> None:
-        """Take the new state; it is drawn with the next redraw."""
-        throughput = None if self._drawing is None else self._drawing.generation
-        if throughput is None:
-            throughput = self._open().generation = Throughput(self._clock)
-        throughput.add(progress)
+        """Move the bars of the categories."""
+        bars = self._bars
+        if bars is None or bars.generation is None:
+            bars = self._open()
+            bars.generation = Throughput(self._clock)
+            for name in progress.wanted:
+                bars.add_task(printable(name), text="")
+        bars.generation.add(progress)
+        most = max(NAMED, self._console.size.height - MARGIN_LINES)
+        visible = set([*progress.furthest_behind(), *progress.wanted][:most])
+        for task, (name, wanted) in zip(bars.tasks, progress.wanted.items(), strict=True):
+            accepted, requested = progress.accepted.get(name, 0), progress.requested.get(name, 0)
+            text = f"yield {accepted / requested:.2f} of {requested} requested" if requested else ""
+            bars.update(task.id, completed=accepted, total=wanted, text=text, visible=name in visible)
         if self._is_due():
-            self._print(generation_line(throughput))
+            self._print(generation_line(bars.generation))
 
     def message(self, record: logging.LogRecord) -> None:
         """Print a message above what is drawn."""
@@ -160,20 +158,16 @@ class ConsoleProgress:
         """Replace what is drawn by one line."""
         self.end()
 
-    def _open(self) -> _Drawing:
+    def _open(self) -> _Bars:
         self.end()
-        columns = (
-            SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=24),
-            MofNCompleteColumn(), TextColumn("{task.fields[rate]}", markup=False), TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
+        description, text = (TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[text]"))
+        self._bars = _Bars(
+            description, BarColumn(bar_width=24), MofNCompleteColumn(), text, console=self._console,
+            refresh_per_second=REDRAWS, transient=True, get_time=self._clock, disable=not self._live,
         )  # fmt: skip
-        self._drawing = _Drawing(
-            *columns, console=self._console, refresh_per_second=REDRAWS, transient=True, get_time=self._clock,
-            disable=not self._live,
-        )  # fmt: skip
-        self._drawing.start()
+        self._bars.start()
         self._printed = self._clock()
-        return self._drawing
+        return self._bars
 
     def _is_due(self) -> bool:
         if self._live or self._clock() - self._printed < LINE_SECONDS:
@@ -185,14 +179,10 @@ class ConsoleProgress:
         self._console.print(Text("  " + printable(text)), soft_wrap=True)
 
 
-def _rate(task: Task) -> str:
+def _facts(task: Task, time: str) -> str:
     seconds = task.elapsed or 0.0
-    return f"{task.completed / seconds:.1f}/s" if seconds > 0.5 else ""
-
-
-def _phase_line(task: Task, ending: str) -> str:
-    count = f"{task.description}: {task.completed:.0f}/{task.total:.0f}"
-    return ", ".join(part for part in (count, _rate(task), task.fields["note"], ending) if part)
+    rate = f"{task.completed / seconds:.1f}/s" if seconds > 0.5 else ""
+    return ", ".join(fact for fact in (rate, task.fields["note"], time) if fact)
 
 
 class JsonLines:
@@ -272,6 +262,9 @@ class JsonLines:
         # ASCII: a name cannot carry a control character, and the line is valid in whatever encoding the stream has.
         self._stream.write(json.dumps(_finite(event), ensure_ascii=True, allow_nan=False) + "\n")
         self._stream.flush()
+
+
+Display = ConsoleProgress | JsonLines
 
 
 def _finite(value: Any) -> Any:
