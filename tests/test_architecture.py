@@ -1,26 +1,29 @@
-"""The import rules of the house: who may know whom, and who owns each heavy library."""
+"""The import rules: which package may import which, which file owns each heavy library, and the table of imports."""
 
 import ast
 import re
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
+from functools import cache
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = ROOT / "kiloset"
-LINKED = ("generator", "filters", "rewrite", "train")
-"""Rooms that stand at the top of the repository and are linked into the package."""
-ROOMS = (*LINKED, "evaluation")
+from tests import draw_imports
+from tests.draw_imports import imports, modules, package_of, tree
+from tests.paths import ROOT
+
+STAGES = ("generator", "filters", "rewrite", "train", "evaluation")
+"""Packages that get models as arguments."""
 LAYERS = {
     "core": {"core"},
     "data": {"data", "core"},
     "engines": {"engines", "core"},
-    **{room: {room, "data", "core"} for room in ROOMS},
+    **{package: {package, "data", "core"} for package in STAGES},
 }
-"""Subpackages whose imports are restricted; what is not listed may import anything below `cli`."""
+"""What a package may import. A package that is not listed may import everything but `cli`."""
+CLOSES_A_CYCLE = {("kiloset.filters.minhash", "kiloset.filters.minhash_compiled")}
+"""Imports inside a function that close a cycle of modules: this one selects the engine by the size of the pool."""
 OWNERS = {
     "altair": ("audit/charts.py",),
     "vllm": ("engines/vllm.py",),
@@ -36,54 +39,61 @@ OWNERS = {
 HEAVY = {"torch", "transformers", "datasets", "scipy", "sklearn", *OWNERS}
 
 
-def _sources():
-    return sorted(path for folder in (PACKAGE, *(PACKAGE / name for name in LINKED)) for path in folder.rglob("*.py"))
+SOURCES = {module.removeprefix("kiloset."): path for module, path in modules().items()}
 
 
-def _name(path):
-    return str(path.relative_to(PACKAGE))
+def _file(module):
+    """Return the file of a module by its name in the package, `core/table.py`."""
+    path = modules()[f"kiloset.{module}"] if module != "kiloset" else modules()["kiloset"]
+    return f"{module.replace('.', '/')}{'/__init__' if path.name == '__init__.py' else ''}.py"
 
 
-def _imports(path):
-    """Yield `(imported module, whether the import stands at module level and runs)`."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    at_top = {id(node) for node in tree.body}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for name in node.names:
-                yield name.name, id(node) in at_top
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            yield node.module, id(node) in at_top
+@cache
+def _libraries(path, *, at_top=False):
+    """Return the first names of what a file imports: `torch`, `kiloset`."""
+    return {one.module.split(".")[0] for one in imports(path) if one.at_top or not at_top}
 
 
-def _top(name):
-    return name.split(".")[0]
+@pytest.mark.parametrize("module", SOURCES)
+def test_a_file_imports_only_the_packages_that_its_package_may_import(module):
+    path = SOURCES[module]
+    package = package_of(f"kiloset.{module}")
+    imported = {package_of(one.module) for one in imports(path) if one.module.startswith("kiloset.")}
+    if package in LAYERS:
+        assert imported <= LAYERS[package]
+    elif package != "cli":
+        assert "cli" not in imported
+    assert not _libraries(path) & {*LAYERS, "audit", "review", "publish", "cli"}, "imported without `kiloset.`"
 
 
-@pytest.mark.parametrize("path", _sources(), ids=_name)
-def test_a_file_imports_only_what_its_room_may(path):
-    room = _name(path).split("/")[0].removesuffix(".py")
-    ours = {name.split(".")[1] for name, _ in _imports(path) if name.startswith("kiloset.")}
-    if room in LAYERS:
-        assert ours <= LAYERS[room]
-    elif room not in ("cli", "__main__"):
-        assert "cli" not in ours
-    assert not {_top(name) for name, _ in _imports(path)} & {*LAYERS, "audit"}, "a bare import of a room"
+def test_no_import_is_relative():
+    nodes = ((module, node) for module, path in SOURCES.items() for node in ast.walk(tree(path)))
+    assert [module for module, node in nodes if isinstance(node, ast.ImportFrom) and node.level] == []
+
+
+def test_no_modules_import_each_other_in_a_cycle():
+    graph = draw_imports.module_graph()
+    assert [pair for pair in CLOSES_A_CYCLE if pair[1] not in graph[pair[0]]] == []
+    assert draw_imports.import_cycle(CLOSES_A_CYCLE) == []
+
+
+def test_the_architecture_page_shows_the_imports_between_packages():
+    page = draw_imports.PAGE.read_text(encoding="utf-8")
+    assert page == draw_imports.drawn(page), f"run `python -m tests.draw_imports`\n{draw_imports.import_table()}"
 
 
 @pytest.mark.parametrize("library", OWNERS)
 def test_a_heavy_library_has_one_owner(library):
-    users = {_name(path) for path in _sources() if library in {_top(name) for name, _ in _imports(path)}}
+    users = {_file(module) for module, path in SOURCES.items() if library in _libraries(path)}
     assert users
     assert all(user.startswith(OWNERS[library]) for user in users)
 
 
-@pytest.mark.parametrize("path", _sources(), ids=_name)
-def test_no_file_imports_a_heavy_library_when_it_is_imported(path):
-    # numba's decorators are needed at once; that file is imported only where it is used, as the next test sees.
-    allowed = {"numba"} if path.name == "minhash_compiled.py" else set()
-    assert not {_top(name) for name, at_top in _imports(path) if at_top} & HEAVY - allowed
+@pytest.mark.parametrize("module", SOURCES)
+def test_no_file_imports_a_heavy_library_when_it_is_imported(module):
+    # numba's decorators need it at once; that file is imported inside a function, which the next test checks.
+    allowed = {"numba"} if module == "filters.minhash_compiled" else set()
+    assert not _libraries(SOURCES[module], at_top=True) & HEAVY - allowed
 
 
 def test_the_command_line_starts_without_any_heavy_library():
@@ -96,8 +106,8 @@ def test_every_deliberate_error_has_a_code_of_its_own():
     names = {"KilosetError", "ConfigError", "DataError", "StageError", "ModelError", "EmptyError"}
     codes = Counter(
         node.args[0].value
-        for path in _sources()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for path in SOURCES.values()
+        for node in ast.walk(tree(path))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names
     )
     assert len(codes) > 100

@@ -30,7 +30,7 @@ HELPERS = ("__init__.py", "fakes.py", "fake_run.py", "paths.py", "seeds.jsonl")
 """The part of tests/ that runs the pipeline on fakes."""
 INNER = sorted(
     {path.name.removesuffix(".py") for path in (ROOT / "kiloset").iterdir() if (path / "__init__.py").exists()}
-    | {path.stem for path in (ROOT / "kiloset").glob("*.py")} - {"__init__"}
+    | {path.stem for path in (ROOT / "kiloset").glob("*.py")} - {"__init__", "__main__"}
 )
 """Modules and subpackages that may be imported only as `kiloset.<name>`."""
 
@@ -154,8 +154,9 @@ def test_no_inner_module_can_be_imported_without_the_package_name(installed):
     assert set(INNER) >= {"core", "engines", "evaluation", "audit", "generator", "filters", "rewrite", "train"}
 
 
-def test_the_help_is_printed(command):
-    assert "Usage: kiloset" in command("kiloset", "--help")
+def test_the_version_is_printed(command, built):
+    assert command("kiloset", "--version") == command("python", "-m", "kiloset", "--version")
+    assert f"kiloset-{command('kiloset', '--version').split()[-1]}-" in built.wheel.name
 
 
 def test_the_default_run_is_estimated(command):
