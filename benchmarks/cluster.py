@@ -135,7 +135,7 @@ def million(rows: int) -> None:
     import polars as pl
     from near_duplicates import write_texts
 
-    from kiloset.core.models import Silent
+    from kiloset.core.progress import Silent
     from kiloset.engines.settings import EngineConfig
     from kiloset.filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
     from kiloset.thinning import _table, thin

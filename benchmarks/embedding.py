@@ -28,7 +28,8 @@ from harness import SEEDS as SEED_FILE
 from harness import FixedEmbedder, figure, ratio
 from numpy.typing import NDArray
 
-from kiloset.core.models import Embedder, Silent
+from kiloset.core.models import Embedder
+from kiloset.core.progress import Silent
 from kiloset.core.table import full_instruction, table_of
 from kiloset.engines.embedded import model_identity, model_path
 from kiloset.engines.embedder import SentenceEmbedder

@@ -19,7 +19,8 @@ from pathlib import Path
 from harness import CONFIGS, ROOT, figure, ratio, run_child
 
 from kiloset.core.calls import CallStore
-from kiloset.core.models import Request, Silent, seed_of
+from kiloset.core.models import Request, seed_of
+from kiloset.core.progress import Silent
 from kiloset.engines.embedded import model_path
 from kiloset.engines.vllm import cores, cpu_environment, has_cuda
 from kiloset.models import open_models

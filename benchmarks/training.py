@@ -44,7 +44,8 @@ from typing import Any
 from harness import SEEDS, figure, peak_mib, ratio, run_child
 
 from kiloset.core.loading import load_model, load_tokenizer
-from kiloset.core.models import Silent, tokenize_example
+from kiloset.core.models import tokenize_example
+from kiloset.core.progress import Silent
 from kiloset.core.run import RunFolder
 from kiloset.core.table import full_instruction
 from kiloset.data.examples import load_seeds

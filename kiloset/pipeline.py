@@ -16,7 +16,8 @@ import polars as pl
 
 from kiloset.core.calls import CallStore
 from kiloset.core.errors import ConfigError, EmptyError
-from kiloset.core.models import Embedder, Progress
+from kiloset.core.models import Embedder
+from kiloset.core.progress import Progress
 from kiloset.core.recorded import RecordedEngine, RecordedScorer
 from kiloset.core.review import Decision, beyond, read_decisions
 from kiloset.core.run import RunFolder, code_sha256, file_sha256, machine_facts, sha256_of, write_atomically, write_text

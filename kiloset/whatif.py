@@ -14,7 +14,8 @@ import polars as pl
 
 from kiloset.core.calls import CallStore
 from kiloset.core.errors import ConfigError, DataError
-from kiloset.core.models import Capabilities, Embedder, Progress, Scorer, TextEngine
+from kiloset.core.models import Capabilities, Embedder, Scorer, TextEngine
+from kiloset.core.progress import Progress
 from kiloset.core.recorded import RecordedEngine, RecordedScorer
 from kiloset.core.review import read_decisions
 from kiloset.core.run import RunFolder

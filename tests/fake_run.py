@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from kiloset.core.config import parse
-from kiloset.core.models import Capabilities, Silent
+from kiloset.core.models import Capabilities
+from kiloset.core.progress import Silent
 from kiloset.core.run import RunFolder
 from kiloset.pipeline import read_inputs, run_pipeline
 from kiloset.settings import RunConfig

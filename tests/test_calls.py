@@ -9,7 +9,8 @@ import pytest
 
 from kiloset.core.calls import APPLICATION_ID, SCHEMA, CallStore
 from kiloset.core.errors import DataError
-from kiloset.core.models import Completion, Request, Silent
+from kiloset.core.models import Completion, Request
+from kiloset.core.progress import Silent
 from kiloset.core.recorded import RecordedEngine, RecordedScorer
 from tests.fakes import InBatches
 

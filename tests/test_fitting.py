@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from kiloset.core.errors import ModelError
-from kiloset.core.models import Silent
+from kiloset.core.progress import Silent
 from kiloset.core.run import RunFolder
 from kiloset.train import fitting
 from kiloset.train.checkpoint import CHECKPOINT, read_fingerprint

@@ -13,7 +13,8 @@ import polars as pl
 import pytest
 
 from kiloset.core.calls import CallStore
-from kiloset.core.models import Request, Silent
+from kiloset.core.models import Request
+from kiloset.core.progress import Silent
 from kiloset.core.recorded import RecordedEngine
 from kiloset.core.table import Outcome, check_outcome, table_of, with_verdicts
 from kiloset.core.text import words

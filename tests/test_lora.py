@@ -24,7 +24,7 @@ from transformers import (
 
 from kiloset.core.config import parse, settings
 from kiloset.core.errors import ConfigError, DataError, EmptyError, ModelError
-from kiloset.core.models import Silent
+from kiloset.core.progress import Silent
 from kiloset.core.run import RunFolder
 from kiloset.data.curated import read_curated
 from kiloset.train.checkpoint import save_adapter

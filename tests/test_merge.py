@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kiloset.core.errors import DataError, ModelError
 from kiloset.core.loading import load_adapter, load_model
-from kiloset.core.models import Silent
+from kiloset.core.progress import Silent
 from kiloset.train.lora import train
 from kiloset.train.merge import merge_adapter
 from kiloset.train.settings import TrainConfig

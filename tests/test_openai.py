@@ -16,7 +16,8 @@ import pytest
 from kiloset.core.calls import CallStore
 from kiloset.core.config import parse, settings
 from kiloset.core.errors import ConfigError, ModelError
-from kiloset.core.models import Request, Silent
+from kiloset.core.models import Request
+from kiloset.core.progress import Silent
 from kiloset.core.recorded import RecordedEngine
 from kiloset.engines.openai import OpenAIEngine, api_key, identity, is_loopback
 from kiloset.engines.settings import EngineConfig

@@ -13,7 +13,7 @@ import pytest
 from kiloset.core.calls import CallStore
 from kiloset.core.config import parse
 from kiloset.core.errors import ConfigError, EmptyError
-from kiloset.core.models import Silent
+from kiloset.core.progress import Silent
 from kiloset.core.run import RunFolder
 from kiloset.generator.settings import PURPOSES
 from kiloset.models import embedder_of

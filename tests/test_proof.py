@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kiloset import proof as module
-from kiloset.core.models import Silent
+from kiloset.core.progress import Silent
 from kiloset.core.run import RunFolder, file_sha256
 from kiloset.evaluation.comparison import Proof
 from kiloset.evaluation.settings import ProveConfig

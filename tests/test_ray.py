@@ -16,7 +16,8 @@ ray = pytest.importorskip("ray")
 
 from kiloset.core.calls import CallStore  # noqa: E402
 from kiloset.core.errors import ModelError  # noqa: E402
-from kiloset.core.models import Request, Silent  # noqa: E402
+from kiloset.core.models import Request  # noqa: E402
+from kiloset.core.progress import Silent  # noqa: E402
 from kiloset.core.run import RunFolder  # noqa: E402
 from kiloset.engines import ray_data  # noqa: E402
 from kiloset.engines.ray import RayEngine  # noqa: E402

@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from kiloset.core.calls import CallStore
-from kiloset.core.models import Completion, Message, Request, Silent
+from kiloset.core.models import Completion, Message, Request
+from kiloset.core.progress import Silent
 from kiloset.core.recorded import RecordedEngine, RecordedScorer
 from kiloset.core.table import Outcome, check_outcome, table_of
 from kiloset.rewrite.gate import GateConfig, judge

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kiloset.core.config import parse
 from kiloset.core.errors import ModelError
-from kiloset.core.models import Silent
+from kiloset.core.progress import Silent
 from kiloset.models import RunModels, check_models
 from kiloset.settings import RunConfig
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from kiloset.core.errors import ModelError
-from kiloset.core.models import Silent
+from kiloset.core.progress import Silent
 from kiloset.engines import static
 from kiloset.engines.static import SIF, TOKENS, StaticEmbedder, token_weights
 from tests.paths import ROOT
@@ -247,7 +247,7 @@ def test_what_cannot_be_distilled_or_read_is_refused_in_one_line(embedder, model
 DISTIL = """
 import sys, time
 from pathlib import Path
-from kiloset.core.models import Silent
+from kiloset.core.progress import Silent
 from kiloset.engines import static
 import model2vec.persistence as persistence
 

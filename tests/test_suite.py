@@ -11,7 +11,8 @@ import pytest
 
 from kiloset.core.calls import CallStore
 from kiloset.core.errors import DataError
-from kiloset.core.models import Capabilities, Completion, Message, Request, Silent
+from kiloset.core.models import Capabilities, Completion, Message, Request
+from kiloset.core.progress import Silent
 from kiloset.core.recorded import RecordedEngine
 from kiloset.evaluation import drift, forgetting, rigidity
 from kiloset.evaluation.following import Item

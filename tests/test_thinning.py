@@ -15,7 +15,7 @@ ray = pytest.importorskip("ray")
 from kiloset import thinning  # noqa: E402
 from kiloset.core.errors import DataError, EmptyError  # noqa: E402
 from kiloset.core.folders import listed, read_part, write_part  # noqa: E402
-from kiloset.core.models import Silent  # noqa: E402
+from kiloset.core.progress import Silent  # noqa: E402
 from kiloset.engines.settings import EngineConfig  # noqa: E402
 from kiloset.filters.balance import tempered_quotas  # noqa: E402
 from kiloset.filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates  # noqa: E402

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from kiloset.core import vectors
 from kiloset.core.calls import CallStore
-from kiloset.core.models import Silent
+from kiloset.core.progress import Silent
 from kiloset.core.vectors import RecordedEmbedder
 
 

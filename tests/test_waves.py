@@ -14,8 +14,8 @@ import pytest
 from kiloset.core.calls import CallStore
 from kiloset.core.constraints import failing
 from kiloset.core.errors import ConfigError
-from kiloset.core.models import Capabilities, Request, Silent
-from kiloset.core.progress import GenerationProgress
+from kiloset.core.models import Capabilities, Request
+from kiloset.core.progress import GenerationProgress, Silent
 from kiloset.core.recorded import RecordedEngine
 from kiloset.generator.loop import generate
 from kiloset.generator.planning import Yields

@@ -8,7 +8,7 @@ import pytest
 
 from kiloset.core.calls import CallStore
 from kiloset.core.errors import ConfigError, DataError
-from kiloset.core.models import Silent
+from kiloset.core.progress import Silent
 from kiloset.core.run import RunFolder
 from kiloset.filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
 from kiloset.filters.rules import RulesConfig, drop_by_rules

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kiloset.core.errors import ModelError
-from kiloset.core.models import Progress
+from kiloset.core.progress import Progress
 from kiloset.train.checkpoint import CHECKPOINT, METRICS, Metrics, Standing, read_checkpoint, write_checkpoint
 from kiloset.train.data import Example, micro_batches, planned
 from kiloset.train.flops import training_flops

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from kiloset.core.errors import ConfigError, EmptyError
 from kiloset.core.loading import load_model, load_tokenizer
 from kiloset.core.logits import check_logits
-from kiloset.core.models import Progress
+from kiloset.core.progress import Progress
 from kiloset.core.run import RunFolder, code_sha256, file_sha256, sha256_of
 from kiloset.core.text import squash
 from kiloset.data.curated import read_curated

@@ -11,7 +11,8 @@ from kiloset.audit.page import write_page
 from kiloset.audit.report import Audit, audit, show
 from kiloset.core.calls import CallStore
 from kiloset.core.errors import ConfigError
-from kiloset.core.models import Embedder, Progress
+from kiloset.core.models import Embedder
+from kiloset.core.progress import Progress
 from kiloset.core.run import RunFolder
 from kiloset.core.vectors import RecordedEmbedder, StoredVectors
 from kiloset.settings import RunConfig, load_config

@@ -10,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kiloset.core.errors import ModelError
-from kiloset.core.progress import Progress as Progress  # noqa: PLC0414  moved; imports follow
-from kiloset.core.progress import Silent as Silent  # noqa: PLC0414
 
 Message = Mapping[str, str]
 

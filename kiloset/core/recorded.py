@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from kiloset.core.calls import CallStore
-from kiloset.core.models import Capabilities, Completion, Message, Progress, Request, Scorer, TextEngine
+from kiloset.core.models import Capabilities, Completion, Message, Request, Scorer, TextEngine
+from kiloset.core.progress import Progress
 
 
 class Flow:

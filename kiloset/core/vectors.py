@@ -7,7 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kiloset.core.models import Embedder, Progress
+from kiloset.core.models import Embedder
+from kiloset.core.progress import Progress
 
 PART = 256
 """Texts that are embedded, and committed, at once."""

@@ -12,7 +12,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from kiloset.core.models import Embedder, Message, Progress
+from kiloset.core.models import Embedder, Message
+from kiloset.core.progress import Progress
 from kiloset.engines.ray import connect, placement
 from kiloset.engines.settings import EngineConfig
 

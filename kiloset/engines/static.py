@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kiloset.core.errors import ModelError
-from kiloset.core.models import Progress
+from kiloset.core.progress import Progress
 from kiloset.engines.embedded import cache_folder, revision
 from kiloset.engines.embedder import load_sentence_transformer
 

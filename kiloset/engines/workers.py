@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 from kiloset.core.errors import ModelError
-from kiloset.core.models import Silent
+from kiloset.core.progress import Silent
 from kiloset.engines.embedded import model_identity, model_path
 from kiloset.engines.embedder import SentenceEmbedder
 from kiloset.engines.scorer import TransformersScorer
