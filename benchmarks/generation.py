@@ -13,6 +13,7 @@ import os
 import sqlite3
 import tempfile
 import time
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from kiloset.core.models import Request, seed_of
 from kiloset.core.progress import Silent
 from kiloset.engines.embedded import model_path
 from kiloset.engines.vllm import cores, cpu_environment, has_cuda
-from kiloset.models import open_models
+from kiloset.models import RunModels
 from kiloset.pipeline import context_of, generate_rows, read_inputs
 from kiloset.settings import RunConfig, load_config
 
@@ -32,7 +33,7 @@ def run_stage(config: RunConfig, folder: Path) -> tuple[float, int]:
     """Run the generate stage; return seconds and written tokens."""
     inputs = read_inputs(config)
     store = CallStore(folder / "calls.sqlite")
-    with open_models(config, 0, folder / "engine.log", Silent()) as models:
+    with closing(RunModels(config, 0, folder / "engine.log", Silent())) as models:
         context, table = context_of(config, inputs, models, store, Silent())
         models.generator.submit([("0" * 64, Request("Warm up.", "warm", 4, 1.0, 1.0, raw=True))])
         models.generator.receive()

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -42,32 +41,29 @@ def check_models(config: RunConfig) -> None:
     """Check the names of the models before anything is loaded or sent.
 
     Raises:
-        ConfigError: The generator is behind a server, and it or the base model has no name.
+        ConfigError: A server writes, and the writer or the base model has no name.
         ModelError: See `kiloset.engines.embedded.check_model` and `kiloset.engines.openai.api_key`.
     """
-    if config.engine.kind == "openai":
-        _check_names_beside_a_server(config)
-        api_key(config.engine)
-    else:
-        check_model(config.models.generator.name, "models.generator")
-    check_model(base_name(config), "models.base")
-    if config.models.rewriter.name:
-        check_model(config.models.rewriter.name, "models.rewriter")
-    check_model(config.models.embedder.name, "models.embedder")
-
-
-def _check_names_beside_a_server(config: RunConfig) -> None:
-    if not config.models.generator.name:
+    models, served = config.models, config.engine.kind == "openai"
+    if served and not models.generator.name:
         raise ConfigError(
             "KS853",
             "[models.generator] name must be the model's name on the server when [engine] kind is openai, got ''",
         )
-    if not config.models.base.name:
+    if served and not models.base.name:
         raise ConfigError(
             "KS854",
-            "[models.base] name must be a local folder or a hub id when [engine] kind is openai, got '': the base model is "
-            "tuned here and scored with its own weights, which a server does not give",
+            "[models.base] name must be a local folder or a hub id when [engine] kind is openai, got '': a server does not give "
+            "the weights that training and scoring need",
         )
+    if served:
+        api_key(config.engine)
+    else:
+        check_model(models.generator.name, "models.generator")
+    check_model(base_name(config), "models.base")
+    if models.rewriter.name:
+        check_model(models.rewriter.name, "models.rewriter")
+    check_model(models.embedder.name, "models.embedder")
 
 
 def embedder_of(config: RunConfig, rows: int, progress: Progress) -> Embedder:
@@ -95,6 +91,7 @@ class RunModels:
     """The models of one run: vLLM or a server writes, the base model's weights score, an embedder embeds.
 
     Roles with the same model share one engine. On a Ray cluster, each engine runs in as many actors as there is work for.
+    Use it in `contextlib.closing`: `close` ends every process that the models started.
     """
 
     def __init__(self, config: RunConfig, rows: int, log: Path, progress: Progress) -> None:
@@ -122,9 +119,9 @@ class RunModels:
         name = self._config.models.generator.name
         if self._config.engine.kind == "openai":
             return _ManagedEngine(OpenAIEngine(name, self._config.engine), self)
-        return (
-            self._base if name == base_name(self._config) else self._local(name, model_path(name, "models.generator"))
-        )
+        if name == base_name(self._config):
+            return self._base
+        return self._local(name, model_path(name, "models.generator"))
 
     def _rewriter(self) -> TextEngine:
         """Return the engine for rewrites: a base model without a chat template would continue the prompt, not answer it."""
@@ -213,13 +210,3 @@ class _ManagedScorer:
     ) -> Iterator[tuple[int, float, int]]:
         self._models.free_memory()
         return self._scorer.logprobs(prompts, responses)
-
-
-@contextmanager
-def open_models(config: RunConfig, rows: int, log: Path, progress: Progress) -> Iterator[RunModels]:
-    """Yield the models of a run, as `RunModels`, and end every process that they started."""
-    models = RunModels(config, rows, log, progress)
-    try:
-        yield models
-    finally:
-        models.close()

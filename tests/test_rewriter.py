@@ -35,10 +35,10 @@ def writer(names: dict[str, str], tmp_path: Path, **roles: str) -> str:
     tables: dict[str, Any] = {role: {"name": names[name]} for role, name in roles.items()}
     config = parse(RunConfig, {"models": tables})
     check_models(config)
-    made = RunModels(config, 1, tmp_path / "engine.log", Silent())
-    assert made.scorer.identity.startswith(f"{names[roles.get('base', roles['generator'])]}@")
-    made.close()
-    return Path(made.rewriter.identity.partition("@")[0]).name
+    models = RunModels(config, 1, tmp_path / "engine.log", Silent())
+    assert models.scorer.identity.startswith(f"{names[roles.get('base', roles['generator'])]}@")
+    models.close()
+    return Path(models.rewriter.identity.partition("@")[0]).name
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def test_a_base_model_without_a_chat_template_scores_and_a_sibling_writes(
 
 def test_one_engine_serves_the_generator_and_the_rewriter_of_one_name(names: dict[str, str], tmp_path: Path) -> None:
     tables = {"generator": {"name": names["chat"]}, "base": {"name": names["raw"]}, "rewriter": {"name": names["chat"]}}
-    made = RunModels(parse(RunConfig, {"models": tables}), 1, tmp_path / "engine.log", Silent())
-    assert made.rewriter is made.generator
+    models = RunModels(parse(RunConfig, {"models": tables}), 1, tmp_path / "engine.log", Silent())
+    assert models.rewriter is models.generator
 
 
 def test_a_rewriter_that_cannot_be_meant_is_refused_before_anything_loads() -> None:

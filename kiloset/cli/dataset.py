@@ -48,7 +48,7 @@ def plan(
     Example: `kiloset plan --seeds my-seeds.jsonl --size 500`
     """
     from kiloset.cli.plan_report import show_plan
-    from kiloset.models import open_models
+    from kiloset.models import RunModels
     from kiloset.pipeline import probe
     from kiloset.plan.estimate import estimate, rows_wanted
     from kiloset.plan.evidence import assume_nothing_measured, find_evidence
@@ -63,7 +63,7 @@ def plan(
         rows = inputs.seeds.height + inputs.pool.height
         with (
             progress_on_stderr(progress) as display,
-            open_models(settings, rows, folder.engine_log, display) as models,
+            closing(RunModels(settings, rows, folder.engine_log, display)) as models,
         ):
             return probe(settings, inputs, folder, models, display)
 
@@ -91,7 +91,7 @@ def dataset(
     """
     from kiloset.cli.show import show_result
     from kiloset.core.calls import CallStore
-    from kiloset.models import open_models
+    from kiloset.models import RunModels
     from kiloset.pipeline import begin, check_same_categories, run_pipeline
 
     with progress_on_stderr(progress) as display:
@@ -107,7 +107,7 @@ def dataset(
                     store.copy_to(folder.calls)
         counts = inputs.seeds.height, inputs.pool.height, settings.run.size
         logger.info("%s: %d seeds, %d pool rows, %d rows wanted", folder.path, *counts)
-        with open_models(settings, sum(counts[:2]), folder.engine_log, display) as models:
+        with closing(RunModels(settings, sum(counts[:2]), folder.engine_log, display)) as models:
             result = run_pipeline(settings, inputs, folder, models, display)
         display.result({"folder": str(folder.path), **asdict(result), "shortfall": result.shortfall})
     show_result(result, folder, Console())
