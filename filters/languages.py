@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from kiloset.filters.measures import where
+from kiloset.filters.measures import measured_where
 
 SURE = 0.5
 """Probability of the language found, in [0, 1], above which a text is in it."""
@@ -97,7 +97,7 @@ def foreign(column: str, allowed: Sequence[str]) -> pl.Expr:
     text = pl.col(column)
     long = (text.str.count_matches(WORD_OF_LETTERS) >= LEAST_WORDS) | (text.str.count_matches(UNSPACED) >= LEAST_SIGNS)
     skimmed = pl.when(long).then(text).map_batches(lambda texts: _doubtful(texts, allowed), return_dtype=pl.Boolean)
-    return where(skimmed, ["instruction", "input", "response"], judged, kind)
+    return measured_where(skimmed, ["instruction", "input", "response"], judged, kind)
 
 
 def _foreign_language(text: str, allowed: Sequence[str]) -> tuple[str, float]:

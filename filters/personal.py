@@ -22,7 +22,7 @@ from kiloset.core.errors import DataError
 from kiloset.core.table import CONSTRAINT
 from kiloset.data.masking import NAMES, masked
 from kiloset.data.personal import CANDIDATES, finds, redacted
-from kiloset.filters.measures import where
+from kiloset.filters.measures import measured_where
 
 COLUMNS = ("instruction", "input", "response")
 FOUND: dict[str, Any] = {"id": pl.String, "column": pl.String, "kind": pl.String, "redacted": pl.String}
@@ -52,7 +52,7 @@ def personal_pieces(table: pl.DataFrame, regions: Sequence[str]) -> pl.Series:
         ]
 
     suspicious = pl.any_horizontal(_may_hold(pl.col(column)) for column in COLUMNS)
-    return table.select(where(suspicious, COLUMNS, pieces, pl.List(PIECE)).alias("piece")).to_series()
+    return table.select(measured_where(suspicious, COLUMNS, pieces, pl.List(PIECE)).alias("piece")).to_series()
 
 
 def found_personal(table: pl.DataFrame, regions: Sequence[str], pieces: pl.Series | None = None) -> pl.DataFrame:
@@ -83,7 +83,7 @@ def mask_with_losses(table: pl.DataFrame, regions: Sequence[str], pieces: pl.Ser
     found = personal_pieces(table, regions) if pieces is None else pieces
     quoted = pl.col("constraints").list.eval(pl.element().struct.field("args")).list.join("\n")
     told = (found.list.len() > 0).fill_null(value=False)
-    new = where(
+    new = measured_where(
         pl.lit(told) | _may_hold(quoted), (*COLUMNS, "constraints"), lambda row: _masked_row(row, regions), REPLACED
     )
     before = pl.col(MASKED) if MASKED in table.columns else pl.lit(None, pl.List(pl.String))

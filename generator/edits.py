@@ -14,9 +14,10 @@ from itertools import pairwise
 from typing import Any
 
 from kiloset.core.constraint_checks import HIGHLIGHT, OPTIONS
-from kiloset.core.constraint_text import count_phrase, count_words, paragraphs, sentence_spans, sentences, separated
+from kiloset.core.constraint_text import count_phrase, count_words, paragraphs, separated
 from kiloset.core.constraints import check, validate
 from kiloset.core.form import FUNCTION_WORDS
+from kiloset.core.sentences import sentence_spans, sentences
 from kiloset.core.text import WORD, squash, words
 
 Args = Mapping[str, Any]

@@ -13,6 +13,7 @@ from functools import lru_cache
 from itertools import islice, pairwise
 
 from kiloset.core.form import FUNCTION_WORDS
+from kiloset.core.sentences import sentences_of_lines
 from kiloset.core.text import WORD, words
 from kiloset.rewrite.checks import Verdict, fences, names_of, not_applicable, plain, series, verdict
 
@@ -122,7 +123,7 @@ CHOICE = re.compile(
 )
 LISTED = 3
 """So many things that the reference sorts are worth a comparison."""
-SENTENCE_GAP = re.compile(r"(?<=[.!?;])\s++|\n\s*+")
+CLAUSE_GAP = re.compile(r"(?<=;)\s++")
 TOKEN = re.compile(rf"{WORD.pattern}|[,:()–—]")
 SUFFIXES = ("ingly", "edly", "ing", "est", "ed", "er", "es", "ly", "s", "e")
 BY = frozenset(words("by was were is are been being"))
@@ -246,7 +247,7 @@ def keeps_groups(instruction: str, reference: str, rewrite: str) -> Verdict:
 def _places(text: str, heads: Collection[str]) -> dict[str, set[int]]:
     """Return the numbers of the sentences or lines in which each word stands, by its stem."""
     found: dict[str, set[int]] = {head: set() for head in heads}
-    for number, piece in enumerate(SENTENCE_GAP.split(fences(text).prose)):
+    for number, piece in enumerate(_pieces(fences(text).prose)):
         for stem in found.keys() & _stems(piece):
             found[stem].add(number)
     return found
@@ -256,9 +257,13 @@ def _places(text: str, heads: Collection[str]) -> dict[str, set[int]]:
 def sentences(text: str) -> tuple[Sentence, ...]:
     """Return the sentences of a text outside code blocks, questions left out; four checks ask for those of both texts."""
     prose = fences(text).prose.replace("’", "'")
-    pieces = (piece.strip() for piece in SENTENCE_GAP.split(prose))
-    told = (piece for piece in pieces if piece and not piece.endswith("?"))
-    return tuple(_read(piece) for piece in islice(told, MOST_SENTENCES))
+    statements = (piece for piece in _pieces(prose) if not piece.endswith("?"))
+    return tuple(_read(piece) for piece in islice(statements, MOST_SENTENCES))
+
+
+def _pieces(prose: str) -> list[str]:
+    """Return the sentences of each line, divided at semicolons too."""
+    return [piece for sentence in sentences_of_lines(prose) for piece in CLAUSE_GAP.split(sentence)]
 
 
 def _read(piece: str) -> Sentence:

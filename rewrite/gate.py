@@ -24,6 +24,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from kiloset.core.answers import CUT_OR_PREPOSITION, REFUSAL_AS_MODEL, TEMPLATE
 from kiloset.core.config import Fraction, Natural, Share, settings
 from kiloset.core.constraints import failing
 from kiloset.core.text import WORD, normal_form, numbers, repeat_rate, squash, words
@@ -40,13 +41,6 @@ OPENING_WORDS = 12
 """How far into a rewrite "another" still points at something unseen."""
 REPEATED_LINES = 3
 """So many copies of one line, of as many words at least, are a loop."""
-CHAT_TOKENS = re.compile(
-    r"<\|[a-z_]{2,30}\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|</?think>|</s>\Z|^### (?:Instruction|Response):",
-    re.MULTILINE,
-)
-CUT_OFF = re.compile(
-    r"(?:[,:]|[a-z]-|[a-z],? (?:and|or|the|an?|because|to|of|with|from|for|your|my|our|their|its|such as)|\n[ \t]*+[-*•])\Z"
-)
 LEAKS = re.compile(
     r"\b(?:reference answer|the (?:given|original|provided) answer|the reference|as mentioned above"
     r"|(?:my|your) (?:own )?response|now it's your turn|this answer|the answer to (?:this|the|your) (?:question|prompt)"
@@ -70,14 +64,6 @@ PREAMBLE = re.compile(
 )
 """A first line that announces the answer ("Here is the answer:")."""
 LIST_START = re.compile(r"^[ \t]*+[*_(]{0,3}(\d{1,3})[.)][*_]{0,3}[ \t]", re.MULTILINE)
-REFUSAL = re.compile(
-    r"\W*(?:(?:(?:i'm|i am) (?:very |so |really |truly )?sorry|sorry|i apologi[sz]e|my apologies|unfortunately)\b"
-    r"[\w ]{0,40}[,.:;!]? ?(?:but )?)?(?:as an? (?:ai|(?:large )?language model)\b[\w ]{0,40},? ?)?"
-    r"(?:i (?:cannot|can't|can not|will not|won't|am unable to|am not able to)|i'm (?:unable|not able) to)"
-    r" (?:assist|help (?:you|with)|provide|comply|fulfil|complete (?:this|that|the|your)|answer (?:this|that|the|your)"
-    r"|generate|create|produce|engage in|offer|share|discuss|respond to)|\W*i must (?:respectfully )?decline\b"
-    r"|\W*as an? (?:ai|(?:large )?language model)\b[\w ]{0,40},? ?i (?:do not|don't|cannot|can't|am not|am unable)\b"
-)
 
 
 @settings
@@ -186,7 +172,7 @@ def first_failure(verdicts: Sequence[Verdict]) -> Verdict | None:
 def is_finished(reference: str, rewrite: str, finish_reason: str) -> Verdict:
     """`finished`: the engine stopped by itself and the text is whole; a cut in mid-sentence is seen if it is plain."""
     text = rewrite.rstrip()
-    token, cut = CHAT_TOKENS.search(text), CUT_OFF.search(text)
+    token, cut = re.search(TEMPLATE, text), re.search(CUT_OR_PREPOSITION, text)
     faults = {
         f"the engine stopped for {finish_reason!r}, not for 'stop'": finish_reason != "stop",
         "the rewrite is empty": not text,
@@ -262,9 +248,9 @@ def keeps_constraints(constraints: Sequence[Mapping[str, str]], rewrite: str) ->
 
 def does_not_refuse(reference: str, rewrite: str) -> Verdict:
     """`refusal`: the rewrite does not begin by declining to answer. Polite evasion goes unseen."""
-    if REFUSAL.match(plain(reference).casefold()):
+    if re.match(REFUSAL_AS_MODEL, plain(reference)):
         return not_applicable("refusal", "the reference refuses too")
-    refusal = REFUSAL.match(plain(rewrite).casefold())
+    refusal = re.match(REFUSAL_AS_MODEL, plain(rewrite))
     return verdict("refusal", not refusal, f"the rewrite begins {refusal[0]!r}" if refusal else "the rewrite answers")
 
 

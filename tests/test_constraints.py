@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from kiloset.core import constraint_text
 from kiloset.core.constraint_checks import CHECKS
-from kiloset.core.constraint_text import count_words, language_of, sentence_spans, sentences
+from kiloset.core.constraint_text import count_words, language_of
 from kiloset.core.constraints import ARGS, IDS, LANGUAGES, check, check_loose, failing, validate
 from kiloset.core.errors import DataError
+from kiloset.core.sentences import sentence_spans, sentences
 
 FENCE = "```"
 LESS, LEAST = "less than", "at least"

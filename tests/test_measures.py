@@ -7,7 +7,7 @@ import pytest
 
 from kiloset.core.text import WORD, normal_form, repeat_rate, words
 from kiloset.filters import measures
-from kiloset.filters.measures import FIRST_WORD, WHITE, may_begin_alike, where
+from kiloset.filters.measures import FIRST_WORD, WHITE, may_begin_alike, measured_where
 
 EVERY = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
 
@@ -73,7 +73,7 @@ def test_only_suspicious_rows_are_measured_and_in_their_places() -> None:
         return float(len(row["text"]))
 
     rows = pl.DataFrame({"text": ["a", "", "ccc", "dd"]})
-    found = rows.select(where(pl.col("text") != "", ["text"], measure)).to_series().to_list()
+    found = rows.select(measured_where(pl.col("text") != "", ["text"], measure)).to_series().to_list()
     assert (found, seen) == ([1.0, None, 3.0, 2.0], ["a", "ccc", "dd"])
-    assert rows.select(where(pl.col("text") == "x", ["text"], measure)).to_series().to_list() == [None] * 4
-    assert rows[:0].select(where(pl.col("text") != "", ["text"], measure)).to_series().to_list() == []
+    assert rows.select(measured_where(pl.col("text") == "x", ["text"], measure)).to_series().to_list() == [None] * 4
+    assert rows[:0].select(measured_where(pl.col("text") != "", ["text"], measure)).to_series().to_list() == []

@@ -3,6 +3,7 @@ from collections import Counter
 
 import pytest
 
+from kiloset.core.answers import begins_like_refusal
 from kiloset.core.constraints import check
 from kiloset.core.text import normal_form
 from kiloset.evaluation.bundled import bundled_rows
@@ -11,7 +12,6 @@ from kiloset.evaluation.rigidity import (
     consistency_metrics,
     consistency_prompts,
     has_list,
-    is_refusal,
     neutral_metrics,
     neutral_prompts,
     override_metrics,
@@ -161,7 +161,7 @@ def test_cut_answers_refusals_and_tokens_are_counted():
     ],
 )
 def test_a_refusal_is_known_by_its_beginning(text):
-    assert is_refusal(text)
+    assert begins_like_refusal(text)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_a_refusal_is_known_by_its_beginning(text):
     ],
 )
 def test_other_beginnings_are_no_refusals(text):
-    assert not is_refusal(text)
+    assert not begins_like_refusal(text)
 
 
 def test_there_are_twelve_questions_in_four_wordings_and_three_layouts():

@@ -15,7 +15,7 @@ from kiloset.core.constraints import IDS
 from kiloset.core.errors import ConfigError
 from kiloset.core.table import Outcome, check_outcome, table_of
 from kiloset.core.text import repeat_rate, words
-from kiloset.filters import rules
+from kiloset.filters import rule_checks, rules
 from kiloset.filters.rules import (
     RulesConfig,
     check_rule_names,
@@ -515,14 +515,14 @@ def _top_word_share(text: str) -> float:
 
 
 PER_ROW: dict[str, Callable[[dict[str, Any]], float]] = {
-    "instruction_needs_media": rules._needs_media,
+    "instruction_needs_media": rule_checks.missing_media,
     "instruction_repetitive": lambda row: repeat_rate(row["instruction"]),
-    "refers_to_missing_input": lambda row: 0.0 if row["input"] else rules._missing_input(row),
+    "refers_to_missing_input": lambda row: 0.0 if row["input"] else rule_checks.missing_inputs(row),
     "input_repetitive": lambda row: repeat_rate(row["input"]),
     "response_repetitive": lambda row: repeat_rate(row["response"]) if len(words(row["response"])) >= 30 else 0.0,
     "response_loops": lambda row: _top_word_share(row["response"]) if len(words(row["response"])) >= 30 else 0.0,
-    "response_echoes": rules._echo,
-    "constraint_broken": rules._broken_constraints,
+    "response_echoes": rule_checks.is_echo,
+    "constraint_broken": rule_checks.broken_constraints,
 }
 """The same measures taken from every row, one at a time, with Python's ideas of words, white space and case."""
 

@@ -103,7 +103,7 @@ def _rules(table: pl.DataFrame, languages: tuple[str, ...]) -> list[Finding]:
     found: list[Finding] = []
     for part in table.iter_slices(PART):
         for name, rule in rules.items():
-            says = pl.lit(rule.says) if isinstance(rule.says, str) else rule.says
+            says = pl.lit(rule.quantity) if isinstance(rule.quantity, str) else rule.quantity
             broken = part.select(
                 "id",
                 "instruction",

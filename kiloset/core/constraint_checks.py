@@ -8,16 +8,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from kiloset.core.constraint_text import (
-    bullets,
-    count_phrase,
-    count_words,
-    folded,
-    language_of,
-    paragraphs,
-    sentences,
-    separated,
-)
+from kiloset.core.constraint_text import bullets, count_phrase, count_words, folded, language_of, paragraphs, separated
+from kiloset.core.sentences import sentences
 from kiloset.core.text import WORD, normal_form
 
 Args = Mapping[str, Any]

@@ -1,17 +1,18 @@
-"""The form of an answer: its surface, apart from what it says.
+"""The form of an answer: its surface, apart from its content.
 
 Z. Li et al. ("SCAR: Data Selection via Style Consistency-Aware Response Ranking for Efficient Instruction-Tuning of
-Large Language Models", ACL 2025, arXiv:2406.10882) call this *linguistic form* and find that answers alike in it teach
-more. They train a ranker on it; we only measure it, by counts that need no model, and report its spread. So this is
-SCAR-style, not SCAR.
+Large Language Models", ACL 2025, arXiv:2406.10882) call this *linguistic form* and find that a model learns more from answers
+with the same form. They train a ranker on it; we only count, without a model, and report the spread. So this is SCAR-style,
+not SCAR.
 
-Sentences and words are cut at English punctuation and spaces; Chinese, Japanese and Thai give few, long "words".
+Words are divided at spaces and punctuation, so Chinese, Japanese and Thai give few, long "words".
 """
 
 import math
 import re
 import unicodedata
 
+from kiloset.core.sentences import sentences_of_lines
 from kiloset.core.text import words
 
 FORM_COLUMNS = (
@@ -40,9 +41,8 @@ FUNCTION_WORDS = frozenset(
     whom whose why will with within without would yet you your yours yourself yourselves
     """)
 )
-"""Words that carry grammar rather than content, in English; other languages hit them by accident only."""
+"""English words that carry grammar, not content; words of other languages match only by accident."""
 
-SENTENCE_END = re.compile(r"(?<![.!?])[.!?]++(?=\s|$)|\n")
 LIST_LINE = re.compile(r"[ \t]*+(?:[-*+•]|\(?(?:\d{1,3}|[a-z])[.)])[ \t]", re.IGNORECASE)
 HEADING_LINE = re.compile(r"^ {0,3}#{1,6} ", re.MULTILINE)
 FENCE_LINE = re.compile(r"^[ \t]*+(?:```|~~~)", re.MULTILINE)
@@ -60,7 +60,7 @@ def form_of(text: str) -> dict[str, float]:
     tokens = words(text)
     total = max(len(tokens), 1)
     first = tokens[:TYPE_TOKEN_WORDS]
-    sentences = [count for count in (len(words(piece)) for piece in SENTENCE_END.split(text)) if count]
+    sentences = [count for count in (len(words(piece)) for piece in sentences_of_lines(text)) if count]
     lines = [line for line in text.split("\n") if line.strip()]
     return {
         "log_words": math.log1p(len(tokens)),
@@ -75,5 +75,5 @@ def form_of(text: str) -> dict[str, float]:
 
 
 def opening(text: str) -> str:
-    """Return the first three words, case-folded: what answers begin with when they all begin alike."""
+    """Return the first three words of a text, case-folded."""
     return " ".join(words(text)[:3])

@@ -27,7 +27,7 @@ def words(text: str) -> list[str]:
 
 
 def words_and_signs(text: str) -> list[str]:
-    """Return the words of a text, case-folded, but Chinese and Japanese, which have no spaces, sign by sign."""
+    """Return the words of a text, case-folded; each sign of Chinese and Japanese, which have no spaces, is a word."""
     return [match.casefold() for match in WORD_OR_SIGN.findall(text)]
 
 
@@ -38,7 +38,7 @@ def normal_form(text: str) -> str:
 
 
 class _Punctuation(dict[int, int]):
-    """Code points to themselves or, where they are no letter, digit or mark, to a space; filled as they are met."""
+    """Maps each letter, digit and mark to itself and each other code point to a space; fills itself on first use."""
 
     def __missing__(self, code: int) -> int:
         char = chr(code)
@@ -50,10 +50,10 @@ _PUNCTUATION = _Punctuation()
 
 
 def numbers(text: str) -> list[str]:
-    """Return the numbers of a text in canonical form, list numbering left out: "1,250.50" is "1250.5", "−5" is "-5".
+    """Return the numbers of a text in canonical form, without list numbering: "1,250.50" is "1250.5", "−5" is "-5".
 
-    Read the English way: "1.000" is 1, and "12,5" is 12 and 5. A plain space groups digits ("1 000"), so "room 5 200
-    guests" is read as 5200. Ranges and dates fall apart ("2024-05-01" is 2024, 5, 1), as do exponents and fractions.
+    Numbers are read as in English: "1.000" is 1, and "12,5" is 12 and 5. A space groups digits ("1 000"), so "room 5 200
+    guests" has the number 5200. Ranges, dates, exponents and fractions are several numbers: "2024-05-01" is 2024, 5, 1.
     """
     return [_canonical(match) for match in NUMBER.findall(LIST_MARK.sub(" ", text))]
 

@@ -11,13 +11,13 @@ the diversity among samples of one prompt is not measured.
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
+from kiloset.core.answers import begins_like_refusal
 from kiloset.core.constraints import check
 from kiloset.core.form import HEADING_LINE, LIST_LINE, opening
 from kiloset.core.text import words
@@ -28,21 +28,6 @@ LIST_LINES = 2
 """Fewest list lines of a list; a single one may be a dash or an initial."""
 GRAM = 3
 """Words of a trigram."""
-REFUSAL = re.compile(
-    r"""(?:
-        (?:i['’]m|i\ am)\ (?:really\ |very\ |so\ )?sorry,?\ but
-        | (?:sorry|unfortunately|i\ apologi[sz]e),?\ (?:but\ )?i(?:\ cannot|\ can\ ?not|\ can['’]t|\ am\ (?:unable|not\ able)|['’]m\ (?:unable|not\ able))
-        | as\ an?\ (?:ai|artificial\ intelligence|(?:large\ )?language\ model)\b
-        | i(?:['’]m|\ am)\ (?:just\ |only\ )?an?\ (?:ai|artificial\ intelligence|(?:large\ )?language\ model)\b
-        | i(?:['’]m|\ am)\ (?:unable|not\ able)\ to
-        | i\ (?:cannot|can\ not|can['’]t|won['’]t|will\ not)\ (?:help|assist|provide|answer|do|give|fulfil|comply|discuss|support)
-        | i\ (?:do\ not|don['’]t)\ (?:have\ (?:personal|the\ ability|feelings|access)|feel\ comfortable)
-    )""",
-    re.IGNORECASE | re.VERBOSE,
-)
-"""Matches the beginning of a refusal."""
-MARKS_BEFORE = "\"'“”‘*_#> \t\r\n"
-"""Quotation marks and other marks that may precede the first word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +53,7 @@ def neutral_metrics(answers: Mapping[str, Answer]) -> list[Metric]:
       answers score high; answers under three words are left out.
     * `spread of length`: distance of the logarithm of the word count from the mean one; answers without words are left out.
     * `unfinished`: whether the answer was cut.
-    * `refusals`: see `is_refusal`; no prompt here justifies one.
+    * `refusals`: see `begins_like_refusal`; no prompt here justifies one.
     * `tokens per answer`.
     """
     own = {prompt.key: answers[prompt.key] for prompt in neutral_prompts()}
@@ -79,7 +64,7 @@ def neutral_metrics(answers: Mapping[str, Answer]) -> list[Metric]:
         _mean("new trigrams", "fraction", "higher", _new_trigrams(texts)),
         _mean("spread of length", "ln words", "neither", _length_distances(texts)),
         _mean("unfinished", "fraction", "lower", {k: float(a.finish_reason == "length") for k, a in own.items()}),
-        _mean("refusals", "fraction", "lower", {key: float(is_refusal(text)) for key, text in texts.items()}),
+        _mean("refusals", "fraction", "lower", {key: float(begins_like_refusal(text)) for key, text in texts.items()}),
         _mean("tokens per answer", "tokens", "neither", {key: float(answer.tokens) for key, answer in own.items()}),
     ]
 
@@ -135,14 +120,6 @@ def override_metrics(answers: Mapping[str, Answer]) -> list[Metric]:
         row["key"]: float(check(row["id"], row["args"], answers[row["key"]].text)) for row in bundled_rows("overrides")
     }
     return [_mean("system prompt obeyed", "fraction", "higher", obeyed)]
-
-
-def is_refusal(text: str) -> bool:
-    """Return whether an answer begins like a refusal, in English.
-
-    Later refusals, other wordings and evasions are missed. An answer that apologises and then helps counts as a refusal.
-    """
-    return REFUSAL.match(" ".join(text.lstrip(MARKS_BEFORE).split())) is not None
 
 
 def has_list(text: str) -> bool:
