@@ -102,8 +102,8 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
     for start, end in pairwise(sorted(cuts)):
         piece = text[start:end]
         if any(c.isalnum() for c in piece):
-            left = start + len(piece) - len(piece.lstrip())
-            spans.append((left, start + len(piece.rstrip())))
+            begin = start + len(piece) - len(piece.lstrip())
+            spans.append((begin, start + len(piece.rstrip())))
     return spans
 
 
