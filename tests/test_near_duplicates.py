@@ -33,6 +33,10 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     return request.param
 
 
+selects_engines = pytest.mark.parametrize("engine", ["datasketch"], indirect=True)
+"""Marks a test that compares the engines itself, so that it runs once."""
+
+
 def table(*texts: str | dict[str, Any]) -> pl.DataFrame:
     rows = [text if isinstance(text, dict) else {"instruction": text} for text in texts]
     return table_of([{"id": f"g{i:05d}", "source": "generated", "response": "ok", **row} for i, row in enumerate(rows)])
@@ -179,6 +183,7 @@ def verdicts_by(name: str, rows: pl.DataFrame, config: NearDuplicatesConfig, pat
     return drop_near_duplicates(rows, config, seed=0).dropped
 
 
+@selects_engines
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None)
 @given(texts=edited_texts(), threshold=st.sampled_from([0.5, 0.7, 0.9]))
 def test_both_engines_and_all_pairs_give_the_same_verdicts_on_random_texts(
@@ -196,12 +201,9 @@ def test_both_engines_and_all_pairs_give_the_same_verdicts_on_random_texts(
     assert not [(a, b) for a in kept for b in kept if a < b and likeness(text[a], text[b]) >= 0.9]
 
 
+@selects_engines
 @pytest.mark.parametrize("threshold", [0.5, 0.7])
-def test_both_engines_give_the_same_verdicts_on_real_texts(
-    threshold: float, monkeypatch: pytest.MonkeyPatch, engine: str
-) -> None:
-    if engine == "compiled":
-        pytest.skip("the other parameter compares both engines")
+def test_both_engines_give_the_same_verdicts_on_real_texts(threshold: float, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [json.loads(line) for line in (ROOT / "seeds" / "seeds.jsonl").read_text(encoding="utf-8").splitlines()]
     texts = [{"instruction": row["instruction"], "input": row["input"]} for row in rows]
     rng = random.Random(1)
@@ -218,13 +220,15 @@ def swapped(text: str, rng: random.Random) -> str:
     return " ".join(words)
 
 
-def test_both_engines_have_the_same_keys(engine: str) -> None:
+@selects_engines
+def test_both_engines_have_the_same_keys() -> None:
     rng = random.Random(2)
     columns = columns_of([" ".join(words_of(rng, rng.randint(1, 30))) for _ in range(20)] + HOSTILE)
     for seed in (0, 4):
         assert (PaddedTexts.of(*columns).band_keys(seed) == compiled_texts(*columns).band_keys(seed)).all()
 
 
+@selects_engines
 def test_no_limit_of_a_bucket_decides_between_the_engines() -> None:
     assert LONGEST_WALK >= COMPILED_ABOVE
     assert minhash_compiled._MOST_MATCHES >= COMPILED_ABOVE
