@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from kiloset.cli.generation import Throughput, generation_line
-from kiloset.cli.progress import MARGIN_LINES, ConsoleProgress, JsonLines, progress_on_stderr
+from kiloset.cli.json_lines import JsonLines
+from kiloset.cli.progress import MARGIN_LINES, ConsoleProgress, progress_on_stderr
 from kiloset.cli.text import duration, printable
 from kiloset.core.progress import GenerationProgress
 

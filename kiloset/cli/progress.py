@@ -1,16 +1,11 @@
 """Progress and messages on stderr: a live table on a terminal, a line every 30 s elsewhere, or JSON Lines for a program."""
 
-import io
-import json
 import logging
-import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import asdict
-from datetime import UTC, datetime
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Task, TextColumn
@@ -18,6 +13,7 @@ from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from kiloset.cli.generation import NAMED, Throughput, generation_line
+from kiloset.cli.json_lines import JsonLines, LineStream
 from kiloset.cli.text import printable
 from kiloset.core.errors import KilosetError
 from kiloset.core.progress import GenerationProgress
@@ -26,8 +22,6 @@ Mode = Literal["auto", "live", "lines", "json", "none"]
 
 LINE_SECONDS = 30.0
 """Seconds between two lines where there is no terminal to redraw."""
-EVENT_SECONDS = 1.0
-"""Least seconds between two JSON events of the same kind."""
 REDRAWS = 4
 """Redraws of a terminal per second."""
 MARGIN_LINES = 8
@@ -47,7 +41,7 @@ def progress_on_stderr(mode: Mode) -> "Iterator[Display]":
     """
     if mode == "json":
         events = JsonLines(sys.stderr)
-        stream = _LineStream(logger.warning)
+        stream = LineStream(logger.warning)
         with _logged_to(events), redirect_stderr(stream):
             try:
                 yield events
@@ -135,7 +129,7 @@ class ConsoleProgress:
             bars = self._open()
             bars.generation = Throughput(self._clock)
             for name in progress.wanted:
-                bars.add_task(printable(name), text="")
+                bars.add_task(printable(name), total=progress.wanted[name], text="")
         bars.generation.add(progress)
         most = max(NAMED, self._console.size.height - MARGIN_LINES)
         visible = set([*progress.furthest_behind(), *progress.wanted][:most])
@@ -185,109 +179,4 @@ def _facts(task: Task, time: str) -> str:
     return ", ".join(fact for fact in (rate, task.fields["note"], time) if fact)
 
 
-class JsonLines:
-    """Writes one JSON object per event: at most one `generation` and one `advance` a second, the last one always."""
-
-    def __init__(
-        self, stream: TextIO, clock: Clock = time.monotonic, now: Callable[[], datetime] = lambda: datetime.now(UTC)
-    ) -> None:
-        """Write to this stream."""
-        self._stream, self._clock, self._now = stream, clock, now
-        self._throughput = Throughput(clock)
-        self._phase: dict[str, Any] | None = None
-        self._start = 0.0
-        self._held: dict[str, dict[str, Any]] = {}
-        self._sent: dict[str, float] = {}
-
-    def begin(self, label: str, total: int) -> None:
-        """Write a `begin` event."""
-        self._phase, self._start = {"label": label, "total": total}, self._clock()
-        self._event("begin", **self._phase)
-        self._phase["done"] = 0
-
-    def advance(self, amount: int = 1, note: str = "") -> None:
-        """Write an `advance` event, unless one was written less than a second ago."""
-        if self._phase is not None:
-            self._phase["done"] += amount
-            self._throttled("advance", **self._phase, note=note)
-
-    def end(self) -> None:
-        """Write an `end` event."""
-        if self._phase is not None:
-            self._event("end", **self._phase, seconds=round(self._clock() - self._start, 3))
-            self._phase = None
-
-    def update_generation(self, progress: GenerationProgress) -> None:
-        """Write a `generation` event, unless one was written less than a second ago."""
-        self._throughput.add(progress)
-        facts = asdict(progress)
-        facts["budget"] = {name: {"spent": spent, "allowed": limit} for name, (spent, limit) in progress.budget.items()}
-        facts["tokens_per_second"] = self._throughput.recent()
-        facts["overall_tokens_per_second"] = self._throughput.overall()
-        self._throttled("generation", **facts, seconds_left=self._throughput.seconds_left())
-
-    def message(self, record: logging.LogRecord) -> None:
-        """Write a `message` event."""
-        self._event("message", level=record.levelname.lower(), text=record.getMessage())
-
-    def result(self, facts: Mapping[str, Any]) -> None:
-        """Write a `result` event."""
-        self._event("result", **facts)
-
-    def error(self, error: KilosetError) -> None:
-        """Write an `error` event with the exit status that follows."""
-        self._event("error", code=error.code, text=str(error), status=2)
-
-    def close(self) -> None:
-        """Write the events that were held back."""
-        for name in list(self._held):
-            self._write(self._held.pop(name))
-
-    def _throttled(self, name: str, **facts: Any) -> None:
-        now = self._clock()
-        self._held[name] = self._stamped(name, facts)
-        if now - self._sent.get(name, -math.inf) >= EVENT_SECONDS:
-            self._sent[name] = now
-            self._write(self._held.pop(name))
-
-    def _event(self, name: str, **facts: Any) -> None:
-        self.close()
-        self._write(self._stamped(name, facts))
-
-    def _stamped(self, name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-        when = self._now().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        return {"event": name, "time": when, **facts}
-
-    def _write(self, event: Mapping[str, Any]) -> None:
-        # ASCII: a name cannot carry a control character, and the line is valid in whatever encoding the stream has.
-        self._stream.write(json.dumps(_finite(event), ensure_ascii=True, allow_nan=False) + "\n")
-        self._stream.flush()
-
-
 Display = ConsoleProgress | JsonLines
-
-
-def _finite(value: Any) -> Any:
-    """Return a JSON value with null in place of NaN and infinity, which JSON cannot express."""
-    if isinstance(value, Mapping):
-        return {str(key): _finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-class _LineStream(io.TextIOBase):
-    """A text stream that passes every line written to it to a function."""
-
-    def __init__(self, write_line: Callable[[str], None]) -> None:
-        self._write_line, self._rest = write_line, ""
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        *lines, self._rest = (self._rest + text).split("\n")
-        for line in lines:
-            if line.strip():
-                self._write_line(line)
-        return len(text)
