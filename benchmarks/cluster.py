@@ -72,7 +72,7 @@ def overhead(number: int, rounds: int) -> None:
     from kiloset.engines.ray import RayEngine
     from kiloset.engines.settings import EngineConfig
     from kiloset.engines.vllm import VllmEngine, cores
-    from kiloset.engines.workers import work_as_writer
+    from kiloset.engines.workers import writer_on_worker
 
     path = model_path(MODEL, "models.generator")
     identity = model_identity(MODEL, path)
@@ -84,7 +84,7 @@ def overhead(number: int, rounds: int) -> None:
         for _ in range(rounds):
             for name, durations in seconds.items():
                 local = VllmEngine(path, identity, EngineConfig(), Path(tempfile.mkdtemp()) / "engine.log")
-                make = partial(work_as_writer, MODEL, identity, config)
+                make = partial(writer_on_worker, MODEL, identity, config)
                 engine: Any = local if name == "here" else RayEngine(identity, local, make, config)
                 took, texts[name] = time_requests(engine, requests)
                 engine.close()

@@ -17,7 +17,7 @@ from kiloset.engines.ray_data import RayEmbedder, RayScorer
 from kiloset.engines.scorer import TransformersScorer
 from kiloset.engines.static import StaticEmbedder
 from kiloset.engines.vllm import VllmEngine, has_cuda
-from kiloset.engines.workers import work_as_embedder, work_as_scorer, work_as_writer
+from kiloset.engines.workers import embedder_on_worker, scorer_on_worker, writer_on_worker
 from kiloset.settings import RunConfig
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def static_embedder_factory(config: RunConfig) -> Callable[[], Embedder]:
     name = config.models.embedder.name
     path = model_path(name, "models.embedder")
     identity = StaticEmbedder(path, model_identity(name, path), Silent()).identity
-    return partial(work_as_embedder, name, identity)
+    return partial(embedder_on_worker, name, identity)
 
 
 class RunModels:
@@ -111,7 +111,7 @@ class RunModels:
         self.scorer: Scorer = _ManagedScorer(self._base_scorer(base), self)
         self.embedder = embedder_of(config, rows, progress)
         if config.engine.kind == "ray":
-            make = partial(work_as_embedder, config.models.embedder.name, self.embedder.identity)
+            make = partial(embedder_on_worker, config.models.embedder.name, self.embedder.identity)
             self.embedder = RayEmbedder(self.embedder, make, config.engine, progress, self.free_memory)
 
     def _generator(self) -> TextEngine:
@@ -147,14 +147,16 @@ class RunModels:
         local = VllmEngine(path, identity, config, self._log)
         if config.kind != "ray":
             return _ManagedEngine(local, self)
-        return _ManagedEngine(RayEngine(identity, local, partial(work_as_writer, name, identity, config), config), self)
+        return _ManagedEngine(
+            RayEngine(identity, local, partial(writer_on_worker, name, identity, config), config), self
+        )
 
     def _base_scorer(self, path: str) -> TransformersScorer | RayScorer:
         config, base = self._config.engine, self._base.identity
         identity = f"{base}, {config.max_model_len} tokens"
         if config.kind != "ray":
             return TransformersScorer(path, identity, config.max_model_len)
-        make = partial(work_as_scorer, base_name(self._config), base, identity, config.max_model_len)
+        make = partial(scorer_on_worker, base_name(self._config), base, identity, config.max_model_len)
         return RayScorer(identity, make, config)
 
     def free_memory(self, keep: VllmEngine | RayEngine | None = None) -> None:

@@ -18,11 +18,10 @@ from kiloset.core.calls import CallStore
 from kiloset.core.errors import ConfigError, EmptyError
 from kiloset.core.models import Embedder
 from kiloset.core.progress import Progress
-from kiloset.core.recorded import RecordedEngine, RecordedScorer
+from kiloset.core.recorded import RecordedEmbedder, RecordedEngine, RecordedScorer
 from kiloset.core.review import Decision, beyond, read_decisions
 from kiloset.core.run import RunFolder, code_sha256, file_sha256, machine_facts, sha256_of, write_atomically, write_text
 from kiloset.core.table import Outcome, check_outcome, no_rows, table_of, with_verdicts
-from kiloset.core.vectors import RecordedEmbedder
 from kiloset.data.curated import curated_text, is_edited, write_curated
 from kiloset.data.examples import load_pool, load_seeds
 from kiloset.data.files import SUFFIXES, read_records

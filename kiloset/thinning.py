@@ -20,11 +20,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from kiloset.core.errors import DataError, EmptyError
-from kiloset.core.folders import columns_of, is_taken, listed, read_part, write_json, write_part
+from kiloset.core.folders import columns_of, is_taken, read_part, row_groups, write_json, write_part
 from kiloset.core.models import Embedder
 from kiloset.core.progress import Progress
 from kiloset.core.table import STAGE_VERDICT, full_instruction, table_of
-from kiloset.engines.ray_data import Part, grouped, shared, worked
+from kiloset.engines.ray_data import Part, broadcast, map_groups, map_parts
 from kiloset.engines.settings import EngineConfig
 from kiloset.filters.balance import tempered_quotas
 from kiloset.filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
@@ -110,7 +110,7 @@ def thin(
     """
     if is_taken(out):
         raise DataError("KS861", f"{out}: not empty; name a new or empty folder")
-    parts = [{**part, "columns": _columns(part)} for part in listed(pool)]
+    parts = [{**part, "columns": _columns(part)} for part in row_groups(pool)]
     total = sum(part["rows"] for part in parts)
     if not total:
         raise EmptyError("KS862", f"{pool}: no row in it")
@@ -119,15 +119,15 @@ def thin(
     is_dropped = _drop_connected(parts, total, pairs, near, engine, seed, out)
     duplicates = int(is_dropped.sum())
     logger.info("near-duplicates: %d rows dropped", duplicates)
-    on_workers, draw, limits = shared(engine, is_dropped), None, dict[int, int]()
+    on_workers, draw, limits = broadcast(engine, is_dropped), None, dict[int, int]()
     if rows is not None and total - duplicates > rows:
         centres = _centres(parts, is_dropped, rows, seed, make_embedder)
-        draw = _Draw(on_workers, shared(engine, centres), seed, make_embedder)
+        draw = _Draw(on_workers, broadcast(engine, centres), seed, make_embedder)
         limits = _limits(
-            _with_progress(worked(engine, parts, draw.count), len(parts), "clusters", progress), rows, temper
+            _with_progress(map_parts(engine, parts, draw.count), len(parts), "clusters", progress), rows, temper
         )
     write = partial(_write, out=out, is_dropped=on_workers, draw=draw, limits=limits)
-    counts = _with_progress(worked(engine, parts, write), len(parts), "writing", progress)
+    counts = _with_progress(map_parts(engine, parts, write), len(parts), "writing", progress)
     dropped = {"near-duplicates": duplicates, "over_quota": int(counts["over_quota"].sum())}
     reasons = {reason: n for reason, n in dropped.items() if n}
     thinned = Thinned(total, int(counts["kept"].sum()), reasons, cut_short, len(limits))
@@ -196,7 +196,7 @@ def _similar_pairs(
         columns = range(start, min(start + at_once, BANDS + 1))
         groups = max(1, -(-total * len(columns) // GROUP_ROWS))
         emit = partial(_entries, columns=columns, seed=seed, groups=groups)
-        tables += grouped(engine, parts, emit, partial(_pairs_of_group, threshold=near.threshold), groups)
+        tables += map_groups(engine, parts, emit, partial(_pairs_of_group, threshold=near.threshold), groups)
         progress.advance(len(columns))
     progress.end()
     entries = pl.concat(tables)
@@ -239,9 +239,9 @@ def _drop_connected(
     is_dropped = np.zeros(total, np.bool_)
     if len(pairs):
         groups = max(1, -(-2 * len(pairs) // GROUP_ROWS))
-        emit = partial(_connected_rows, components=shared(engine, _components(pairs, total)), groups=groups)
+        emit = partial(_connected_rows, components=broadcast(engine, _components(pairs, total)), groups=groups)
         gather = partial(_drop_in_group, near=near, seed=seed, out=out)
-        for dropped in grouped(engine, parts, emit, gather, groups):
+        for dropped in map_groups(engine, parts, emit, gather, groups):
             is_dropped[dropped.filter(pl.col("row") >= 0)["row"].to_numpy()] = True
     return is_dropped
 

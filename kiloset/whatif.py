@@ -16,11 +16,10 @@ from kiloset.core.calls import CallStore
 from kiloset.core.errors import ConfigError, DataError
 from kiloset.core.models import Capabilities, Embedder, Scorer, TextEngine
 from kiloset.core.progress import Progress
-from kiloset.core.recorded import RecordedEngine, RecordedScorer
+from kiloset.core.recorded import RecordedEmbedder, RecordedEngine, RecordedScorer
 from kiloset.core.review import read_decisions
 from kiloset.core.run import RunFolder
 from kiloset.core.table import STAGE_VERDICT, VERDICT, table_of
-from kiloset.core.vectors import RecordedEmbedder, StoredVectors
 from kiloset.filters.contamination import Prompts
 from kiloset.filters.rules import instruction_rules, screen_instructions, with_languages
 from kiloset.generator.templates import Templates
@@ -71,7 +70,7 @@ def what_if(
     before, born = _stored(folder, stages[0].name), _stored(folder, "generate")
     with closing(CallStore.read_only(folder.calls)) as store:
         loaded = load_embedder(then, born.height)
-        embedder = RecordedEmbedder(loaded, StoredVectors(store), progress) if loaded.is_costly else loaded
+        embedder = RecordedEmbedder(loaded, store, progress) if loaded.is_costly else loaded
         old, new = (
             _fates(stages, before, _context(config, folder, store, embedder, progress)) for config in (then, now)
         )

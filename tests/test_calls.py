@@ -241,8 +241,8 @@ def test_reading_sees_what_stands_only_in_the_log_of_a_killed_run(store, tmp_pat
     for file in ("calls.sqlite", "calls.sqlite-wal", "calls.sqlite-shm"):
         shutil.copy(tmp_path / file, killed / file)
     before = (killed / "calls.sqlite").read_bytes(), (killed / "calls.sqlite-wal").read_bytes()
-    with closing(CallStore.read_only(killed / "calls.sqlite")) as found:
-        assert found.call(REQUEST.key("parrot@1"))["text"] == "Say hi #0"
+    with closing(CallStore.read_only(killed / "calls.sqlite")) as result:
+        assert result.call(REQUEST.key("parrot@1"))["text"] == "Say hi #0"
     assert ((killed / "calls.sqlite").read_bytes(), (killed / "calls.sqlite-wal").read_bytes()) == before
 
 

@@ -43,7 +43,7 @@ def _kiloset(*arguments):
 
 def _engines(log):
     """The engine processes that write to a log; other runs on this machine are none of ours."""
-    found = []
+    result = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             line = (folder / "cmdline").read_bytes().split(b"\0")
@@ -52,8 +52,8 @@ def _engines(log):
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
         if b"kiloset.engines.vllm" in line and state != "Z" and theirs == str(log):
-            found.append(int(folder.name))
-    return found
+            result.append(int(folder.name))
+    return result
 
 
 def _wait_for(condition, what, seconds=240):
@@ -173,11 +173,14 @@ def test_the_merged_model_writes_in_vllm_what_the_adapter_on_its_base_writes(ada
     assert "there is something already" in _kiloset("merge", "--runs", adapter.parent.parent, "--out", merged).stderr
     config = EngineConfig(dtype="float32", max_num_seqs=8, kv_cache_gib=0.5)
     prompts = ["Name a colour.", "What is 2 + 2?", "Tell me about the sea."]
-    shared = VllmEngine(str(language_model), "base", config, tmp_path / "log.txt", max_lora_rank=16)
-    alone = VllmEngine(str(merged), "merged", config, tmp_path / "log.txt")
-    try:
-        written = {}
-        for engine in (shared, shared.adapted(adapter, "adapted"), alone):
+    log = tmp_path / "log.txt"
+    written = {}
+    for engine in (
+        VllmEngine(str(language_model), "base", config, log),
+        VllmEngine(str(language_model), "adapted", config, log, adapter=adapter),
+        VllmEngine(str(merged), "merged", config, log, tokenizer_path=str(language_model)),
+    ):
+        try:
             requests = [
                 chat_request(engine, prompt, "response", max_tokens=12, temperature=0.0, top_p=1.0)
                 for prompt in prompts
@@ -186,10 +189,9 @@ def test_the_merged_model_writes_in_vllm_what_the_adapter_on_its_base_writes(ada
             ids = [f"{len(written):08x}{number:08x}" for number in range(len(prompts))]
             engine.submit(list(zip(ids, requests, strict=True)))
             answers = dict(engine.receive() for _ in requests)
-            written[engine.identity] = [answers[asked].text for asked in ids]
-    finally:
-        shared.close()
-        alone.close()
+            written[engine.identity] = [answers[key].text for key in ids]
+        finally:
+            engine.close()
     assert written["adapted"] == written["merged"]
     assert written["base"] != written["merged"]
 
@@ -199,17 +201,17 @@ def test_an_adapter_is_judged_beside_its_base_and_nothing_is_asked_twice(adapter
     few = ("--set", "evaluation.prompts=4", "--set", "evaluation.max_tokens=8")
     ran = _kiloset("evaluate", "--runs", runs, *few)
     assert ran.returncode == 0, ran.stderr[-3000:]
-    found = json.loads((adapter.parent / "evaluation.json").read_text())
-    assert found["KL to base"]["base"] == 0
-    assert found["KL to base"]["difference"]["low"] > 0
-    assert found["NLL of prose"]["base"] > 1
+    result = json.loads((adapter.parent / "evaluation.json").read_text())
+    assert result["KL to base"]["base"] == 0
+    assert result["KL to base"]["difference"]["low"] > 0
+    assert result["NLL of prose"]["base"] > 1
     assert {
         "following strict prompt",
         "accuracy facts",
         "refusals",
         "tokens per answer",
         "validation loss",
-    } <= found.keys()
+    } <= result.keys()
     answers = (adapter.parent / "evaluation" / "tuned" / "answers.jsonl").read_text().splitlines()
     with closing(sqlite3.connect(adapter.parent / "evaluation" / "calls.sqlite")) as store:
         sent = store.execute("SELECT COUNT(*) FROM sends").fetchone()[0]
@@ -259,10 +261,10 @@ def test_scores_equal_a_plain_forward_pass_whatever_the_batch(language_model):
     tokenizer = AutoTokenizer.from_pretrained(language_model)
     model = AutoModelForCausalLM.from_pretrained(language_model, dtype=torch.float32).eval()
     for prompt, response, (nats, tokens) in zip(prompts, responses, together, strict=True):
-        given, answer = tokenize_example(tokenizer, prompt, response)
-        labels = torch.tensor([[-100] * len(given) + answer])
+        loaded, answer = tokenize_example(tokenizer, prompt, response)
+        labels = torch.tensor([[-100] * len(loaded) + answer])
         with torch.inference_mode():
-            loss = float(model(torch.tensor([given + answer]), labels=labels).loss)
+            loss = float(model(torch.tensor([loaded + answer]), labels=labels).loss)
         assert tokens == len(answer)
         assert nats / tokens == pytest.approx(-loss, abs=1e-4)
         assert list(scorer.logprobs([prompt], [response])) == [(0, nats, tokens)]
@@ -337,14 +339,14 @@ def test_the_embedded_model_is_converted_once_and_whole(tmp_path, monkeypatch, c
 
     monkeypatch.setenv("KILOSET_CACHE", str(tmp_path / "cache"))
     caplog.set_level("INFO", "kiloset")
-    made = Path(model_path("embedded:smollm2-135m-instruct", "models.base"))
+    target = Path(model_path("embedded:smollm2-135m-instruct", "models.base"))
     assert len(caplog.messages) == 1
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [made.name]
-    assert model_path("embedded:smollm2-135m-instruct", "models.base") == str(made)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [target.name]
+    assert model_path("embedded:smollm2-135m-instruct", "models.base") == str(target)
     assert len(caplog.messages) == 1
-    assert "quantization_config" not in json.loads((made / "config.json").read_text())
+    assert "quantization_config" not in json.loads((target / "config.json").read_text())
     with (
-        safe_open(made / "model.safetensors", "pt") as there,
+        safe_open(target / "model.safetensors", "pt") as there,
         safe_open(Path(language_model) / "model.safetensors", "pt") as here,
     ):
         assert set(there.keys()) == set(here.keys())

@@ -144,11 +144,11 @@ def serve(monkeypatch):
 
 
 def requests(engine, count, raw=True):
-    made = []
+    target = []
     for number in range(count):
         prompt = f"p{number}" if raw else engine.render([{"role": "user", "content": f"p{number}"}])
-        made.append(Request(prompt, "response", 16, 0.7, 0.9, raw=raw))
-    return [(request.key(engine.identity), request) for request in made]
+        target.append(Request(prompt, "response", 16, 0.7, 0.9, raw=raw))
+    return [(request.key(engine.identity), request) for request in target]
 
 
 def received(engine, count):
@@ -649,7 +649,7 @@ def test_only_this_machine_is_loopback():
 def test_several_engines_may_work_at_once(serve):
     engines = [serve()[1] for _ in range(3)]
     with ThreadPoolExecutor() as pool:
-        assert [len(found) for found in pool.map(lambda engine: ask(engine, 20), engines)] == [20, 20, 20]
+        assert [len(result) for result in pool.map(lambda engine: ask(engine, 20), engines)] == [20, 20, 20]
 
 
 # ------------------------------------------------------------------------------------------- the models of a run

@@ -128,8 +128,8 @@ def test_vllms_own_server_writes_text_chats_and_json_as_asked(server, capsys):
 def _ask(engine, requests):
     asked = [(request.key(engine.identity), request) for request in requests]
     engine.submit(asked)
-    found = dict(engine.receive() for _ in asked)
-    return [found[key] for key, _ in asked]
+    result = dict(engine.receive() for _ in asked)
+    return [result[key] for key, _ in asked]
 
 
 def _template_tokens(turn):

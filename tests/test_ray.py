@@ -61,10 +61,10 @@ def broken():
 def head():
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": STORE})
-    yield made
+    target = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": STORE})
+    yield target
     ray.shutdown()
-    made.shutdown()
+    target.shutdown()
 
 
 @pytest.fixture
@@ -91,8 +91,8 @@ def _config(cluster, **changes):
 
 
 def _requests(number):
-    made = [Request(f"prompt {n}", "response", 16, 0.0, 1.0) for n in range(number)]
-    return [(request.key("fake@1"), request) for request in made]
+    target = [Request(f"prompt {n}", "response", 16, 0.0, 1.0) for n in range(number)]
+    return [(request.key("fake@1"), request) for request in target]
 
 
 def _completed(requests):
@@ -110,7 +110,7 @@ def test_a_node_and_an_actor_lost_cost_what_was_under_way_and_nothing_else(two_n
         key, completion = engine.receive()
         assert key not in got
         got[key] = completion
-        assert all(len(actor.under_way) <= room for actor in engine._actors)
+        assert all(len(actor.in_flight) <= room for actor in engine._actors)
         if number == 100:
             two_nodes.remove_node(next(iter(two_nodes.worker_nodes)))
         if number == 200:
@@ -139,7 +139,7 @@ def test_no_cluster_at_an_address_is_one_line():
     if ray.is_initialized():
         ray.shutdown()
     engine = RayEngine("fake@1", FakeEngine(), SlowEngine, EngineConfig(kind="ray", address="127.0.0.1:1"))
-    with pytest.raises(ModelError, match=r"\[engine\] address = '127.0.0.1:1': no Ray cluster to be reached there"):
+    with pytest.raises(ModelError, match=r"\[engine\] address = '127.0.0.1:1': cannot reach a Ray cluster there"):
         engine.submit(_requests(1))
 
 

@@ -15,7 +15,7 @@ from kiloset.engines.settings import EngineConfig
 def asked(monkeypatch):
     """What a stand-in of Ray was asked to join."""
     calls = []
-    fake = SimpleNamespace(is_initialized=lambda: False, init=lambda **given: calls.append(given["address"]))
+    fake = SimpleNamespace(is_initialized=lambda: False, init=lambda **loaded: calls.append(loaded["address"]))
     monkeypatch.setitem(sys.modules, "ray", fake)
     return calls
 
@@ -30,7 +30,7 @@ def test_an_address_is_knocked_at_before_it_is_joined(asked):
         address = f"127.0.0.1:{server.getsockname()[1]}"
         connect(EngineConfig(kind="ray", address=address))
     assert asked == [address]
-    with pytest.raises(ModelError, match="no Ray cluster to be reached there"):
+    with pytest.raises(ModelError, match="cannot reach a Ray cluster there"):
         connect(EngineConfig(kind="ray", address=address))
     assert asked == [address]
 

@@ -58,13 +58,13 @@ class Phases(Silent):
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a random BERT with mean pooling, whose tokenizer pads and cuts."""
     folder = tmp_path_factory.mktemp("model")
-    made = Tokenizer(models.WordPiece({token: at for at, token in enumerate(VOCABULARY)}, unk_token="[UNK]"))
-    made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    made.post_processor = processors.BertProcessing(("[SEP]", 4), ("[CLS]", 3))
-    made.enable_padding(length=12, pad_token="[PAD]", pad_id=0)
-    made.enable_truncation(6)
+    target = Tokenizer(models.WordPiece({token: at for at, token in enumerate(VOCABULARY)}, unk_token="[UNK]"))
+    target.normalizer, target.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    target.post_processor = processors.BertProcessing(("[SEP]", 4), ("[CLS]", 3))
+    target.enable_padding(length=12, pad_token="[PAD]", pad_id=0)
+    target.enable_truncation(6)
     special = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    PreTrainedTokenizerFast(tokenizer_object=made, **special).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=target, **special).save_pretrained(folder)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         config = BertConfig(vocab_size=len(VOCABULARY), max_position_embeddings=32, initializer_range=0.5, **SIZES)
@@ -133,15 +133,15 @@ def mean(tokens: list[str], vectors: dict[str, list[float]]) -> list[float]:
     ],
 )
 def test_a_text_is_the_mean_of_its_tokens_vectors_made_by_hand(embedder, by_hand, text, tokens):
-    found = embedder.embed(["moon", text])
-    assert found.dtype == np.float32
-    assert found[1].tolist() == pytest.approx(mean(tokens, by_hand), abs=2e-5)
+    result = embedder.embed(["moon", text])
+    assert result.dtype == np.float32
+    assert result[1].tolist() == pytest.approx(mean(tokens, by_hand), abs=2e-5)
 
 
 def test_a_text_of_which_nothing_is_known_lies_on_the_last_axis(embedder):
-    found = embedder.embed(["", "☃ ☃", " \n", "[unused0]", "[SEP]", "moon"])
-    assert found[:5].tolist() == [[0.0] * (DIMS - 1) + [1.0]] * 5
-    assert np.linalg.norm(found[5]) == pytest.approx(1, abs=1e-6)
+    result = embedder.embed(["", "☃ ☃", " \n", "[unused0]", "[SEP]", "moon"])
+    assert result[:5].tolist() == [[0.0] * (DIMS - 1) + [1.0]] * 5
+    assert np.linalg.norm(result[5]) == pytest.approx(1, abs=1e-6)
     assert embedder.embed([]).shape == (0, 0)
 
 
@@ -161,10 +161,10 @@ def test_a_long_text_is_cut_and_a_megabyte_is_no_trouble(embedder):
 
 
 def test_weights_rank_words_and_characters_apart():
-    found = token_weights(["!", "字", "the", "##s", "of", "Ġa", "▁moon"])
+    result = token_weights(["!", "字", "the", "##s", "of", "Ġa", "▁moon"])
     ranks = [1, 2, 1, 3, 2, 4, 3]
     total = sum(1 / rank for rank in ranks)
-    assert found.tolist() == pytest.approx([SIF / (SIF + 1 / rank / total) for rank in ranks])
+    assert result.tolist() == pytest.approx([SIF / (SIF + 1 / rank / total) for rank in ranks])
 
 
 def test_it_is_distilled_once_for_a_revision_and_number_of_dims(model, tmp_path, monkeypatch, caplog):
@@ -234,13 +234,13 @@ def test_what_cannot_be_distilled_or_read_is_refused_in_one_line(embedder, model
     with pytest.raises(ModelError, match="leaves out token ids"):
         static.distil(str(tmp_path), tmp_path / "static", Silent(), DIMS)
     embedder.embed(["moon"])
-    (made,) = Path(os.environ["KILOSET_CACHE"]).iterdir()
-    broken = tmp_path / "cache" / made.name
+    (target,) = Path(os.environ["KILOSET_CACHE"]).iterdir()
+    broken = tmp_path / "cache" / target.name
     broken.mkdir(parents=True)
-    for file in made.iterdir():
+    for file in target.iterdir():
         (broken / file.name).write_bytes(file.read_bytes()[:-9] if "safetensors" in file.name else file.read_bytes())
     monkeypatch.setenv("KILOSET_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(ModelError, match=rf"{made.name}: cannot be read .*; delete it"):
+    with pytest.raises(ModelError, match=rf"{target.name}: cannot be read .*; delete it"):
         StaticEmbedder(str(model), "tiny@1", Silent(), DIMS).embed(["moon"])
 
 
@@ -288,10 +288,10 @@ def test_distilled_from_minilm_it_finds_nearly_what_minilm_finds_near(tmp_path, 
     texts = [text for row in rows for text in (row["instruction"], row["response"])]
     cosines, nearest = [], []
     for embedder in (SentenceEmbedder(path, "x"), StaticEmbedder(path, "x", Silent())):
-        found = (vectors := embedder.embed(texts)) @ vectors.T
-        cosines.append(found[np.triu_indices(len(texts), 1)])
-        np.fill_diagonal(found, -1)
-        nearest.append(np.argsort(-found, axis=1)[:, :10])
+        result = (vectors := embedder.embed(texts)) @ vectors.T
+        cosines.append(result[np.triu_indices(len(texts), 1)])
+        np.fill_diagonal(result, -1)
+        nearest.append(np.argsort(-result, axis=1)[:, :10])
     shared = np.mean([len(set(one) & set(other)) / 10 for one, other in zip(*nearest, strict=True)])
     # Measured: 0.394 and 0.292; words and characters ranked together 0.262 and 0.225, no weights 0.185 and 0.177.
     assert spearmanr(*cosines).statistic > 0.33

@@ -14,7 +14,7 @@ ray = pytest.importorskip("ray")
 
 from kiloset import thinning  # noqa: E402
 from kiloset.core.errors import DataError, EmptyError  # noqa: E402
-from kiloset.core.folders import listed, read_part, write_part  # noqa: E402
+from kiloset.core.folders import read_part, row_groups, write_part  # noqa: E402
 from kiloset.core.progress import Silent  # noqa: E402
 from kiloset.engines.settings import EngineConfig  # noqa: E402
 from kiloset.filters.balance import tempered_quotas  # noqa: E402
@@ -121,18 +121,18 @@ def test_many_small_shuffles_give_what_one_gives_and_clusters_get_their_quotas(t
 
 
 def listed_with_columns(pool):
-    return [{**part, "columns": thinning._columns(part)} for part in listed(str(pool))]
+    return [{**part, "columns": thinning._columns(part)} for part in row_groups(str(pool))]
 
 
 def test_a_folder_is_read_by_row_groups_in_order_from_any_address(tmp_path):
     rows = _pool(tmp_path)
-    parts = listed(f"file://{tmp_path}")
+    parts = row_groups(f"file://{tmp_path}")
     assert len(parts) > len(list(tmp_path.glob("*.parquet")))
     read = pl.concat([read_part(part) for part in parts])
     assert read.drop("row").equals(rows)
     assert read["row"].to_list() == list(range(600))
     write_part("memory://thin", "a.parquet", rows)
-    assert read_part(listed("memory://thin")[0]).drop("row").equals(rows)
+    assert read_part(row_groups("memory://thin")[0]).drop("row").equals(rows)
 
 
 def test_what_is_no_pool_is_refused_in_one_line(tmp_path):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from kiloset.core import vectors
+from kiloset.core import recorded
 from kiloset.core.calls import CallStore
 from kiloset.core.progress import Silent
-from kiloset.core.vectors import RecordedEmbedder
+from kiloset.core.recorded import RecordedEmbedder
 
 
 class InCompany:
@@ -41,7 +41,7 @@ def test_a_text_has_one_vector_in_whatever_company_it_comes_again(tmp_path: Path
 
 
 def test_what_was_embedded_before_a_stop_is_not_embedded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vectors, "PART", 2)
+    monkeypatch.setattr(recorded, "EMBED_TEXTS", 2)
 
     class Stops(InCompany):
         def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -56,10 +56,10 @@ def test_what_was_embedded_before_a_stop_is_not_embedded_again(tmp_path: Path, m
     store.close()
 
     model = InCompany()
-    found = RecordedEmbedder(model, CallStore(tmp_path / "calls.sqlite"), Silent()).embed(texts)
+    result = RecordedEmbedder(model, CallStore(tmp_path / "calls.sqlite"), Silent()).embed(texts)
     assert [text for part in model.asked for text in part] == texts[4:]
     whole = RecordedEmbedder(InCompany(), CallStore(tmp_path / "other.sqlite"), Silent()).embed(texts)
-    assert found.tobytes() == whole.tobytes()
+    assert result.tobytes() == whole.tobytes()
 
 
 def test_another_model_has_vectors_of_its_own(tmp_path: Path) -> None:

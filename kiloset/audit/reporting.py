@@ -13,8 +13,8 @@ from kiloset.core.calls import CallStore
 from kiloset.core.errors import ConfigError
 from kiloset.core.models import Embedder
 from kiloset.core.progress import Progress
+from kiloset.core.recorded import RecordedEmbedder
 from kiloset.core.run import RunFolder
-from kiloset.core.vectors import RecordedEmbedder, StoredVectors
 from kiloset.settings import RunConfig, load_config
 
 ON_PAGE = 50
@@ -87,5 +87,5 @@ def write_report(
     born = sum(stage.created for stage in found.funnel if stage.stage == "seeds")
     loaded = load_embedder(load_config(folder.config, []), born)
     with closing(CallStore.read_only(folder.calls)) as store:
-        embedder = RecordedEmbedder(loaded, StoredVectors(store), progress) if loaded.is_costly else loaded
+        embedder = RecordedEmbedder(loaded, store, progress) if loaded.is_costly else loaded
         return write_page(folder, found, embedder.embed, out)

@@ -1,6 +1,6 @@
-"""Turn a run's TOML into frozen dataclasses, refusing whatever they do not know.
+"""Turns a run's TOML into frozen dataclasses and refuses unknown keys.
 
-Types and ranges are checked by pydantic; this module only gives its findings our one-line form.
+pydantic checks types and ranges; this module turns its errors into one line each.
 """
 
 import tomllib
@@ -28,10 +28,10 @@ Names = Annotated[tuple[str, ...], Field(strict=False)]
 
 @dataclass_transform(frozen_default=True)
 def settings(cls: type[T]) -> type[T]:
-    """Make a frozen, strict dataclass of a config table; the docstring under a field becomes its help."""
+    """Turn a class into a frozen, strict dataclass for a config table; the docstring under a field is its help text."""
     config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
-    made: type[T] = pydantic_dataclass(frozen=True, config=config)(cls)  # type: ignore[assignment]
-    return made
+    table: type[T] = pydantic_dataclass(frozen=True, config=config)(cls)  # type: ignore[assignment]
+    return table
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError("KS003", f"{path}: no such config file") from None
     except IsADirectoryError:
-        raise ConfigError("KS004", f"{path}: is a folder; a config is a .toml file") from None
+        raise ConfigError("KS004", f"{path}: is a folder; expected a .toml file") from None
     except OSError as error:
         raise ConfigError("KS005", f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
@@ -57,7 +57,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def with_override(table: Mapping[str, Any], assignment: str) -> dict[str, Any]:
-    """Return a copy of `table` in which `table.key=value` holds; the value is TOML, or text if it is not.
+    """Return a copy of `table` with `table.key=value` applied; the value is TOML, or text if it is not valid TOML.
 
     Raises:
         ConfigError: The assignment has no `=`, or no dot in its key.
@@ -70,23 +70,23 @@ def with_override(table: Mapping[str, Any], assignment: str) -> dict[str, Any]:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
     except (ValueError, RecursionError):
         value = text.strip()
-    changed = dict(table)
-    here = changed
+    copy = dict(table)
+    target = copy
     for key in keys[:-1]:
-        inner = here.get(key, {})
+        inner = target.get(key, {})
         if not isinstance(inner, Mapping):
             raise ConfigError("KS010", f"--set {assignment}: {key!r} is a value, not a table")
-        here[key] = dict(inner)
-        here = here[key]
-    here[keys[-1]] = value
-    return changed
+        target[key] = dict(inner)
+        target = target[key]
+    target[keys[-1]] = value
+    return copy
 
 
 def parse(cls: type[T], table: Mapping[str, Any]) -> T:
     """Build the config dataclass `cls` from a parsed TOML document.
 
     Raises:
-        ConfigError: A key is unknown (the nearest known one is named) or a value is of the wrong type or out of range.
+        ConfigError: A key is unknown (the message suggests a similar one), or a value has the wrong type or range.
     """
     return _parse(cls, table, ())
 
@@ -136,16 +136,16 @@ def _unknown(key: str, known: Sequence[str], path: tuple[str, ...]) -> str:
 
 
 def _one_line(error: ValidationError, path: tuple[str, ...]) -> str:
-    """Say the first finding as `[table] key must be …, got …`; a union's findings are joined by "or"."""
-    findings = error.errors(include_url=False)
-    first = findings[0]
+    """Return pydantic's first error as `[table] key must be …, got …`; the errors of a union are joined with "or"."""
+    errors = error.errors(include_url=False)
+    first = errors[0]
     key = str(first["loc"][0]) if first["loc"] else ""
     allowed = dict.fromkeys(
-        finding["msg"]
+        each["msg"]
         .removeprefix("Input should be ")
         .removeprefix("Value error, ")
         .replace("Dictionary should have", "a table with")
-        for finding in findings
-        if finding["loc"] and finding["loc"][0] == first["loc"][0]
+        for each in errors
+        if each["loc"] and each["loc"][0] == first["loc"][0]
     )
     return f"[{'.'.join(path)}] {key} must be {' or '.join(allowed)}, got {first['input']!r}"

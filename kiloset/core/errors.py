@@ -1,19 +1,19 @@
-"""The errors this project raises on purpose; anything else that escapes is a bug.
+"""The errors that this project raises deliberately; any other exception is a bug.
 
 * KilosetError
   - ConfigError   a setting is unknown, of the wrong type or out of range   (also a ValueError)
   - DataError     a file or a row breaks the schema                         (also a ValueError)
   - StageError    a stage lost, invented or renamed rows                    (also a RuntimeError)
   - ModelError    a model cannot be loaded or its process died              (also a RuntimeError)
-  - EmptyError    a run or a file leaves no row to go on with               (also a RuntimeError)
+  - EmptyError    a run or a file has no usable row                         (also a RuntimeError)
 """
 
 
 class KilosetError(Exception):
-    """Base of every deliberate error; the command line prints its code and message and exits with 2."""
+    """Base of every deliberate error; the command line prints its code and message and exits with status 2."""
 
     def __init__(self, code: str, message: str) -> None:
-        """Take a code such as `KS101`, which names the place that raises and never changes, and a message in one line."""
+        """Keep a code such as `KS101`, which identifies the raise statement and never changes, and a message of one line."""
         super().__init__(code, message)
         self.code, self.message = code, message
 
@@ -38,4 +38,4 @@ class ModelError(KilosetError, RuntimeError):
 
 
 class EmptyError(KilosetError, RuntimeError):
-    """Nothing was accepted; the message names the reasons."""
+    """No row is usable; the message names the reasons."""

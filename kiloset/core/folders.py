@@ -1,4 +1,4 @@
-"""Parquet folders of any size, local or at any fsspec address: listed here, read and written where the work is."""
+"""Folders of Parquet files of any size, local or at any fsspec address."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,16 +8,16 @@ import polars as pl
 from kiloset.core.errors import DataError
 
 
-def listed(address: str) -> list[dict[str, Any]]:
-    """Return the row groups of a folder's Parquet files, in order: `file`, `number`, `first` (its first row), `rows`, `bytes`.
+def row_groups(address: str) -> list[dict[str, Any]]:
+    """Return the row groups of a folder's Parquet files, in order: `folder`, `file`, `number`, `first` (first row), `rows`, `bytes`.
 
     Raises:
-        DataError: There is no such folder, none of its files is Parquet, or one cannot be read.
+        DataError: The folder is missing, has no Parquet file, or a file cannot be read.
     """
     import pyarrow  # type: ignore[import-untyped]
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-    fs, path = _located(address)
+    fs, path = _filesystem(address)
     try:
         files = sorted(file for file in fs.ls(path, detail=False) if file.endswith(".parquet"))
     except (OSError, ValueError) as error:
@@ -29,46 +29,42 @@ def listed(address: str) -> list[dict[str, Any]]:
     for file in files:
         try:
             with fs.open(file, "rb") as opened:
-                found = pq.ParquetFile(opened).metadata
+                metadata = pq.ParquetFile(opened).metadata
         except (OSError, pyarrow.ArrowException) as error:
             raise DataError("KS024", f"{file}: not a readable parquet file ({str(error).splitlines()[0]})") from None
-        for number in range(found.num_row_groups):
-            group = found.row_group(number)
-            part = {
-                "file": file,
-                "number": number,
-                "first": first,
-                "rows": group.num_rows,
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            groups.append({
+                "folder": address, "file": file, "number": number, "first": first, "rows": group.num_rows,
                 "bytes": group.total_byte_size,
-            }
-            groups.append({"folder": address, **part})
+            })  # fmt: skip
             first += group.num_rows
     return groups
 
 
 def columns_of(part: dict[str, Any]) -> list[str]:
-    """Return the columns of the file of a row group."""
+    """Return the column names of a row group's file."""
     import pyarrow.parquet as pq
 
-    fs, _ = _located(part["folder"])
+    fs, _ = _filesystem(part["folder"])
     with fs.open(part["file"], "rb") as opened:
         return list(pq.ParquetFile(opened).schema_arrow.names)
 
 
 def read_part(part: dict[str, Any], columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """Return a row group that `listed` named, with a column `row`, the number of each of its rows in the whole folder."""
+    """Return a row group of `row_groups` as a table with a column `row`, the row's number in the whole folder."""
     import pyarrow.parquet as pq
 
-    fs, _ = _located(part["folder"])
+    fs, _ = _filesystem(part["folder"])
     with fs.open(part["file"], "rb") as opened:
-        found = pl.from_arrow(pq.ParquetFile(opened).read_row_group(part["number"], columns=columns))
-    assert isinstance(found, pl.DataFrame)
-    return found.with_columns(row=pl.int_range(part["first"], part["first"] + part["rows"], dtype=pl.Int64))
+        table = pl.from_arrow(pq.ParquetFile(opened).read_row_group(part["number"], columns=columns))
+    assert isinstance(table, pl.DataFrame)
+    return table.with_columns(row=pl.int_range(part["first"], part["first"] + part["rows"], dtype=pl.Int64))
 
 
 def write_part(address: str, name: str, table: pl.DataFrame) -> None:
-    """Write a Parquet file of a folder, which appears whole: a work that is done twice writes the same file."""
-    fs, path = _located(address)
+    """Write a Parquet file into a folder, atomically; writing the same part again replaces the file."""
+    fs, path = _filesystem(address)
     fs.makedirs(path, exist_ok=True)
     partial = f"{path}/.{name}.partial"
     with fs.open(partial, "wb") as file:
@@ -77,27 +73,27 @@ def write_part(address: str, name: str, table: pl.DataFrame) -> None:
 
 
 def write_json(address: str, name: str, text: str) -> None:
-    """Write a text file of a folder."""
-    fs, path = _located(address)
+    """Write a text file into a folder."""
+    fs, path = _filesystem(address)
     fs.makedirs(path, exist_ok=True)
     with fs.open(f"{path}/{name}", "wb") as file:
         file.write(text.encode())
 
 
 def is_taken(address: str) -> bool:
-    """Tell whether there is something at an address already.
+    """Return whether an address is a file or a folder that is not empty.
 
     Raises:
-        DataError: It cannot be reached.
+        DataError: The address cannot be reached.
     """
-    fs, path = _located(address)
+    fs, path = _filesystem(address)
     try:
         return bool(fs.exists(path) and (not fs.isdir(path) or fs.ls(path, detail=False)))
     except OSError as error:
         raise DataError("KS025", f"{address}: cannot be reached ({type(error).__name__})") from None
 
 
-def _located(address: str) -> tuple[Any, str]:
+def _filesystem(address: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
     try:

@@ -1,7 +1,7 @@
-"""Next-token logits at chosen positions only, the same for scoring and for training.
+"""Next-token logits at chosen positions, shared by scoring and training.
 
-Most positions of a training example are prompt, and a vocabulary is wide: computing logits for response positions
-alone is 1.7 times faster on a CPU than computing all of them. torch comes with the model that is handed in.
+Most positions of an example belong to the prompt, and a vocabulary is large: computing logits only for response positions is
+1.7 times faster on a CPU.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 TOLERANCE = 0.02
-"""Largest difference between the model's own logits and ours, as a fraction of the largest; bfloat16 errs by 0.004."""
+"""Largest difference allowed between the model's own logits and ours, relative to the largest logit; bfloat16 errs by 0.004."""
 
 
 def padded(
@@ -21,8 +21,8 @@ def padded(
 ) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
     """Return ids, attention mask and response mask, each (rows, tokens), of `(prompt ids, response ids)`.
 
-    Padded on the right with id 0; which id pads is of no matter, since nothing attends to it and nothing counts it.
-    `rows` and `length` are the least shape; rows to fill it up are all padding.
+    Padded on the right with id 0; no token attends to the padding and no sum includes it. `rows` and `length` are the smallest
+    shape; additional rows contain only padding.
     """
     import torch
 
@@ -41,10 +41,7 @@ def padded(
 def logits_at(
     model: Any, input_ids: "torch.Tensor", attention_mask: "torch.Tensor", is_target: "torch.Tensor"
 ) -> "torch.Tensor":
-    """Return the float32 logits that predict the marked tokens, (marked tokens of all rows, vocabulary).
-
-    The arguments are those of `states_at`.
-    """
+    """Return the float32 logits that predict the marked tokens, (marked tokens of all rows, vocabulary); see `states_at`."""
     return logits_of(model, states_at(model, input_ids, attention_mask, is_target))
 
 
@@ -56,8 +53,8 @@ def states_at(
     Args:
         model: A causal language model of transformers, not a PEFT wrapper of one.
         input_ids: (rows, tokens) int64, padded on the right.
-        attention_mask: (rows, tokens) int64, 0 on padding; may be None, since no token attends to what comes after it.
-        is_target: (rows, tokens) bool, True on tokens to predict; never on a row's first.
+        attention_mask: (rows, tokens) int64, 0 on padding; may be None, because no token attends to later ones.
+        is_target: (rows, tokens) bool, True on tokens to predict; False on the first token of a row.
     """
     hidden: torch.Tensor = model.get_decoder()(
         input_ids=input_ids, attention_mask=attention_mask, use_cache=False
@@ -68,16 +65,16 @@ def states_at(
 
 def logits_of(model: Any, states: "torch.Tensor") -> "torch.Tensor":
     """Return the float32 logits of hidden states, (states, vocabulary)."""
-    return _as_the_model_does(model.get_output_embeddings()(states).float(), model.config.get_text_config())
+    return _scaled(model.get_output_embeddings()(states).float(), model.config.get_text_config())
 
 
 def check_logits(
     model: Any, input_ids: "torch.Tensor", attention_mask: "torch.Tensor", is_target: "torch.Tensor"
 ) -> None:
-    """Check on one batch that `logits_at` gives what the whole model gives.
+    """Check on one batch that `logits_at` gives the same logits as the whole model.
 
     Raises:
-        ModelError: It does not: the model does something to its logits that we do not know of.
+        ModelError: They differ, because the model changes its logits in a way that is not supported.
     """
     import torch
 
@@ -88,13 +85,13 @@ def check_logits(
     if (ours - own).abs().max() > TOLERANCE * own.abs().max():
         raise ModelError(
             "KS033",
-            f"{model.config.model_type} models change their logits in a way not known here, so a likelihood would be "
-            "wrong; use another model",
+            f"{model.config.model_type} models change their logits in a way that is not supported, so likelihoods would "
+            "be wrong; use another model",
         )
 
 
-def _as_the_model_does(logits: "torch.Tensor", config: Any) -> "torch.Tensor":
-    """Scale or cap logits: Granite divides them, Cohere multiplies them, Gemma bends them by a hyperbolic tangent."""
+def _scaled(logits: "torch.Tensor", config: Any) -> "torch.Tensor":
+    """Scale or cap logits as the model does: Granite divides, Cohere multiplies, Gemma applies a hyperbolic tangent."""
     if divisor := getattr(config, "logits_scaling", None):
         logits = logits / divisor
     if factor := getattr(config, "logit_scale", None):

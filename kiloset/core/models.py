@@ -1,4 +1,4 @@
-"""What a stage may ask of a model, and the one way a prompt is rendered for writing, scoring and training."""
+"""Protocols of the models that stages use, and the one way to render a prompt for generation, scoring and training."""
 
 import hashlib
 import json
@@ -16,49 +16,49 @@ Message = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One completion asked for."""
+    """A request for one completion."""
 
     prompt: str
-    """Rendered text, as the model is to see it."""
+    """The rendered text that the model sees."""
     purpose: str
-    """What it is for (`instruction`, `input`, `response`, `evolve`, `magpie`, `plain`, `guided`, …); not part of the key."""
+    """`instruction`, `input`, `response`, `evolve`, `magpie`, `plain`, `guided`, …; not part of the key."""
     max_tokens: int
     temperature: float
     top_p: float
     stop: tuple[str, ...] = ()
     sample: int = 0
-    """Number among requests that are otherwise equal."""
+    """Number among otherwise equal requests, for several samples of one prompt."""
     raw: bool = False
-    """The prompt is plain text, so the tokenizer adds its own begin token; a rendered chat has it already."""
+    """The prompt is plain text, so the tokenizer adds its begin token; a rendered chat already has it."""
     schema: str = ""
-    """JSON schema of the completion, "" for none; obeyed only by an engine that is `structured`."""
+    """JSON schema of the completion, "" for none; only engines with the capability `schemas` obey it."""
 
     def key(self, model: str) -> str:
-        """Return the sha256 that names this request to this model: equal keys are the same request.
+        """Return the cache key: the sha256 of the request and the model's identity.
 
         `max_tokens` is not part of it: a completion that ended by itself is the same under any larger limit, and one that
-        was cut is asked for again only if the limit was raised (`kiloset.core.calls`).
+        was cut is requested again only if the limit was raised (`kiloset.core.calls`).
         """
         parts = [model, self.prompt, self.temperature, self.top_p, self.stop, self.sample, self.raw, self.schema]
         return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
 
 
 def seed_of(key: str) -> int:
-    """Return the seed a request is sampled with: 31 bits of its key, so that it repeats as far as the engine allows."""
+    """Return a request's sampling seed: 31 bits of its key, so that its completion is as reproducible as the engine allows."""
     return int(key[:8], 16) & 0x7FFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What came back for a request."""
+    """The result of a request."""
 
     text: str
     finish_reason: str
-    """`stop`, `length` (cut at max_tokens) or `refused` (the engine would not take the prompt)."""
+    """`stop`, `length` (cut at max_tokens) or `refused` (the engine did not accept the prompt)."""
     prompt_tokens: int
     completion_tokens: int
     key: str = ""
-    """The request's key, where the completion is stored."""
+    """The request's key, if the completion is stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,28 +131,28 @@ class EvaluationScorer(Scorer, Protocol):
 
 
 class Embedder(Protocol):
-    """A model that turns texts into directions."""
+    """A model that embeds texts."""
 
     identity: str
     is_costly: bool
-    """Whether a run should store its vectors rather than compute them again."""
+    """Whether a run stores the vectors, because computing them again is slow."""
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return `(texts, dims)` float32 with rows of length 1."""
 
 
 def chat_request(engine: Renderer, turn: str, purpose: str, **sampling: Any) -> Request:
-    """Return the request that answers one user turn under the very prompt the trainer renders."""
+    """Return the request for an answer to one user turn, with the same prompt as in training."""
     return messages_request(engine, [{"role": "user", "content": turn}], purpose, **sampling)
 
 
 def messages_request(engine: Renderer, messages: Sequence[Message], purpose: str, **sampling: Any) -> Request:
-    """Return the request that answers a chat under the very prompt the trainer renders.
+    """Return the request for an answer to a chat, with the same prompt as in training.
 
-    A model without a chat template gets its begin token, as in training, and is stopped where it begins another turn.
+    A model without a chat template gets its begin token, as in training, and stops when it begins another turn.
     """
-    more: dict[str, Any] = {} if engine.capabilities.chat_template else {"raw": True, "stop": PLAIN_STOP}
-    return Request(prompt=engine.render(messages), purpose=purpose, **sampling, **more)
+    plain: dict[str, Any] = {} if engine.capabilities.chat_template else {"raw": True, "stop": PLAIN_STOP}
+    return Request(prompt=engine.render(messages), purpose=purpose, **sampling, **plain)
 
 
 PLAIN_STOP = ("\n### ",)
@@ -160,10 +160,9 @@ PLAIN_TURNS = {"system": "{}\n\n", "user": "### Instruction:\n{}\n\n", "assistan
 
 
 def render_prompt(tokenizer: Any, messages: Sequence[Message]) -> str:
-    """Return the text before the response, by the tokenizer's chat template or, where it has none, in plain headings.
+    """Return the text before the response, by the tokenizer's chat template or, if it has none, with plain headings.
 
-    The same function renders for writing, scoring and training, so that a likelihood is measured under the very
-    prompt the trainer uses.
+    Generation, scoring and training use this function, so that likelihoods are measured with the prompt of training.
     """
     if getattr(tokenizer, "chat_template", None):
         return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
@@ -172,10 +171,10 @@ def render_prompt(tokenizer: Any, messages: Sequence[Message]) -> str:
 
 
 def tokenize_example(tokenizer: Any, messages: Sequence[Message], response: str) -> tuple[list[int], list[int]]:
-    """Return `(prompt ids, response ids)`; the response ends with the end-of-turn token, which is trained and scored too.
+    """Return `(prompt ids, response ids)`; the response ends with the end-of-turn token, which is also trained and scored.
 
     Raises:
-        ModelError: The chat template does not put the response directly after the prompt, so no mask can be exact.
+        ModelError: The chat template changes the text before the response, so no mask is exact; or there is no end token.
     """
     prompt, whole = render_prompt(tokenizer, messages), ""
     templated = bool(getattr(tokenizer, "chat_template", None))
@@ -198,7 +197,7 @@ def tokenize_example(tokenizer: Any, messages: Sequence[Message], response: str)
 
 
 def _end_token(tokenizer: Any, whole: str, before: str) -> int:
-    """Return the token by which the template ends a turn, or the end-of-text token where it has none of its own."""
+    """Return the special token with which the template ends a turn, or the end-of-text token if there is none."""
     special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
     tail = tokenizer.encode(whole[len(before) :].strip(), add_special_tokens=False) if whole.startswith(before) else []
     return int(next((id for id in tail if id in special), tokenizer.eos_token_id))

@@ -1,1 +1,1 @@
-"""What runs a model: vLLM, the scorer, the embedder, and the models that come with the installation."""
+"""Engines that run models: vLLM, OpenAI-compatible servers, the scorer, embedders, Ray, and the bundled models."""

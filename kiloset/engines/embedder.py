@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 
 class SentenceEmbedder:
-    """An `Embedder` by sentence-transformers, loaded with the first text."""
+    """An `Embedder` with a sentence-transformers model, loaded at the first call."""
 
     is_costly = True
 
     def __init__(self, path: str, identity: str) -> None:
-        """Name the model by its local folder; safetensors only, no remote code."""
+        """Keep the model's local folder and its name and revision; nothing is loaded yet."""
         self.identity, self._path = identity, path
         self._model: Any = None
 

@@ -1,7 +1,6 @@
-"""What comes to a Ray cluster as a whole: scores and embeddings of many texts, through actor pools of Ray Data.
+"""Scores and embeddings of many texts, and functions over parts of a pool, on a Ray cluster with Ray Data.
 
-Each worker holds the very scorer or embedder that one machine uses. Rows are numbered, so that the order in which blocks
-come back does not matter.
+Each worker holds the scorer or embedder of a single machine. Rows are numbered, because blocks return in any order.
 """
 
 import json
@@ -17,21 +16,21 @@ from kiloset.core.progress import Progress
 from kiloset.engines.ray import connect, placement
 from kiloset.engines.settings import EngineConfig
 
-SCORED = 32
-"""Responses that an actor takes at a time."""
-EMBEDDED = 256
-"""Texts that an actor takes at a time."""
+SCORE_BATCH = 32
+"""Responses in one call of a worker."""
+EMBED_BATCH = 256
+"""Texts in one call of a worker."""
 FEW = 2_000
-"""Texts that are embedded here: a model's start on a worker takes longer."""
+"""Up to this number, texts are embedded on the driver, because starting a model on a worker takes longer."""
 BLOCKS = 200
-"""Blocks at most into which rows are parted."""
+"""Largest number of blocks."""
 
 
-def prepared(config: EngineConfig) -> Any:
-    """Join the cluster, and return `ray.data`, quiet.
+def connect_data(config: EngineConfig) -> Any:
+    """Join the cluster, and return `ray.data` with its output switched off.
 
     Raises:
-        ModelError: No cluster.
+        ModelError: The cluster cannot be reached.
     """
     connect(config)
     import logging
@@ -46,14 +45,14 @@ def prepared(config: EngineConfig) -> Any:
 
 
 class RayScorer:
-    """A `Scorer` of which each actor of a pool has one."""
+    """A `Scorer` that runs in a pool of actors."""
 
     def __init__(self, identity: str, make: Callable[[], Any], config: EngineConfig) -> None:
-        """Name the model.
+        """Keep the settings.
 
         Args:
-            identity: Name, revision and longest text, part of every score's key.
-            make: Makes, on whatever machine it is called, a `Scorer`.
+            identity: Name, revision and longest text, part of every score's cache key.
+            make: Creates a `Scorer` on any machine.
             config: The `[engine]` table.
         """
         self.identity, self._make, self._config = identity, make, config
@@ -61,18 +60,18 @@ class RayScorer:
     def logprobs(
         self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]
     ) -> Iterator[tuple[int, float, int]]:
-        """Yield `(number, sum of log-probabilities in nats, tokens)` of each response, as its block is done."""
-        data = prepared(self._config)
+        """Yield `(number, sum of log-probabilities in nats, tokens)` of each response when its block is finished."""
+        data = connect_data(self._config)
         rows = [
             {"number": number, "prompt": json.dumps([dict(turn) for turn in prompt]), "response": response}
             for number, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
         ]
-        scored = _mapped(data, rows, ("prompt", "response"), _Scoring, self._make, self._config, SCORED)
+        scored = _mapped(data, rows, ("prompt", "response"), _ScoreWorker, self._make, self._config, SCORE_BATCH)
         for row in scored.iter_rows():
             yield int(row["number"]), float(row["nats"]), int(row["tokens"])
 
 
-class _Scoring:
+class _ScoreWorker:
     """A worker of the scorer's pool."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
@@ -80,46 +79,46 @@ class _Scoring:
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         prompts = [json.loads(prompt) for prompt in batch["prompt"]]
-        found = sorted(self._scorer.logprobs(prompts, list(batch["response"])))
+        scores = sorted(self._scorer.logprobs(prompts, list(batch["response"])))
         numbers = batch["number"]
         return {
-            "number": np.array([numbers[at] for at, _, _ in found], np.int64),
-            "nats": np.array([nats for _, nats, _ in found], np.float64),
-            "tokens": np.array([tokens for _, _, tokens in found], np.int64),
+            "number": np.array([numbers[at] for at, _, _ in scores], np.int64),
+            "nats": np.array([nats for _, nats, _ in scores], np.float64),
+            "tokens": np.array([tokens for _, _, tokens in scores], np.int64),
         }
 
 
 class RayEmbedder:
-    """An `Embedder` that embeds many texts on the cluster, and few here."""
+    """An `Embedder` that embeds many texts on the cluster and a few on the driver."""
 
     at_once = 50_000
-    """Texts that are stored together, of which nothing is kept if the driver is killed meanwhile."""
+    """Texts that are stored together; if the driver is killed, the current ones are embedded again."""
 
     def __init__(
         self, local: Embedder, make: Callable[[], Embedder], config: EngineConfig, progress: Progress,
-        make_room: Callable[[], None] = lambda: None,
+        before_start: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
-        """Name the model as the one here.
+        """Keep the settings.
 
         Args:
-            local: Embeds up to `FEW` texts.
-            make: Makes, on whatever machine it is called, the same embedder.
+            local: The embedder on this machine, for up to `FEW` texts.
+            make: Creates the same embedder on any machine.
             config: The `[engine]` table.
-            progress: Told of many texts.
-            make_room: Called before workers are started, to end what holds the cluster's cores.
+            progress: Receives the progress of many texts.
+            before_start: Called before workers are started, to free the cluster's cores.
         """
         self.identity, self.is_costly = local.identity, local.is_costly
         self._local, self._make, self._config, self._progress = local, make, config, progress
-        self._make_room = make_room
+        self._before_start = before_start
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return `(texts, dims)` float32 with rows of length 1."""
         if len(texts) <= FEW:
             return self._local.embed(texts)
-        self._make_room()
-        data = prepared(self._config)
+        self._before_start()
+        data = connect_data(self._config)
         rows = [{"number": number, "text": text} for number, text in enumerate(texts)]
-        embedded = _mapped(data, rows, ("text",), _Embedding, self._make, self._config, EMBEDDED)
+        embedded = _mapped(data, rows, ("text",), _EmbedWorker, self._make, self._config, EMBED_BATCH)
         vectors: NDArray[np.float32] | None = None
         self._progress.begin("embedding", len(texts))
         for batch in embedded.iter_batches(batch_size=None, batch_format="numpy"):
@@ -133,7 +132,7 @@ class RayEmbedder:
         return vectors
 
 
-class _Embedding:
+class _EmbedWorker:
     """A worker of the embedder's pool."""
 
     def __init__(self, make: Callable[[], Embedder]) -> None:
@@ -147,8 +146,8 @@ def _mapped(
     data: Any, rows: list[dict[str, Any]], texts: Sequence[str], worker: type, make: Callable[[], Any], config: EngineConfig,
     batch: int,
 ) -> Any:  # fmt: skip
-    """Send rows through a pool of workers, each with what `make` makes; it grows with the work and shrinks at its end."""
-    # The longest first, and alike together, as one machine does it.
+    """Map rows in a pool of workers, each with its own `make()`; the pool grows and shrinks with the work."""
+    # The longest first, texts of similar length together, as on one machine.
     rows = sorted(rows, key=lambda row: -sum(len(row[name]) for name in texts))
     blocks = max(1, min(BLOCKS, len(rows) // batch))
     most = min(config.max_actors, blocks)
@@ -159,57 +158,59 @@ def _mapped(
 
 
 Part = dict[str, Any]
-"""Names a part of the rows, as small as an address; what works on it reads them itself."""
+"""Identifies a part of the rows; the worker reads the rows itself."""
 
 
-def worked(config: EngineConfig, parts: Sequence[Part], work: Callable[[Part], pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """Call `work` on each part somewhere in the cluster; yield what it returns as it comes, which must be little."""
-    found = _emitted(config, parts, work)
-    for batch in found.iter_batches(batch_size=None, batch_format="pyarrow"):
+def map_parts(
+    config: EngineConfig, parts: Sequence[Part], work: Callable[[Part], pl.DataFrame]
+) -> Iterator[pl.DataFrame]:
+    """Call `work` on each part in the cluster; yield its results in any order. Results must be small."""
+    results = _map_each(config, parts, work)
+    for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield _polars(batch)
 
 
-def grouped(
+def map_groups(
     config: EngineConfig, parts: Sequence[Part], emit: Callable[[Part], pl.DataFrame],
     gather: Callable[[pl.DataFrame], pl.DataFrame], groups: int,
 ) -> Iterator[pl.DataFrame]:  # fmt: skip
-    """Bring rows of one `group`, wherever they were emitted, together on one machine, and work on them there.
+    """Emit rows from each part, collect the rows of each `group` on one machine, and call `gather` on them.
 
     Args:
         config: The `[engine]` table.
-        parts: What is worked on.
+        parts: The parts.
         emit: Returns the rows of a part, with a column `group`, in [0, groups).
-        gather: Gets all rows of one group, in any order; what it returns must be little.
-        groups: How many there are at most; each must fit a worker's memory.
+        gather: Gets all rows of one group, in any order; its result must be small.
+        groups: Largest number of groups; each must fit into a worker's memory.
 
     Yields:
-        What `gather` returned, as it comes.
+        The results of `gather`, in any order.
     """
 
     def work(batch: Any) -> Any:
         return _arrow(gather(_polars(batch)))
 
-    shuffled = _emitted(config, parts, emit).groupby("group", num_partitions=groups)
-    found = shuffled.map_groups(work, batch_format="pyarrow")
-    for batch in found.iter_batches(batch_size=None, batch_format="pyarrow"):
+    shuffled = _map_each(config, parts, emit).groupby("group", num_partitions=groups)
+    results = shuffled.map_groups(work, batch_format="pyarrow")
+    for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield _polars(batch)
 
 
-def shared(config: EngineConfig, value: Any) -> Callable[[], Any]:
-    """Put a value where every machine can get it, once each; return what gets it."""
-    prepared(config)
+def broadcast(config: EngineConfig, value: Any) -> Callable[[], Any]:
+    """Store a value in the cluster, copied to each machine at most once; return a function that gets it."""
+    connect_data(config)
     import ray
 
-    return _Shared(ray.put(value))
+    return _Broadcast(ray.put(value))
 
 
-def _emitted(config: EngineConfig, parts: Sequence[Part], work: Callable[[Part], pl.DataFrame]) -> Any:
-    data = prepared(config)
+def _map_each(config: EngineConfig, parts: Sequence[Part], work: Callable[[Part], pl.DataFrame]) -> Any:
+    data = connect_data(config)
     rows = data.from_items([{"part": json.dumps(part)} for part in parts], override_num_blocks=len(parts))
-    return rows.map_batches(_Emitted(work), batch_size=1, batch_format="pyarrow")
+    return rows.map_batches(_PartWorker(work), batch_size=1, batch_format="pyarrow")
 
 
-class _Emitted:
+class _PartWorker:
     def __init__(self, work: Callable[[Part], pl.DataFrame]) -> None:
         self._work = work
 
@@ -217,7 +218,7 @@ class _Emitted:
         return _arrow(self._work(json.loads(batch["part"][0].as_py())))
 
 
-class _Shared:
+class _Broadcast:
     def __init__(self, ref: Any) -> None:
         self._ref = ref
 
@@ -232,6 +233,6 @@ def _arrow(table: pl.DataFrame) -> Any:
 
 
 def _polars(batch: Any) -> pl.DataFrame:
-    found = pl.from_arrow(batch)
-    assert isinstance(found, pl.DataFrame)
-    return found
+    table = pl.from_arrow(batch)
+    assert isinstance(table, pl.DataFrame)
+    return table

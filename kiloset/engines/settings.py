@@ -1,4 +1,4 @@
-"""The `[engine]` table: what runs the models, and how."""
+"""The `[engine]` table."""
 
 import re
 from typing import Annotated, Literal
@@ -27,15 +27,15 @@ def _address(base_url: str, info: ValidationInfo) -> str:
 
 
 def _without_secrets(base_url: object) -> object:
-    """Hide what may be a secret from the message that refuses it, and nothing else."""
+    """Hide a user name, password or query from the error message, because it may be a secret."""
     if not isinstance(base_url, str):
         return base_url
-    shown = re.sub(r"^([a-z]+://)?.*@", r"\1***@", base_url, flags=re.DOTALL)
-    return re.sub(r"[?#].*", "?***", shown, flags=re.DOTALL)
+    masked = re.sub(r"^([a-z]+://)?.*@", r"\1***@", base_url, flags=re.DOTALL)
+    return re.sub(r"[?#].*", "?***", masked, flags=re.DOTALL)
 
 
 def _unless_a_key(name: object) -> object:
-    """Hide what is no variable's name, and so perhaps the key itself, from the message that refuses it."""
+    """Hide text that is not a variable's name from the error message, because it may be the key itself."""
     return name if not isinstance(name, str) or re.fullmatch(r"[A-Z_][A-Z0-9_]*", name) else "***"
 
 
@@ -49,43 +49,42 @@ def _variable(name: str) -> str:
 
 @settings
 class EngineConfig:
-    """The `[engine]` table of a run's TOML. It may change how fast a run is, not what is asked."""
+    """The `[engine]` table of a run's TOML: how models run. It changes the speed of a run, not its requests."""
 
     kind: Literal["vllm", "openai", "ray"] = "vllm"
-    """What runs the models: vllm (in a process of its own, on CUDA or the CPU), ray (the same on a Ray cluster, in as many
-    actors as there is work for), or openai (the generator model on a server that speaks OpenAI's protocol, at `base_url`;
-    the base model is tuned here, so vllm runs it)."""
+    """vllm (on this machine, on CUDA or the CPU), ray (vLLM in actors on a Ray cluster, as many as its requests fill), or
+    openai (the generator model on a server with OpenAI's protocol at `base_url`; vllm runs the base model here)."""
     address: str = ""
-    """ray: the cluster's, such as 10.0.0.1:6379, or auto on one of its nodes; "" starts one on this machine."""
+    """ray: the cluster's address, such as 10.0.0.1:6379, or auto on one of its nodes; "" starts a cluster on this machine."""
     min_actors: Count = 1
-    """ray: actors that are kept for each model while it is in use."""
+    """ray: smallest number of actors for each model in use."""
     max_actors: Count = 64
-    """ray: actors for each model at most; there are as many as its requests fill and the cluster has room for."""
+    """ray: largest number of actors for each model; the requests and the cluster's resources determine the number."""
     actor_cpus: Count = 1
-    """ray: processor cores of an actor in a cluster without GPUs; with GPUs one takes `tensor_parallel_size` of them."""
+    """ray: processor cores of an actor in a cluster without GPUs; with GPUs an actor takes `tensor_parallel_size` of them."""
     max_model_len: Annotated[int, Field(ge=256)] = 2048
-    """Longest prompt and completion together, in tokens; what is longer is dropped. A server has its own limit."""
+    """Longest prompt and completion together, in tokens; longer ones are dropped. A server has its own limit."""
     max_num_seqs: Count = 128
-    """Sequences in flight; on two cores 128 give three times the throughput of 24. For a server, requests in flight."""
+    """Sequences in flight, or requests in flight for a server; on two cores 128 give three times the throughput of 24."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Weights: auto is bfloat16 on CUDA and on CPUs that compute in it (AVX512-BF16, AMX), else float32."""
+    """Type of the weights; auto is bfloat16 on CUDA and on CPUs that support it (AVX512-BF16, AMX), else float32."""
     gpu_memory_utilization: Share = 0.9
     """Fraction of a GPU's memory vLLM may take."""
     tensor_parallel_size: Count = 1
-    """GPUs one model is spread over."""
+    """Number of GPUs for one model."""
     kv_cache_gib: Positive = 2.0
     """Memory for attention keys and values on a CPU, in GiB."""
     base_url: Annotated[
         str, Field(validate_default=True), AfterValidator(_address), BeforeValidator(_without_secrets)
     ] = ""
-    """openai: the server's address up to and with its version, such as http://127.0.0.1:8000/v1."""
+    """openai: the server's address with its version, such as http://127.0.0.1:8000/v1."""
     api_key_env: Annotated[str, AfterValidator(_variable), BeforeValidator(_unless_a_key)] = "OPENAI_API_KEY"
-    """openai: name of the environment variable that holds the key; the key itself is never written anywhere."""
+    """openai: name of the environment variable with the key; the key itself is never stored."""
     completions: bool = True
-    """openai: the server has /completions, which continues plain text; without it only chats are asked for."""
+    """openai: the server supports /completions, which continues plain text; otherwise only chats are sent."""
     structured: bool = False
-    """openai: the server keeps to a `json_schema` response format, as vLLM does."""
+    """openai: the server supports the `json_schema` response format, as vLLM does."""
     timeout_s: Positive = 300.0
-    """openai: longest wait for one completion, in seconds; then it is asked for again."""
+    """openai: longest wait for one completion, in seconds; then the request is sent again."""
     max_retries: Natural = 8
-    """openai: how often a request that fails is sent again; with the waits between, 8 outlast two to three minutes."""
+    """openai: retries of a failed request; with the waits between them, 8 retries take two to three minutes."""

@@ -1,16 +1,16 @@
 """A static embedder, distilled once from a sentence-transformers model; the only file that imports model2vec.
 
-After Tulkens and van Dongen, "Model2Vec: Fast State-of-the-Art Static Embeddings" (2024,
-doi:10.5281/zenodo.17270888): each token of the vocabulary goes through the model alone, between its special tokens;
-principal components make the vectors shorter; a token that is frequent by Zipf's law weighs less, by the smooth
-inverse frequency a / (a + p) of Arora, Liang and Ma, "A Simple but Tough-to-Beat Baseline for Sentence Embeddings"
-(ICLR 2017). A text is the mean of its tokens, which model2vec computes; order and context are lost.
+The method is that of Tulkens and van Dongen, "Model2Vec: Fast State-of-the-Art Static Embeddings" (2024,
+doi:10.5281/zenodo.17270888). The model embeds each token of the vocabulary alone, between its special tokens. Principal
+components shorten the vectors. A frequent token, by Zipf's law, has a small weight: the smooth inverse frequency a / (a + p)
+of Arora, Liang and Ma, "A Simple but Tough-to-Beat Baseline for Sentence Embeddings" (ICLR 2017). A text is the mean of its
+tokens; model2vec computes it. Word order and context have no influence.
 
-Where we depart: words and single characters are ranked apart. A WordPiece vocabulary begins with a thousand
-characters of all scripts, so that by its plain order "the" would be as rare as the thousandth word, and every text
-would lie near every other. Against MiniLM on 2,000 instructions, that raises the overlap of the ten nearest from 0.31
-to 0.35 and the rank correlation of cosines from 0.31 to 0.42 (no weights at all: 0.23 and 0.24). The mean is taken
-away (otherwise 0.26 and 0.15); 384 dims are as good as 256, and 128 lose 0.02 of each.
+We depart in one point: words and single characters have separate ranks. A WordPiece vocabulary begins with a thousand
+characters of all scripts. In its plain order, "the" would be as rare as the thousandth word, and all texts would be similar.
+Compared with MiniLM on 2,000 instructions, separate ranks raise the overlap of the ten nearest neighbours from 0.31 to 0.35,
+and the rank correlation of cosines from 0.31 to 0.42 (without weights: 0.23 and 0.24). The mean vector is subtracted (without
+this: 0.26 and 0.15). 384 dimensions are no better than 256, and 128 reduce both measures by 0.02.
 """
 
 import logging
@@ -33,33 +33,33 @@ logger = logging.getLogger(__name__)
 
 DIMS = 256
 RECIPE = 1
-"""Raised with any change of what `distil` writes, so that nothing of an older recipe is used."""
+"""Increase it with every change of `distil`'s output, so that no cached model of an older recipe is used."""
 SIF = 1e-4
-"""Probability of a token at which its weight is one half; Arora et al. advise 1e-3 to 1e-4."""
+"""Probability of a token with weight one half; Arora et al. advise 1e-3 to 1e-4."""
 TOKENS = 512
-"""A text is cut here; before that model2vec cuts it at as many times the characters of the median token."""
+"""Longest text, in tokens; model2vec first cuts a text at this number times the characters of the median token."""
 PART = 8_192
-"""Texts embedded between two moves of the bar."""
+"""Texts between two updates of the progress bar."""
 THREADS = 2
-"""The tokenizer, which is nine tenths of the work, uses all cores itself; a second thread gains 6 to 10 %."""
+"""The tokenizer takes nine tenths of the time and uses all cores itself; a second thread gains 6 to 10 %."""
 BATCH = 256
-"""Texts whose token vectors a thread holds at once (134 MB if all are long), and tokens in one forward pass."""
+"""Texts whose token vectors a thread keeps in memory (134 MB if all are long), and tokens in one forward pass."""
 UNUSED = re.compile(r"[\[<]unused_?\d+[\]>]")
 MARKS = re.compile(r"^(##|[▁Ġ])|</w>$")
-"""By which a vocabulary says that a token begins, continues or ends a word."""
+"""Marks in a vocabulary for tokens that begin, continue or end a word."""
 
 
 class StaticEmbedder:
-    """An `Embedder` by token vectors, distilled with the first text if no earlier run has; then 20,000 texts a second.
+    """An `Embedder` with token vectors, which embeds 20,000 texts a second; the first call ever distils the vectors.
 
-    A text's vector is the same, to the last bit, whatever texts it comes with. A text of which no token is known lies
-    on the last axis, that of least variance, where its cosine with others is near 0, and 1 with another such text.
+    A text's vector does not depend, to the last bit, on the other texts. A text without a known token lies on the last axis,
+    which has the least variance: its cosine with other texts is near 0, and 1 with another such text.
     """
 
     is_costly = False
 
     def __init__(self, path: str, source: str, progress: Progress, dims: int = DIMS) -> None:
-        """Name the sentence-transformers model by its local folder, and by name and revision."""
+        """Keep the folder of the sentence-transformers model, and its name and revision."""
         self.identity = f"{source}, static: {dims} dims, recipe {RECIPE}"
         self._path, self._progress, self._dims = path, progress, dims
         self._models: list[Any] | None = None
@@ -68,31 +68,31 @@ class StaticEmbedder:
         """Return `(texts, dims)` float32 with rows of length 1.
 
         Raises:
-            ModelError: As `distil`, or what is in the cache cannot be read.
+            ModelError: See `distil`; or the cached model cannot be read.
         """
         if not texts:
             return np.zeros((0, 0), dtype=np.float32)
         if self._models is None:
-            self._models = self._loaded()
-        shown = len(texts) > PART
-        models = self._models if shown else self._models[:1]
+            self._models = self._load()
+        with_bar = len(texts) > PART
+        models = self._models if with_bar else self._models[:1]
         vectors = np.empty((len(texts), models[0].dim), np.float32)
-        if shown:
+        if with_bar:
             self._progress.begin("embedding", len(texts))
         with ThreadPoolExecutor(len(models)) as threads:
             for begin in range(0, len(texts), PART):
                 part = texts[begin : begin + PART]
                 shares = [part[at :: len(models)] for at in range(len(models))]
-                for at, found in enumerate(threads.map(_encode, models, shares)):
-                    vectors[begin + at : begin + PART : len(models)] = found
-                if shown:
+                for at, share in enumerate(threads.map(_encode, models, shares)):
+                    vectors[begin + at : begin + PART : len(models)] = share
+                if with_bar:
                     self._progress.advance(len(part))
-        if shown:
+        if with_bar:
             self._progress.end()
         return vectors
 
-    def _loaded(self) -> list[Any]:
-        """Return the model once a thread, as model2vec changes its tokenizer while it encodes."""
+    def _load(self) -> list[Any]:
+        """Return one copy of the model for each thread, because model2vec changes its tokenizer while it encodes."""
         from model2vec import StaticModel
         from safetensors import SafetensorError
 
@@ -103,17 +103,19 @@ class StaticEmbedder:
         try:
             model = StaticModel.from_pretrained(folder)
         except (OSError, ValueError, SafetensorError) as error:
-            raise ModelError("KS572", f"{folder}: cannot be read ({error}); delete it, it is then made anew") from None
-        twins = [
+            raise ModelError(
+                "KS572", f"{folder}: cannot be read ({error}); delete it, the next run creates it again"
+            ) from None
+        copies = [
             StaticModel(model.embedding, model.tokenizer, normalize=True, max_length=TOKENS) for _ in range(THREADS - 1)
         ]
-        return [model, *twins]
+        return [model, *copies]
 
 
 def distil(path: str, target: Path, progress: Progress, dims: int = DIMS) -> None:
     """Write a static model, atomically, in model2vec's format: safetensors, a tokenizer and two small JSON files.
 
-    `dims` is an upper bound; the model's own dims and the number of its tokens are others.
+    The vectors have at most `dims` dimensions, no more than the model's own and no more than its tokens.
 
     Raises:
         ModelError: The tokenizer has no tokenizer.json or leaves out token ids, or the folder cannot be written.
@@ -124,19 +126,21 @@ def distil(path: str, target: Path, progress: Progress, dims: int = DIMS) -> Non
     tokens = [token for token, _ in sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])]
     special = {id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     known = np.array([id for id, token in enumerate(tokens) if id not in special and not UNUSED.fullmatch(token)])
-    found = _reduced(_token_vectors(path, tokenizer, known, progress), dims)
-    vectors = np.zeros((len(tokens), found.shape[1]), np.float32)  # a special token in a text says nothing
-    vectors[known] = found * token_weights([tokens[id] for id in known])[:, None]
+    reduced = _principal_components(_token_vectors(path, tokenizer, known, progress), dims)
+    vectors = np.zeros((len(tokens), reduced.shape[1]), np.float32)  # special tokens have no influence
+    vectors[known] = reduced * token_weights([tokens[id] for id in known])[:, None]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".distilling-") as name:
-            made = Path(name) / "model"
+            folder = Path(name) / "model"
             settings: Any = {"normalize": True, "max_length": TOKENS}
-            save_pretrained(made, vectors, tokenizer, settings, create_model_card=False)  # which would state a licence
+            save_pretrained(
+                folder, vectors, tokenizer, settings, create_model_card=False
+            )  # a card would state a licence
             try:
-                made.rename(target)
+                folder.rename(target)
             except OSError:
-                if not target.exists():  # otherwise another process was quicker
+                if not target.exists():  # otherwise another process was faster
                     raise
     except OSError as error:
         raise ModelError("KS573", f"{target.parent}: cannot be written ({error.strerror}); set KILOSET_CACHE") from None
@@ -145,7 +149,7 @@ def distil(path: str, target: Path, progress: Progress, dims: int = DIMS) -> Non
 def token_weights(tokens: Sequence[str]) -> NDArray[np.float64]:
     """Return the smooth inverse frequency, in (0, 1), of tokens in a vocabulary's order, the most frequent first.
 
-    Words and single characters are ranked apart; a token's probability is in proportion to 1 / rank.
+    Words and single characters have separate ranks; a token's probability is proportional to 1 / rank.
     """
     single = np.array([len(MARKS.sub("", token)) < 2 for token in tokens])
     probability = np.empty(len(tokens))
@@ -159,7 +163,7 @@ def _encode(model: Any, texts: Sequence[str]) -> NDArray[np.float32]:
     """Return `(texts, dims)`, rows of length 1."""
     if not texts:
         return np.zeros((0, model.dim), np.float32)
-    # Its own threads would switch off those of every tokenizer in this process, by an environment variable.
+    # model2vec's own processes would switch off the threads of every tokenizer in this process.
     vectors: NDArray[np.float32] = model.encode(list(texts), batch_size=BATCH, use_multiprocessing=False)
     vectors[~vectors.any(axis=1), -1] = 1.0
     return vectors
@@ -171,42 +175,43 @@ def _tokenizer(path: str) -> Any:
     file = Path(path) / "tokenizer.json"
     if not file.is_file():
         raise ModelError(
-            "KS574", f"{file}: missing, so no static embedder can be made of this model; use another, or none"
+            "KS574", f"{file}: missing, so no static embedder can be distilled from this model; use another model"
         )
     tokenizer = Tokenizer.from_file(str(file))
     if sorted(tokenizer.get_vocab().values()) != list(range(tokenizer.get_vocab_size())):
         raise ModelError(
-            "KS575", f"{file}: leaves out token ids, so no static embedder can be made of it; use another, or none"
+            "KS575",
+            f"{file}: leaves out token ids, so no static embedder can be distilled from this model; use another model",
         )
     tokenizer.no_padding()
     return tokenizer
 
 
 def _token_vectors(path: str, tokenizer: Any, known: NDArray[np.int64], progress: Progress) -> NDArray[np.float64]:
-    """Return `(known, dims)`: what the model makes, by its own pooling, of each token between its special tokens."""
+    """Return `(known, dims)`: the model's embedding of each token, between its special tokens, with its own pooling."""
     import torch
 
     model = load_sentence_transformer(path).eval()
     sample = tokenizer.encode("a")
     middle = [at for at, is_special in enumerate(sample.special_tokens_mask) if not is_special]
     before, after = sample.ids[: middle[0]], sample.ids[middle[-1] + 1 :]
-    found = []
+    parts = []
     progress.begin("distilling", len(known))
     for begin in range(0, len(known), BATCH):
-        part = known[begin : begin + BATCH].tolist()
-        ids = torch.tensor([[*before, id, *after] for id in part], device=model.device)
+        batch = known[begin : begin + BATCH].tolist()
+        ids = torch.tensor([[*before, id, *after] for id in batch], device=model.device)
         with torch.inference_mode():
-            made = model({"input_ids": ids, "attention_mask": torch.ones_like(ids)})["sentence_embedding"]
-        found.append(made.double().cpu().numpy())
-        progress.advance(len(part))
+            output = model({"input_ids": ids, "attention_mask": torch.ones_like(ids)})["sentence_embedding"]
+        parts.append(output.double().cpu().numpy())
+        progress.advance(len(batch))
     progress.end()
-    return np.concatenate(found)
+    return np.concatenate(parts)
 
 
-def _reduced(vectors: NDArray[np.float64], dims: int) -> NDArray[np.float64]:
-    """Return vectors less their mean, on their first principal axes; an axis's largest part is positive."""
+def _principal_components(vectors: NDArray[np.float64], dims: int) -> NDArray[np.float64]:
+    """Return centred vectors on their first principal axes; the largest component of each axis is positive."""
     centred = vectors - vectors.mean(axis=0)
     axes = np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, : min(dims, *vectors.shape)]
     axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
-    reduced: NDArray[np.float64] = centred @ axes
-    return reduced
+    projected: NDArray[np.float64] = centred @ axes
+    return projected
