@@ -6,7 +6,7 @@ from typing import get_args
 import polars as pl
 import pytest
 
-from kiloset.cli import app as cli
+from kiloset.cli import publish as cli
 from kiloset.core.errors import ConfigError, DataError, EmptyError
 from kiloset.core.run import RunFolder
 from kiloset.core.table import no_rows, table_of

@@ -282,7 +282,7 @@ def test_a_probe_is_the_first_wave_of_the_run_and_costs_nothing_again(tmp_path):
         (wave,) = store.waves()
         assert store.spent(PURPOSES)[0] == len(first.engine.sent)
     assert evidence.origin == f"a probe of {len(first.engine.sent)} requests"
-    assert {name: found.born for name, found in evidence.yields.items()} == dict.fromkeys(
+    assert {name: measured.requested for name, measured in evidence.yields.items()} == dict.fromkeys(
         config.generate.strategies, 12
     )
     assert wave == {name: dict.fromkeys(config.generate.strategies, 4) for name in ("maths", "open_qa", "summarising")}

@@ -276,8 +276,8 @@ def test_the_command_shows_what_it_would_send_and_without_a_terminal_wants_to_be
     assert (asked.returncode, hub.repos) == (2, {})
     assert "sends train.parquet" in asked.stdout
     assert (
-        re.sub(r"KS\d{3} ", "", asked.stderr)
-        == "kiloset: nothing was sent: say --yes (make: YES=1) where there is no terminal to ask on\n"
+        asked.stderr
+        == "kiloset: KS851 nothing was sent: add --yes (make: YES=1) where there is no terminal to confirm on\n"
     )
     hub.fail("POST", "/preupload/", 500)  # waited out for a second, without a word
     sent = kiloset(hub, run, "jo/set", "--yes")
