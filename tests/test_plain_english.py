@@ -1,7 +1,7 @@
 """The glossary of CONTRIBUTING.md, enforced: names and prose use the field's words.
 
-Checked are the identifiers of all Python code, its docstrings, comments, error messages and help texts, the templates, the
-Makefile, README.md and docs/. Quoted text and code spans in prose are skipped, so a page may quote a model's answer.
+Checked are the identifiers of all Python code, its docstrings, comments and texts (string literals of three words or more), the
+templates, the Makefile, README.md and docs/. Quoted text and code spans in prose are skipped, so a page may quote a model's answer.
 """
 
 import ast
@@ -56,8 +56,10 @@ QUOTED = re.compile(
     r"\{\{.*?\}\}|\{%.*?%\}|`[^`\n]*`|\"[^\"\n]*\"|“[^”\n]*”|^```.*?^```|^ {4,}.*?$", re.DOTALL | re.MULTILINE
 )
 QUOTED_IN_CODE = re.compile(r"``?[^`\n]*``?|\"[^\"\n]*\"|“[^”\n]*”")
-MESSAGES = {"print", "warn", "warning", "echo", "note", "info", "Option", "Argument", "help"}
-"""Functions whose string arguments people read."""
+LEAST_WORDS = 3
+"""Words from which a string literal is a text and not a key or a pattern."""
+DATA = ("generator/constraint_phrases.py", "generator/templates.py")
+"""Files whose string literals are samples of prompts."""
 
 TEXT_SUFFIXES = (".md", ".j2", ".toml", ".html")
 SKIPPED = ("generator/prompts/", "tests/data/", "tests/test_plain_english.py", "seeds/seeds.jsonl", "constraints.txt")
@@ -99,28 +101,14 @@ def _bad_names(tree: ast.AST, is_test: bool) -> Iterator[tuple[int, str]]:
             yield line, f"the name {name}"
 
 
-def _strings(node: ast.AST) -> Iterator[tuple[int, str]]:
-    for part in ast.walk(node):
-        if isinstance(part, ast.Constant) and isinstance(part.value, str):
-            yield part.lineno, part.value
-
-
-def _called(node: ast.Call) -> str:
-    return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-
-
-def _prose(source: str, tree: ast.AST, is_test: bool) -> Iterator[tuple[int, str]]:
-    """Yield `(line, text)` of docstrings, comments and messages."""
+def _prose(source: str, tree: ast.AST, name: str) -> Iterator[tuple[int, str]]:
+    """Yield `(line, text)` of docstrings, comments and, outside tests, texts."""
+    is_test = name.startswith("tests/")
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             yield node.lineno, node.value.value
-        elif is_test:
-            continue
-        elif isinstance(node, ast.Raise) and node.exc is not None:
-            yield from _strings(node.exc)
-        elif isinstance(node, ast.Call) and _called(node) in MESSAGES:
-            for argument in [*node.args, *(word.value for word in node.keywords if word.arg == "help")]:
-                yield from _strings(argument)
+        elif not (is_test or name in DATA) and isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.lineno, node.value if len(node.value.split()) >= LEAST_WORDS else ""
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             yield token.start[0], token.string
@@ -141,7 +129,7 @@ def faults(name: str, text: str) -> list[str]:
         return [f"{name}:{line}: {fault}" for line, fault in _bad_phrases(1, text, QUOTED)]
     tree, is_test = ast.parse(text), name.startswith("tests/")
     broken = [*_bad_names(tree, is_test)]
-    for line, prose in _prose(text, tree, is_test):
+    for line, prose in _prose(text, tree, name):
         broken += _bad_phrases(line, prose, QUOTED_IN_CODE)
     return [f"{name}:{line}: {fault}" for line, fault in sorted(set(broken))]
 
