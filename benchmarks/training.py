@@ -51,8 +51,8 @@ from kiloset.core.table import full_instruction
 from kiloset.data.examples import load_seeds
 from kiloset.engines.embedded import model_path
 from kiloset.train.data import Example, planned
-from kiloset.train.fitting import CLIP
-from kiloset.train.lora import train
+from kiloset.train.loop import CLIP
+from kiloset.train.lora import train_run
 from kiloset.train.settings import TrainConfig
 
 ROWS_A_STEP = 16
@@ -136,7 +136,7 @@ def ours(folder: Path, rows: list[tuple[str, str]], config: TrainConfig) -> dict
     turns = ([{"role": "user", "content": p}, {"role": "assistant", "content": r}] for p, r in rows)
     lines = [json.dumps({"id": f"r{n}", "messages": m, "split": "train"}) for n, m in enumerate(turns)]
     run.curated.write_text("\n".join(lines), encoding="utf-8")
-    train(run, config, base(), clock)
+    train_run(run, config, base(), clock)
     entries = map(json.loads, (run.adapter / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     tokens = sum(example.tokens for step in steps_of(rows, config)[1:] for example in step)
     return {

@@ -23,7 +23,7 @@ from kiloset.evaluation.metrics import Metric, difference
 from kiloset.evaluation.suite import Evaluation, Example, Suite, build_suite, evaluate_model
 from kiloset.models import base_name
 from kiloset.settings import RunConfig
-from kiloset.train.merge import merge_adapter
+from kiloset.train.adapter import merge_adapter
 
 logger = logging.getLogger(__name__)
 

@@ -27,13 +27,14 @@ from kiloset.core.errors import ConfigError, DataError, EmptyError, ModelError
 from kiloset.core.progress import Silent
 from kiloset.core.run import RunFolder
 from kiloset.data.curated import read_curated
-from kiloset.train.checkpoint import save_adapter
+from kiloset.train.adapter import add_adapter, save_adapter
 from kiloset.train.data import Example, micro_batches, planned, split_datasets, tokenize_rows
-from kiloset.train.fitting import accumulate_gradients, fit
 from kiloset.train.fused import fuse_adapters
-from kiloset.train.lora import TrainReport, add_adapter, train
+from kiloset.train.loop import accumulate_gradients, fit
+from kiloset.train.lora import train_run
 from kiloset.train.loss import collate
 from kiloset.train.packed import use_packing
+from kiloset.train.report import TrainReport
 from kiloset.train.settings import TrainConfig
 
 CHATML = (
@@ -97,7 +98,7 @@ def run_of(folder: Path, rows: Sequence[dict[str, Any]]) -> RunFolder:
 
 
 def trained(folder: Path, rows: Sequence[dict[str, Any]], config: TrainConfig, path: Path) -> TrainReport:
-    return train(run_of(folder, rows), config, path, Silent())
+    return train_run(run_of(folder, rows), config, path, Silent())
 
 
 def loss_by_full_logits(model: Any, tokenizer: Any, rows: Sequence[dict[str, Any]]) -> float:
@@ -284,7 +285,7 @@ def test_training_on_nothing_is_refused(model_path: Path, tmp_path: Path) -> Non
 def test_the_manifest_holds_the_settings_and_the_report(model_path: Path, tmp_path: Path) -> None:
     run = run_of(tmp_path, [*TRAIN, *VALIDATION])
     run.update_manifest({"stages": ["seeds"]})
-    report = train(run, PLAIN, model_path, Silent())
+    report = train_run(run, PLAIN, model_path, Silent())
     told = run.manifest["train"]
     assert run.manifest["stages"] == ["seeds"]
     assert told["config"] == {**asdict(PLAIN), "targets": ["all-linear"]}

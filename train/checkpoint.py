@@ -1,10 +1,8 @@
-"""What an interrupted training goes on from, and how the finished adapter takes its place."""
+"""The checkpoint from which an interrupted training resumes, and the log of its metrics."""
 
 import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,84 +15,41 @@ METRICS = "metrics.jsonl"
 
 
 @dataclass(slots=True)
-class Standing:
-    """How far a training is."""
+class TrainingState:
+    """The progress of a training."""
 
     step: int = 0
     """Optimizer steps taken."""
     tokens: int = 0
-    """Prompt and response tokens trained on so far."""
+    """Prompt and response tokens trained on."""
     seconds: float = 0.0
-    """Of training steps."""
+    """Time in training steps; validation is not counted."""
     flops: float = 0.0
     validation_before: float | None = None
+    """Validation loss of the base model."""
     lowest: float | None = None
+    """Lowest validation loss after an epoch."""
     best_epoch: int = 0
     stale: int = 0
     """Epochs in a row without a lower validation loss."""
     tokens_at_once: int = 0
     metrics: list[dict[str, Any]] = field(default_factory=list)
-    """What metrics.jsonl holds."""
+    """The entries of metrics.jsonl."""
 
 
-def save_adapter(model: Any, folder: Path) -> None:
-    """Save the adapter in PEFT's format; the base model's own files are not copied."""
-    lora = model.peft_config["default"]
-    # PEFT writes this set in the order of the process's string hashes; sorted, equal runs write equal bytes.
-    lora.target_modules = sorted(lora.target_modules)
-    model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
-    # PEFT's model card: 5 KB of headings over "[More Information Needed]".
-    (folder / "README.md").unlink(missing_ok=True)
+class MetricsLog:
+    """A training's metrics.jsonl, one JSON object on each line, written immediately."""
 
-
-@contextmanager
-def replacing(folder: Path, fingerprint: str) -> Iterator[Path]:
-    """Yield a folder that takes the place of `folder` when the block ends well.
-
-    It is empty, but for what an interrupted training of the same fingerprint left to go on from.
-    """
-    partial = folder.with_name(f".{folder.name}.partial")
-    if read_fingerprint(partial / CHECKPOINT) != fingerprint:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    yield partial
-    (partial / CHECKPOINT).unlink(missing_ok=True)
-    _take_place(partial, folder)
-
-
-@contextmanager
-def replaced(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder that takes the place of `folder` when the block ends well."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    _take_place(partial, folder)
-
-
-def _take_place(partial: Path, folder: Path) -> None:
-    """Rename; a folder cannot be renamed onto a full one: a kill in between leaves the older as `.<name>.old`."""
-    old = folder.with_name(f".{folder.name}.old")
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(folder, old)
-    os.replace(partial, folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-class Metrics:
-    """A training's metrics.jsonl: an object a line, at once readable."""
-
-    def __init__(self, path: Path, standing: Standing) -> None:
-        """Begin with what a checkpoint already holds; later lines of an interrupted training are cut off."""
-        self._standing = standing
+    def __init__(self, path: Path, state: TrainingState) -> None:
+        """Write the entries of a checkpoint's state; later entries of an interrupted training are removed."""
+        self._state = state
         self._file = path.open("w", encoding="utf-8", buffering=1)
-        for entry in standing.metrics:
+        for entry in state.metrics:
             print(json.dumps(entry), file=self._file)
 
-    def log(self, entry: dict[str, Any]) -> None:
-        """Write a line."""
-        self._standing.metrics.append(entry)
+    def write(self, entry: dict[str, Any]) -> None:
+        """Add an entry."""
+        self._state.metrics.append(entry)
         print(json.dumps(entry), file=self._file)
 
     def close(self) -> None:
@@ -103,7 +58,7 @@ class Metrics:
 
 
 def read_fingerprint(path: Path) -> str | None:
-    """Return what a checkpoint was made from, None where there is no whole one."""
+    """Return the fingerprint of a checkpoint, None if it is missing or incomplete."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -114,9 +69,9 @@ def read_fingerprint(path: Path) -> str | None:
 
 
 def write_checkpoint(
-    path: Path, fingerprint: str, standing: Standing, tensors: "Mapping[str, Mapping[str, torch.Tensor]]"
+    path: Path, fingerprint: str, state: TrainingState, tensors: "Mapping[str, Mapping[str, torch.Tensor]]"
 ) -> None:
-    """Write a checkpoint, atomically: safetensors, groups of tensors and a JSON text; no pickle."""
+    """Write a checkpoint atomically: groups of tensors as safetensors, the state as JSON, no pickle."""
     from safetensors.torch import save_file
 
     named = {
@@ -125,20 +80,20 @@ def write_checkpoint(
         for name, tensor in part.items()
     }
     temporary = path.with_name(f".{path.name}.partial")
-    save_file(named, str(temporary), {"fingerprint": fingerprint, "standing": json.dumps(asdict(standing))})
+    save_file(named, str(temporary), {"fingerprint": fingerprint, "state": json.dumps(asdict(state))})
     os.replace(temporary, path)
 
 
-def read_checkpoint(path: Path) -> "tuple[Standing, dict[str, dict[str, torch.Tensor]]] | None":
-    """Return a checkpoint's standing and its groups of tensors, None where there is none."""
+def read_checkpoint(path: Path) -> "tuple[TrainingState, dict[str, dict[str, torch.Tensor]]] | None":
+    """Return a checkpoint's state and its groups of tensors, None if there is no checkpoint."""
     from safetensors import safe_open
 
     if read_fingerprint(path) is None:
         return None
     groups: dict[str, dict[str, torch.Tensor]] = {}
     with safe_open(str(path), framework="pt") as file:
-        standing = Standing(**json.loads(file.metadata()["standing"]))
+        state = TrainingState(**json.loads(file.metadata()["state"]))
         for key in file.keys():  # noqa: SIM118, it is no dictionary
             group, name = key.split("/", 1)
             groups.setdefault(group, {})[name] = file.get_tensor(key)
-    return standing, groups
+    return state, groups

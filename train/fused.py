@@ -1,8 +1,8 @@
-"""A linear layer with its LoRA adapter in one step of automatic differentiation.
+"""Computes a linear layer and its LoRA adapter as one autograd function.
 
-PEFT computes W x + s B A d(x) in five operations, four of which read and write an activation of full width, and keeps
-d(x), the input after dropout, beside x for the backward pass. Here the adapter's product is added in place by the matrix
-product itself and d(x) is made again from x and the mask. The result is the same up to rounding.
+PEFT computes W x + s B A d(x) in five operations. Four of them read and write an activation of full width, and d(x), the
+input after dropout, is kept beside x for the backward pass. Here the matrix product adds the adapter's output in place, and
+the backward pass recomputes d(x) from x and the mask. The result is the same up to rounding.
 """
 
 from collections.abc import Callable
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def fuse_adapters(model: Any) -> int:
-    """Let every plain LoRA layer of a PEFT model compute in one step; return how many there are.
+    """Fuse every plain LoRA layer of a PEFT model, and return their number.
 
-    Layers that are more than that (DoRA, quantized weights, a bias in the adapter) stay as they are.
+    Other layers (DoRA, quantized weights, a bias in the adapter) do not change.
     """
     from peft.tuners.lora import Linear
 
@@ -56,7 +56,7 @@ def _lora_linear() -> Any:
     from torch.nn.functional import linear
 
     class LoraLinear(torch.autograd.Function):
-        """`W x + bias + scale B A dropout(x)`; no gradient for W and the bias, which are frozen."""
+        """`W x + bias + scale B A dropout(x)`; W and the bias are frozen and have no gradient."""
 
         @staticmethod
         def forward(
@@ -71,7 +71,7 @@ def _lora_linear() -> Any:
         ) -> "torch.Tensor":
             rows = x.reshape(-1, x.shape[-1])  # (tokens, inputs)
             kept = _mask(rows, dropout) if dropout else None
-            # The adapter's own weights are float32; they are multiplied in the type of the activations.
+            # The adapter's weights are float32; the product has the type of the activations.
             a, b = a.to(x.dtype), b.to(x.dtype)
             low = _dropped(rows, kept, dropout) @ a.T  # (tokens, rank)
             out = linear(rows, weight, bias)
@@ -101,9 +101,9 @@ def _lora_linear() -> Any:
 
 
 def _mask(x: "torch.Tensor", dropout: float) -> "torch.Tensor":
-    """Return a mask of x's shape, True with probability 1 - dropout, to 1 in 65,536.
+    """Return a mask of x's shape, True with probability 1 - dropout, rounded to a multiple of 2^-16.
 
-    A CPU draws random numbers one by one, 64 bits at a time; four of 16 bits from each take a third of bernoulli's time.
+    A CPU draws random numbers of 64 bits one by one. Splitting each into four takes a third of the time of `bernoulli_`.
     """
     import torch
 

@@ -1,24 +1,29 @@
-"""The loss on a response and its end token, in nats, with logits computed for no other position.
+"""The loss on a response and its end token, in nats; no other position has a loss or logits.
 
-Logits, as wide as the vocabulary, are computed for a fixed number of positions at a time, and their gradient at once, so
-that they are read while they are in the cache and never held together: the output embedding is frozen, so nothing but
-the gradient of the hidden states is kept of them.
+Logits are as wide as the vocabulary. They are computed for a fixed number of positions at a time, and their gradient with
+them, so that they stay in the cache and are never all in memory. The output embedding is frozen, so only the gradient of the
+hidden states is kept.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kiloset.core.loading import load_tokenizer
 from kiloset.core.logits import logits_of, padded, states_at
-from kiloset.train.data import Example, micro_batches
+from kiloset.core.run import RunFolder
+from kiloset.data.curated import read_curated
+from kiloset.train.data import Example, micro_batches, split_datasets, tokenize_rows
 from kiloset.train.packed import packed_states
+from kiloset.train.settings import TrainConfig
 
 if TYPE_CHECKING:
     import torch
 
 CHUNK = 256
-"""Positions whose logits are computed at once: 50 MB of float32 for a vocabulary of 49,152."""
+"""Positions whose logits are computed at a time: 50 MB of float32 for a vocabulary of 49,152."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,31 @@ class Batch:
     input_ids: "torch.Tensor"  # (rows, tokens) int64
     attention_mask: "torch.Tensor"  # (rows, tokens) int64, 0 on padding
     is_response: "torch.Tensor"  # (rows, tokens) bool, True on the tokens whose loss counts
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedRow:
+    """A row as the model sees it."""
+
+    id: str
+    tokens: tuple[tuple[str, bool], ...]
+    """`(text, whether the token's loss counts)` of each token, in order."""
+
+
+def masked_rows(run: RunFolder, config: TrainConfig, model_path: Path, count: int) -> Iterator[MaskedRow]:
+    """Yield the first training rows as tokens, to show which of them have a loss.
+
+    Raises:
+        DataError: curated.jsonl is missing or invalid.
+        ModelError: The tokenizer cannot be loaded, or no exact mask exists for its chat template.
+    """
+    rows = split_datasets(read_curated(run.curated))["train"]
+    tokenizer = load_tokenizer(model_path)
+    for row in rows.select(range(min(count, len(rows)))):
+        examples, _ = tokenize_rows(tokenizer, [row], config.max_length)
+        for example in examples:
+            ids = [*((id, False) for id in example.prompt), *((id, True) for id in example.response)]
+            yield MaskedRow(row["id"], tuple((tokenizer.decode([id]), counts) for id, counts in ids))
 
 
 def collate(examples: Sequence[Example], device: "torch.device") -> Batch:
@@ -53,21 +83,21 @@ def response_states(model: Any, examples: Sequence[Example], *, packed: bool) ->
     ids = torch.tensor([[id for one in examples for id in (*one.prompt, *one.response)]], device=model.device)
     is_response = torch.cat([torch.arange(one.tokens) >= len(one.prompt) for one in examples]).to(model.device)
     states = packed_states(base, ids, [one.tokens for one in examples])
-    # The state at one position predicts the token at the next, which stands in the same example: no prompt is empty.
+    # The state at one position predicts the next token, which belongs to the same example because no prompt is empty.
     return states[is_response.nonzero()[:, 0] - 1], ids[0, is_response]
 
 
 def summed_loss(model: Any, examples: Sequence[Example], *, packed: bool) -> "torch.Tensor":
-    """Return the negative log-likelihood of all response tokens of a batch, in nats."""
+    """Return the negative log-likelihood of a batch's response tokens, in nats."""
     states, targets = response_states(model, examples, packed=packed)
     loss: torch.Tensor = _chunked_loss().apply(states, targets, model.get_base_model())
     return loss
 
 
 def mean_loss(model: Any, examples: Sequence[Example], tokens: int, *, packed: bool) -> float | None:
-    """Return the mean loss without dropout, in nats per response token, or None where there are no examples.
+    """Return the mean loss without dropout, in nats per response token; None without examples.
 
-    So many tokens are computed at once. The model is left in evaluation mode.
+    `tokens` are computed at a time. The model stays in evaluation mode.
     """
     import torch
 
@@ -86,7 +116,7 @@ def _chunked_loss() -> Any:
     from torch.nn.functional import cross_entropy
 
     class ChunkedLoss(torch.autograd.Function):
-        """Summed cross entropy of hidden states, whose gradient is computed with it."""
+        """The summed cross entropy of hidden states; the forward pass also computes the gradient."""
 
         @staticmethod
         def forward(ctx: Any, states: "torch.Tensor", targets: "torch.Tensor", model: Any) -> "torch.Tensor":
@@ -96,8 +126,7 @@ def _chunked_loss() -> Any:
                 part = states[start : start + CHUNK].detach()
                 with torch.set_grad_enabled(gradient is not None):
                     part.requires_grad_(gradient is not None)
-                    wanted = targets[start : start + CHUNK]
-                    loss = cross_entropy(logits_of(model, part), wanted, reduction="sum")
+                    loss = cross_entropy(logits_of(model, part), targets[start : start + CHUNK], reduction="sum")
                 if gradient is not None:
                     gradient[start : start + CHUNK] = torch.autograd.grad(loss, part)[0]
                 total += loss.detach()

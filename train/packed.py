@@ -1,10 +1,10 @@
-"""Compute several examples as one row of tokens without padding, each attending to itself alone.
+"""Computes several examples as one row of tokens without padding; each example attends only to itself.
 
-Everything but attention works token by token, so examples can stand in one row one behind the other; attention is
-computed for each by itself, so nothing can leak from one into the next, and the kernel for plain causal attention serves
-where a packed row would otherwise need a mask of its length squared (M. Krell et al., "Efficient Sequence Packing without
-Cross-contamination", 2021, arXiv:2107.02027, mask it). Models that mix tokens elsewhere, by convolutions or a recurrent
-state, or that bend attention scores in a way not known here, are found by `packing_works` and get padded batches.
+Every operation but attention works on single tokens, so examples can follow each other in one row. Attention is computed for
+each example separately: nothing leaks from one example into the next, and the kernel for plain causal attention is
+sufficient. M. Krell et al. ("Efficient Sequence Packing without Cross-contamination", 2021, arXiv:2107.02027) use a mask
+instead, whose size is the square of the row's length. Models that mix tokens outside of attention (convolutions, a recurrent
+state) or change attention scores in an unsupported way fail `_packing_works` and get padded batches.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ NAME = "kiloset_packed"
 
 
 def use_packing(model: Any) -> bool:
-    """Make a transformers model compute packed rows, if it can; tell whether it does."""
+    """Switch a transformers model to packed rows if it supports them; return whether it does."""
     from transformers import AttentionInterface
 
     before = model.config._attn_implementation
@@ -45,7 +45,7 @@ def packed_attention(
     s_aux: "torch.Tensor | None" = None,
     **_: Any,
 ) -> "tuple[torch.Tensor, None]":
-    """Return causal attention within each example, (1, tokens, heads, dims), in transformers' attention interface.
+    """Return causal attention within each example, (1, tokens, heads, dims), for transformers' attention interface.
 
     Args:
         _module: The attention layer.
@@ -60,13 +60,13 @@ def packed_attention(
         s_aux: Not supported.
 
     Raises:
-        NotImplementedError: The layer asks for what is not supported.
+        NotImplementedError: The layer uses an unsupported argument.
     """
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
     if softcap is not None or s_aux is not None or attention_mask is not None:
-        raise NotImplementedError("attention with a cap, sinks or a mask of its own")
+        raise NotImplementedError("attention with a cap, sinks or its own mask")
     parts = []
     lengths = list(packed_lengths)
     grouped = query.shape[1] != key.shape[1]
@@ -83,30 +83,24 @@ def packed_attention(
     return torch.cat(parts, dim=2).transpose(1, 2), None
 
 
-def positions(lengths: Sequence[int], device: Any) -> "torch.Tensor":
-    """Return the position of each token in its own example, (1, tokens)."""
-    import torch
-
-    return torch.cat([torch.arange(length) for length in lengths])[None].to(device)
-
-
 def packed_states(model: Any, ids: "torch.Tensor", lengths: Sequence[int]) -> "torch.Tensor":
     """Return the last hidden states of a packed row, (tokens, dims).
 
     Args:
-        model: A causal language model of transformers that `use_packing` has said yes to.
+        model: A causal language model of transformers for which `use_packing` returned True.
         ids: (1, tokens) int64.
         lengths: Tokens of each example, in order.
     """
-    decoded = model.get_decoder()(
-        input_ids=ids, position_ids=positions(lengths, ids.device), use_cache=False, packed_lengths=tuple(lengths)
-    )
+    import torch
+
+    positions = torch.cat([torch.arange(length) for length in lengths])[None].to(ids.device)  # in each example
+    decoded = model.get_decoder()(input_ids=ids, position_ids=positions, use_cache=False, packed_lengths=tuple(lengths))
     states: torch.Tensor = decoded.last_hidden_state[0]
     return states
 
 
 def _packing_works(model: Any, before: str) -> bool:
-    """Tell whether each of two packed examples gets the states it has alone under the model's own attention."""
+    """Return whether two packed examples get the same states as separately with the model's own attention."""
     import torch
 
     vocabulary = model.get_input_embeddings().num_embeddings

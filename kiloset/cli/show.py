@@ -16,8 +16,8 @@ from kiloset.evaluation.comparison import Compared, Proof, verdict
 from kiloset.evaluation.metrics import Metric, difference
 from kiloset.pipeline import Result
 from kiloset.review.apply import Reviewed
-from kiloset.train.lora import TrainReport
-from kiloset.train.shown import Masked
+from kiloset.train.loss import MaskedRow
+from kiloset.train.report import TrainReport
 from kiloset.whatif import Difference
 
 ENDED = {
@@ -143,16 +143,16 @@ def _nats(value: float | None) -> str:
     return "no validation rows" if value is None else f"{value:.4f} nats per response token"
 
 
-def show_masks(rows: Iterable[Masked], console: Console) -> None:
+def show_masks(rows: Iterable[MaskedRow], console: Console) -> None:
     """Print rows token by token: trained tokens green and underlined, so that they are visible without colour too."""
     for row in rows:
-        trained = sum(span.trains for span in row.spans)
-        console.print(f"\n[bold]{escape(row.id)}[/bold]: {trained} of {len(row.spans)} tokens train")
+        trained = sum(counts for _, counts in row.tokens)
+        console.print(f"\n[bold]{escape(row.id)}[/bold]: {trained} of {len(row.tokens)} tokens train")
         text = Text()
-        for number, span in enumerate(row.spans):
+        for number, (token, counts) in enumerate(row.tokens):
             shade = " on grey15" if number % 2 else ""
-            piece = printable(span.text) + ("\n" if span.text.endswith("\n") else "")
-            text.append(piece, f"green underline{shade}" if span.trains else f"dim{shade}")
+            piece = printable(token) + ("\n" if token.endswith("\n") else "")
+            text.append(piece, f"green underline{shade}" if counts else f"dim{shade}")
         console.print(text, soft_wrap=True)
 
 

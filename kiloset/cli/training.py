@@ -28,8 +28,8 @@ def train(
     from kiloset.engines.embedded import model_path
     from kiloset.models import base_name
     from kiloset.settings import load_config
-    from kiloset.train.lora import train as train_run
-    from kiloset.train.shown import masked_rows
+    from kiloset.train.lora import train_run
+    from kiloset.train.loss import masked_rows
 
     folder = find_run(run, runs)
     settings = load_config(folder.config, set_ or [])
@@ -98,7 +98,7 @@ def merge(
     from kiloset.engines.embedded import model_path
     from kiloset.models import base_name
     from kiloset.settings import load_config
-    from kiloset.train.merge import merge_adapter
+    from kiloset.train.adapter import merge_adapter
 
     folder = find_run(run, runs)
     settings = load_config(folder.config, [])

@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from kiloset.core.errors import ModelError
 from kiloset.core.progress import Silent
 from kiloset.core.run import RunFolder
-from kiloset.train import fitting
+from kiloset.train import loop
 from kiloset.train.checkpoint import CHECKPOINT, read_fingerprint
-from kiloset.train.lora import TrainReport, train
+from kiloset.train.lora import train_run
+from kiloset.train.report import TrainReport
 from kiloset.train.settings import TrainConfig
 from tests.test_lora import COLORS, DROPPING, PLAIN, TRAIN, VALIDATION, model_path, one_thread, row, run_of
 
@@ -44,7 +45,7 @@ def killed_after(monkeypatch: pytest.MonkeyPatch, steps: int, run: RunFolder, co
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", step)
         with pytest.raises(KeyboardInterrupt):
-            train(run, config, path, Silent())
+            train_run(run, config, path, Silent())
 
 
 @pytest.mark.parametrize("steps", [1, 4, 5, 11, 15])
@@ -54,11 +55,11 @@ def test_a_training_killed_anywhere_goes_on_to_the_same_weights(
     """16 steps in 4 epochs, dropout drawing on: killed within an epoch, at its end and before the last step."""
     whole, broken = (run_of(tmp_path / name, [*TRAIN, *VALIDATION]) for name in ("whole", "broken"))
     caplog.set_level("INFO", "kiloset")
-    uninterrupted = train(whole, LONG, model_path, Silent())
+    uninterrupted = train_run(whole, LONG, model_path, Silent())
     killed_after(monkeypatch, steps, broken, LONG, model_path)
     assert not broken.adapter.exists()
 
-    report = train(broken, LONG, model_path, Silent())
+    report = train_run(broken, LONG, model_path, Silent())
 
     assert report.resumed_at == steps
     assert caplog.messages == [f"training resumes at step {steps} of 16"]
@@ -75,9 +76,9 @@ def test_a_training_killed_between_two_checkpoints_loses_what_came_after_the_fir
     """Without a checkpoint after each step there is one at the end of each epoch, of 4 steps."""
     rare = replace(LONG, checkpoint_seconds=1e6)
     whole, broken = (run_of(tmp_path / name, [*TRAIN, *VALIDATION]) for name in ("whole", "broken"))
-    train(whole, rare, model_path, Silent())
+    train_run(whole, rare, model_path, Silent())
     killed_after(monkeypatch, 7, broken, rare, model_path)
-    assert train(broken, rare, model_path, Silent()).resumed_at == 4
+    assert train_run(broken, rare, model_path, Silent()).resumed_at == 4
     assert result(broken) == result(whole)
 
 
@@ -95,7 +96,7 @@ def test_what_another_training_left_is_not_gone_on_from(
         config = replace(config, learning_rate=5e-3)
     else:
         checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    assert train(run, config, model_path, Silent()).resumed_at == 0
+    assert train_run(run, config, model_path, Silent()).resumed_at == 0
 
 
 def test_what_does_not_change_the_result_may_change_while_a_training_is_interrupted(
@@ -103,7 +104,7 @@ def test_what_does_not_change_the_result_may_change_while_a_training_is_interrup
 ) -> None:
     run = run_of(tmp_path, [*TRAIN, *VALIDATION])
     killed_after(monkeypatch, 6, run, LONG, model_path)
-    assert train(run, replace(LONG, checkpoint_seconds=9.0), model_path, Silent()).resumed_at == 6
+    assert train_run(run, replace(LONG, checkpoint_seconds=9.0), model_path, Silent()).resumed_at == 6
 
 
 def test_a_checkpoint_holds_tensors_and_json_and_no_pickle(
@@ -118,7 +119,7 @@ def test_a_checkpoint_holds_tensors_and_json_and_no_pickle(
 
 
 def out_of_memory_above(monkeypatch: pytest.MonkeyPatch, tokens: int, error: Exception) -> None:
-    real = fitting.summed_loss
+    real = loop.summed_loss
 
     def summed_loss(model: Any, examples: Any, **kwargs: Any) -> Any:
         if model.training and sum(example.tokens for example in examples) > tokens:
@@ -126,7 +127,7 @@ def out_of_memory_above(monkeypatch: pytest.MonkeyPatch, tokens: int, error: Exc
             raise error
         return real(model, examples, **kwargs)
 
-    monkeypatch.setattr(fitting, "summed_loss", summed_loss)
+    monkeypatch.setattr(loop, "summed_loss", summed_loss)
 
 
 @pytest.mark.parametrize(
@@ -145,11 +146,11 @@ def test_out_of_memory_halves_what_is_computed_at_once_and_changes_no_gradient(
 ) -> None:
     config = replace(PLAIN, tokens_at_once=1000)
     plain = run_of(tmp_path / "plain", TRAIN)
-    train(plain, config, model_path, Silent())
+    train_run(plain, config, model_path, Silent())
     longest = 60
     out_of_memory_above(monkeypatch, longest, error)
     run = run_of(tmp_path / "small", TRAIN)
-    report = train(run, config, model_path, Silent())
+    report = train_run(run, config, model_path, Silent())
     assert report.tokens_at_once <= longest < 1000
     assert caplog.messages
     assert all("out of memory with" in line and "tokens at once: continuing with" in line for line in caplog.messages)
@@ -163,7 +164,7 @@ def test_one_row_that_does_not_fit_ends_in_one_line(
 ) -> None:
     out_of_memory_above(monkeypatch, 1, torch.OutOfMemoryError("CUDA out of memory"))
     with pytest.raises(ModelError, match=r"^out of memory with one row of \d+ tokens; lower \[train\] max_length"):
-        train(run_of(tmp_path, TRAIN), PLAIN, model_path, Silent())
+        train_run(run_of(tmp_path, TRAIN), PLAIN, model_path, Silent())
 
 
 def test_another_error_is_not_taken_for_memory(
@@ -171,13 +172,13 @@ def test_another_error_is_not_taken_for_memory(
 ) -> None:
     out_of_memory_above(monkeypatch, 1, RuntimeError("shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        train(run_of(tmp_path, TRAIN), PLAIN, model_path, Silent())
+        train_run(run_of(tmp_path, TRAIN), PLAIN, model_path, Silent())
 
 
 def stopping(folder: Path, patience: int, path: Path) -> TrainReport:
     misled = [row(f"v{i}", thing, "It is black.", "validation") for i, thing in enumerate(COLORS)]
     config = TrainConfig(learning_rate=2e-2, epochs=20, batch_size=2, patience=patience)
-    return train(run_of(folder, [*TRAIN, *misled]), config, path, Silent())
+    return train_run(run_of(folder, [*TRAIN, *misled]), config, path, Silent())
 
 
 def test_training_stops_when_validation_has_not_become_better_for_so_many_epochs(

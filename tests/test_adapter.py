@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from kiloset.core.errors import DataError, ModelError
 from kiloset.core.loading import load_adapter, load_model
 from kiloset.core.progress import Silent
-from kiloset.train.lora import train
-from kiloset.train.merge import merge_adapter
+from kiloset.train.adapter import merge_adapter
+from kiloset.train.lora import train_run
+from kiloset.train.loss import masked_rows
 from kiloset.train.settings import TrainConfig
-from kiloset.train.shown import masked_rows
 from tests.test_lora import TRAIN, VALIDATION, model_path, one_thread, run_of
 
 __all__ = ["model_path", "one_thread"]
@@ -24,7 +24,7 @@ IDS = torch.tensor([[5, 9, 40, 41, 7, 100, 200, 3]])
 def adapter_of(folder: Path, model_path: Path, **settings: object) -> Path:
     config = TrainConfig(rank=4, alpha=8, learning_rate=2e-2, epochs=3, batch_size=2, **settings)  # type: ignore[arg-type]
     run = run_of(folder, [*TRAIN, *VALIDATION])
-    train(run, config, model_path, Silent())
+    train_run(run, config, model_path, Silent())
     return run.adapter
 
 
@@ -85,10 +85,10 @@ def test_what_is_no_adapter_of_this_model_is_refused_in_one_line(model_path: Pat
 
 def test_the_tokens_shown_are_all_that_the_model_sees_and_the_response_trains(model_path: Path, tmp_path: Path) -> None:
     run = run_of(tmp_path, [*TRAIN, *VALIDATION])
-    shown = list(masked_rows(run, TrainConfig(), model_path, 2))
-    assert [row.id for row in shown] == ["t0", "t1"]
-    assert "".join(span.text for span in shown[0].spans) == (
+    rows = list(masked_rows(run, TrainConfig(), model_path, 2))
+    assert [row.id for row in rows] == ["t0", "t1"]
+    assert "".join(text for text, _ in rows[0].tokens) == (
         "<|im_start|>user\nWhat color is the sky?<|im_end|>\n<|im_start|>assistant\nIt is blue.<|im_end|>"
     )
-    assert "".join(span.text for span in shown[0].spans if span.trains) == "It is blue.<|im_end|>"
+    assert "".join(text for text, counts in rows[0].tokens if counts) == "It is blue.<|im_end|>"
     assert len(list(masked_rows(run, TrainConfig(), model_path, 99))) == 4

@@ -6,9 +6,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from kiloset.train.adapter import add_adapter
 from kiloset.train.data import Example
-from kiloset.train.flops import PEAKS, peak_flops, training_flops
-from kiloset.train.lora import add_adapter
+from kiloset.train.report import PEAKS, peak_flops, training_flops
 from kiloset.train.settings import TrainConfig
 
 SIZES: dict[str, Any] = {"vocab_size": 1000, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3}
