@@ -19,7 +19,7 @@ from kiloset.core.constraint_text import language_of
 from kiloset.core.constraints import failing, validate
 from kiloset.core.form import FUNCTION_WORDS
 from kiloset.core.text import WORD, words
-from kiloset.generator.constraint_phrases import CHOICES, FILLERS, LEAST, LESS, TASK_WORDS, phrase_constraint
+from kiloset.generator.constraint_phrases import FILLERS, LEAST, LESS, TASK_WORDS, argument_choices, phrase_constraint
 from kiloset.generator.edits import edit_to_satisfy
 
 COUNT_WEIGHTS = (5, 3, 2)
@@ -275,8 +275,8 @@ def _sample_args(
     rng: random.Random, id: str, instruction: str, sampled: Sequence[SampledConstraint]
 ) -> dict[str, Any] | None:
     """Choose a constraint's arguments; None where the instruction has no suitable keyword."""
-    if id in CHOICES:
-        return dict(rng.choice(CHOICES[id]))
+    if id in (choices := argument_choices()):
+        return dict(rng.choice(choices[id]))
     if id == "combination:repeat_prompt":
         return {"prompt_to_repeat": instruction.strip()}
     used = {word for one in sampled for text in _texts(one.args) for word in words(text)}

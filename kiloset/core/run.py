@@ -43,7 +43,7 @@ def file_sha256(path: Path) -> str:
 def code_sha256(*packages: str) -> str:
     """Return the sha256 of the named packages' sources and prompts, so that changed code makes a finished stage stale."""
     root = Path(str(files("kiloset")))
-    sources = sorted(path for package in packages for kind in ("*.py", "*.j2") for path in (root / package).rglob(kind))
+    sources = sorted(path for package in packages for kind in ("*.py", "*.j2", "*.jsonl") for path in (root / package).rglob(kind))
     return sha256_of({str(path.relative_to(root)): path.read_text(encoding="utf-8") for path in sources})
 
 
