@@ -1,10 +1,10 @@
-"""What the tasks of real use are: how many of the user's own prompts fall in each category.
+"""The target `usage`: the share of each category among the user's own prompts.
 
-The prompts themselves are read and counted, nothing else: they enter no table, no prompt and no file of a run.
+The prompts are only counted: they enter no table, no prompt and no file of a run.
 
-Prompts whose category is unsure count like the others, by their likeliest one. To leave them out would bend the shares
-away from use, as the kinds that are hard to read would be missing: on 250 rows of Dolly labelled by hand, half the sum of
-absolute differences between read and true shares was 0.24 with all and 0.34 with the sure ones alone.
+Prompts with an uncertain category count like the others, by their most likely category. Leaving them out would bias the
+shares, since some categories are harder to recognise: on 250 rows of Dolly labelled by hand, half the sum of absolute
+differences between predicted and true shares was 0.24 with all prompts and 0.34 with the certain ones alone.
 """
 
 import random
@@ -22,128 +22,128 @@ from kiloset.core.table import full_instruction
 from kiloset.data.files import SUFFIXES, read_records
 from kiloset.data.layouts import parse_prompt
 from kiloset.generator.categories import CategoriesConfig
-from kiloset.generator.reading import Reading, Task, learn_categories, task_of
+from kiloset.generator.category_classifier import Task, split_task, train_classifier
 
-PART = 1024
+BATCH = 1024
 """Tasks embedded at once."""
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
-    """Prompts of real use, equal ones counted together."""
+class UsagePrompts:
+    """A sample of the user's prompts; equal tasks are counted together."""
 
     prompts: int
     """Prompts in the file."""
     tasks: Mapping[Task, int]
-    """How many of the drawn prompts have each task, in the order of the file."""
+    """Number of sampled prompts with each task, in the order of the file."""
 
     @property
     def sampled(self) -> int:
-        """Prompts drawn."""
+        """Number of sampled prompts."""
         return sum(self.tasks.values())
 
     @property
     def digest(self) -> str:
-        """sha256 of what was read."""
+        """The sha256 of the sample."""
         return sha256_of([self.prompts, [[*task, count] for task, count in self.tasks.items()]])
 
 
 @dataclass(frozen=True, slots=True)
 class UsageCounts:
-    """What the prompts are, and how far that can be relied on."""
+    """The prompts by category, and how reliable the prediction is."""
 
     prompts: int
     sampled: int
     distinct: int
-    """Different tasks among those drawn."""
+    """Different tasks in the sample."""
     counts: dict[str, int]
-    """Drawn prompts by category."""
+    """Sampled prompts by category."""
     shares: dict[str, float]
     """The same, as fractions."""
     sure_shares: dict[str, float]
-    """Fractions of the sure prompts alone, for comparison; the target does not follow them."""
+    """Fractions of the certain prompts alone, for comparison; the target does not use them."""
     unsure_share: float
-    """Fraction of the drawn prompts whose confidence is below `min_confidence`."""
+    """Fraction of the sampled prompts with a confidence below `min_confidence`."""
     min_confidence: float
     mean_confidence: float
-    """Expected accuracy on these prompts, as far as the labelled seeds tell."""
+    """Expected accuracy on these prompts, estimated from the labelled seeds."""
     labelled: int
-    """Seeds the categories were learnt from."""
+    """Seeds that the classifier was trained on."""
     leave_one_out_accuracy: float | None
-    """Share of the labelled seeds read rightly by the others; None where no category has two."""
+    """Accuracy on the labelled seeds, each predicted from the others; None where no category has two."""
     leave_one_out_accuracy_of_sure: float | None
-    """The same of those read with `min_confidence`."""
+    """The same for seeds with at least `min_confidence`."""
 
     def as_record(self, fingerprint: str) -> dict[str, Any]:
         """Return it for the manifest."""
         return {**asdict(self), "fingerprint": fingerprint}
 
 
-def read_usage(path: str, limit: int, seed: int) -> Usage:
-    """Read real prompts and draw up to `limit` of them, all equally likely to be drawn.
+def read_usage(path: str, limit: int, seed: int) -> UsagePrompts:
+    """Read a file of prompts and sample up to `limit` of them uniformly.
 
-    One pass that holds no more than the prompts drawn (Vitter 1985, "Random sampling with a reservoir", algorithm R);
-    .csv, .json and .parquet files are held whole. The same file, limit and seed draw the same prompts.
+    One pass keeps only the sample in memory (Vitter 1985, "Random sampling with a reservoir", algorithm R); .json and
+    .parquet files are read whole. The same file, limit and seed give the same sample.
 
     Raises:
-        DataError: The file is missing or broken, or a line holds no prompt; the message names file and line.
-        EmptyError: It holds nothing.
+        DataError: The file is missing or broken, or a line has no prompt; the message names file and line.
+        EmptyError: There is no prompt.
     """
-    rng, drawn, prompts = random.Random(f"usage {seed}"), list[tuple[int, Task]](), 0
+    rng, sample, prompts = random.Random(f"usage {seed}"), list[tuple[int, Task]](), 0
     for place, value in read_records(path, "[categories] usage", (*SUFFIXES, ".txt")):
-        task = task_of(parse_prompt(value, place))
+        task = split_task(parse_prompt(value, place))
         prompts += 1
-        if len(drawn) < limit:
-            drawn.append((prompts, task))
+        if len(sample) < limit:
+            sample.append((prompts, task))
         elif (at := rng.randrange(prompts)) < limit:
-            drawn[at] = (prompts, task)
+            sample[at] = (prompts, task)
     if not prompts:
         raise EmptyError("KS209", f"{path}: no prompt in it; [categories] usage needs at least one")
-    return Usage(prompts, Counter(task for _, task in sorted(drawn)))
+    return UsagePrompts(prompts, Counter(task for _, task in sorted(sample)))
 
 
 def count_usage(
-    usage: Usage, labelled: pl.DataFrame, known: list[str], embedder: Embedder, config: CategoriesConfig
+    usage: UsagePrompts, labelled: pl.DataFrame, known: list[str], embedder: Embedder, config: CategoriesConfig
 ) -> UsageCounts:
     """Count the prompts by category; every category of `known` has a count.
 
     Args:
         usage: The prompts.
-        labelled: Rows with a category; those of a category that is not known teach nothing.
+        labelled: Rows with a category; rows of an unknown category are not used.
         known: Categories that a row of the set can have.
-        embedder: Turns tasks into directions.
+        embedder: Embeds the tasks.
         config: The `[categories]` table.
     """
-    teaching = labelled.filter(pl.col("category").is_in(known))
-    tasks = [task_of(turn) for turn in full_instruction(teaching)]
-    reader = learn_categories(tasks, teaching["category"].to_list(), embedder)
-    asked, readings = list(usage.tasks), list[Reading]()
-    for start in range(0, len(asked), PART):
-        readings += reader.read(asked[start : start + PART], embedder)
-    counts, sure, confidence = Counter(dict.fromkeys(sorted(known), 0)), Counter[str](), 0.0
-    for task, reading in zip(asked, readings, strict=True):
-        counts[reading.category] += usage.tasks[task]
-        confidence += usage.tasks[task] * reading.confidence
-        if reading.confidence >= config.usage_min_confidence:
-            sure[reading.category] += usage.tasks[task]
+    examples = labelled.filter(pl.col("category").is_in(known))
+    labels = examples["category"].to_list()
+    classifier = train_classifier([split_task(turn) for turn in full_instruction(examples)], labels, embedder)
+    tasks = list(usage.tasks)
+    batches = (tasks[start : start + BATCH] for start in range(0, len(tasks), BATCH))
+    predictions = [each for batch in batches for each in classifier.predict(batch, embedder)]
+    counts, certain, confidence = Counter(dict.fromkeys(sorted(known), 0)), Counter[str](), 0.0
+    for task, prediction in zip(tasks, predictions, strict=True):
+        counts[prediction.category] += usage.tasks[task]
+        confidence += usage.tasks[task] * prediction.confidence
+        if prediction.confidence >= config.usage_min_confidence:
+            certain[prediction.category] += usage.tasks[task]
     return UsageCounts(
         prompts=usage.prompts,
         sampled=usage.sampled,
-        distinct=len(asked),
+        distinct=len(tasks),
         counts=dict(counts),
         shares=_shares(counts),
-        sure_shares=_shares(sure),
-        unsure_share=round(1 - sure.total() / usage.sampled, 4),
+        sure_shares=_shares(certain),
+        unsure_share=round(1 - certain.total() / usage.sampled, 4),
         min_confidence=config.usage_min_confidence,
         mean_confidence=round(confidence / usage.sampled, 4),
-        labelled=teaching.height,
-        leave_one_out_accuracy=_rounded(reader.accuracy()),
-        leave_one_out_accuracy_of_sure=_rounded(reader.accuracy(config.usage_min_confidence)),
+        labelled=examples.height,
+        leave_one_out_accuracy=_rounded(classifier.accuracy()),
+        leave_one_out_accuracy_of_sure=_rounded(classifier.accuracy(config.usage_min_confidence)),
     )
 
 
 def recorded_counts(record: Mapping[str, Any] | None, fingerprint: str) -> dict[str, int] | None:
-    """Return the counts in a manifest's record, if it is of this fingerprint; a finished run then embeds nothing."""
+    """Return the counts of a manifest's record if its fingerprint matches, so that a finished run embeds nothing."""
     if record is None or record.get("fingerprint") != fingerprint:
         return None
     return {str(name): int(count) for name, count in record["counts"].items()}

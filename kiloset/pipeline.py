@@ -39,7 +39,7 @@ from kiloset.generator.loop import GenerationResult, generate
 from kiloset.generator.planning import WavePlan, Yields
 from kiloset.generator.settings import PURPOSES
 from kiloset.generator.templates import Templates
-from kiloset.generator.usage import Usage, UsageCounts, count_usage, read_usage, recorded_counts
+from kiloset.generator.usage import UsageCounts, UsagePrompts, count_usage, read_usage, recorded_counts
 from kiloset.models import Models
 from kiloset.plan.evidence import Evidence, measured_evidence
 from kiloset.review.apply import Reviewed, call_back, reviewed, settle, with_decisions
@@ -59,7 +59,7 @@ class Inputs:
     labelled: pl.DataFrame
     """Rows that teach the categories: the seeds that have one, else the bundled ones."""
     templates: Templates
-    usage: Usage | None = None
+    usage: UsagePrompts | None = None
     """Prompts of real use, for a target that follows them."""
     benchmarks: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=BENCHMARKS))
     """Prompts that no row may repeat."""

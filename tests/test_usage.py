@@ -13,8 +13,8 @@ from kiloset.core.config import parse
 from kiloset.core.errors import DataError, EmptyError
 from kiloset.core.table import table_of
 from kiloset.generator.categories import CategoriesConfig, wanted_rows
-from kiloset.generator.reading import learn_categories
-from kiloset.generator.usage import Usage, count_usage, read_usage, recorded_counts
+from kiloset.generator.category_classifier import train_classifier
+from kiloset.generator.usage import UsagePrompts, count_usage, read_usage, recorded_counts
 from tests.fakes import FakeEmbedder
 
 SEEDS = [
@@ -76,8 +76,8 @@ def as_txt(file: Path, prompts: list[str]) -> None:
 def test_every_kind_of_file_reads_the_same(tmp_path: Path, name: str, write: Callable[[Path, list[str]], Any]) -> None:
     prompts = ["Why?", "Où est la gare ?", "Why?", "{}, [1]"]
     write(tmp_path / name, prompts)
-    found = read_usage(str(tmp_path / name), 10, 0)
-    assert (found.prompts, dict(found.tasks)) == (4, Counter((prompt, False) for prompt in prompts))
+    usage = read_usage(str(tmp_path / name), 10, 0)
+    assert (usage.prompts, dict(usage.tasks)) == (4, Counter((prompt, False) for prompt in prompts))
 
 
 @pytest.mark.parametrize(
@@ -114,9 +114,9 @@ def test_a_draw_has_the_size_asked_for_is_fair_and_repeats(tmp_path: Path) -> No
     file.write_text("\n".join(f"prompt {n % 20}" for n in range(40)))
     drawn = Counter[str]()
     for seed in range(400):
-        found = read_usage(str(file), 10, seed)
-        assert (found.prompts, found.sampled) == (40, 10)
-        drawn.update({task: count for (task, _), count in found.tasks.items()})
+        usage = read_usage(str(file), 10, seed)
+        assert (usage.prompts, usage.sampled) == (40, 10)
+        drawn.update({task: count for (task, _), count in usage.tasks.items()})
     # 400 draws of 10 from 20 pairs: 200 each, standard deviation below 14
     assert max(abs(count - 200) for count in drawn.values()) < 4 * 14
     assert tasks(file, 10, 3) == tasks(file, 10, 3) != tasks(file, 10, 4)
@@ -130,7 +130,7 @@ def test_a_file_within_the_limit_is_read_whole_in_its_order(tmp_path: Path) -> N
     assert list(tasks(file, 40)) == [(f"prompt {n}", False) for n in range(20)]
 
 
-def test_the_digest_tells_files_apart(tmp_path: Path) -> None:
+def test_different_files_have_different_digests(tmp_path: Path) -> None:
     digests = set()
     for content in ("a\nb", "a\nb\nb", "b\na", "a\nb"):
         (tmp_path / "p.txt").write_text(content)
@@ -138,7 +138,7 @@ def test_the_digest_tells_files_apart(tmp_path: Path) -> None:
     assert len(digests) == 3
 
 
-USAGE = Usage(900, {("sum of numbers", False): 5, ("sing to the moon", False): 3, ("unlike all", True): 2})
+USAGE = UsagePrompts(900, {("sum of numbers", False): 5, ("sing to the moon", False): 3, ("unlike all", True): 2})
 
 
 class Noting:
@@ -153,39 +153,39 @@ class Noting:
 
 
 @pytest.mark.parametrize("part", [1, 2, 1024])
-def test_prompts_count_as_often_as_they_stand_there(monkeypatch: pytest.MonkeyPatch, part: int) -> None:
-    monkeypatch.setattr("kiloset.generator.usage.PART", part)
-    reader = learn_categories([(text, False) for text, _ in SEEDS], [name for _, name in SEEDS], FakeEmbedder())
+def test_prompts_count_as_often_as_the_file_has_them(monkeypatch: pytest.MonkeyPatch, part: int) -> None:
+    monkeypatch.setattr("kiloset.generator.usage.BATCH", part)
+    classifier = train_classifier([(text, False) for text, _ in SEEDS], [name for _, name in SEEDS], FakeEmbedder())
     expected, sure, confidence = Counter[str](), 0, 0.0
     for task, count in USAGE.tasks.items():
-        (reading,) = reader.read([task], FakeEmbedder())
-        expected[reading.category] += count
-        sure += count * (reading.confidence >= 0.65)
-        confidence += count * reading.confidence
+        (prediction,) = classifier.predict([task], FakeEmbedder())
+        expected[prediction.category] += count
+        sure += count * (prediction.confidence >= 0.65)
+        confidence += count * prediction.confidence
 
     embedder = Noting()
-    found = count_usage(USAGE, LABELLED, ["poems", "maths"], embedder, config_of(usage_min_confidence=0.65))
+    usage = count_usage(USAGE, LABELLED, ["poems", "maths"], embedder, config_of(usage_min_confidence=0.65))
 
-    assert found.counts == dict(sorted(expected.items()))
-    assert found.shares == {name: count / 10 for name, count in found.counts.items()}
-    assert (found.prompts, found.sampled, found.distinct, found.labelled) == (900, 10, 3, 8)
+    assert usage.counts == dict(sorted(expected.items()))
+    assert usage.shares == {name: count / 10 for name, count in usage.counts.items()}
+    assert (usage.prompts, usage.sampled, usage.distinct, usage.labelled) == (900, 10, 3, 8)
     assert 0 < sure < 10
-    assert (found.unsure_share, found.mean_confidence) == (1 - sure / 10, round(confidence / 10, 4))
-    assert sum(found.sure_shares.values()) == pytest.approx(1)
-    assert found.leave_one_out_accuracy == round(reader.accuracy(), 4)
+    assert (usage.unsure_share, usage.mean_confidence) == (1 - sure / 10, round(confidence / 10, 4))
+    assert sum(usage.sure_shares.values()) == pytest.approx(1)
+    assert usage.leave_one_out_accuracy == round(classifier.accuracy(), 4)
     assert [len(texts) for texts in embedder.asked] == [8, *{1: [1, 1, 1], 2: [2, 1], 1024: [3]}[part]]
 
 
 def test_only_categories_that_a_row_can_have_are_read() -> None:
-    found = count_usage(USAGE, LABELLED, ["maths"], FakeEmbedder(), config_of())
-    assert (found.counts, found.labelled, found.unsure_share) == ({"maths": 10}, 4, 0.0)
+    usage = count_usage(USAGE, LABELLED, ["maths"], FakeEmbedder(), config_of())
+    assert (usage.counts, usage.labelled, usage.unsure_share) == ({"maths": 10}, 4, 0.0)
 
 
 def test_unsure_prompts_count_in_the_target_too() -> None:
-    found = count_usage(USAGE, LABELLED, ["maths", "poems"], FakeEmbedder(), config_of(usage_min_confidence=1.0))
-    assert (found.unsure_share, found.sure_shares) == (1.0, {})
-    assert wanted_rows(config_of(), ["maths", "poems"], found.counts, 20) == {
-        name: 2 * count for name, count in found.counts.items()
+    usage = count_usage(USAGE, LABELLED, ["maths", "poems"], FakeEmbedder(), config_of(usage_min_confidence=1.0))
+    assert (usage.unsure_share, usage.sure_shares) == (1.0, {})
+    assert wanted_rows(config_of(), ["maths", "poems"], usage.counts, 20) == {
+        name: 2 * count for name, count in usage.counts.items()
     }
 
 

@@ -1,11 +1,17 @@
-"""The category reader against a plain loop that leaves each task out in turn, and against hand-computed odds."""
+"""The category classifier, compared with a plain loop that leaves each task out in turn, and against hand-computed odds."""
 
 import math
 
 import numpy as np
 import pytest
 
-from kiloset.generator.reading import TEMPERATURES, UNFITTED, CategoryReader, learn_categories, task_of
+from kiloset.generator.category_classifier import (
+    DEFAULT_TEMPERATURE,
+    TEMPERATURES,
+    CategoryClassifier,
+    split_task,
+    train_classifier,
+)
 from tests.fakes import FakeEmbedder
 
 TEXTS = ["sum the odd numbers", "add two and two", "count the even numbers", "sing of the sea", "rhyme on the moon"]
@@ -35,32 +41,34 @@ def by_hand(
 
 
 @pytest.fixture(scope="module")
-def reader() -> CategoryReader:
-    return learn_categories(TASKS, NAMES, FakeEmbedder())
+def classifier() -> CategoryClassifier:
+    return train_classifier(TASKS, NAMES, FakeEmbedder())
 
 
 @pytest.mark.parametrize("asked", [("count the moon", False), ("shorten two numbers", True), ("sing", False)])
-def test_a_task_is_read_as_by_hand(reader: CategoryReader, asked: tuple[str, bool]) -> None:
-    expected = by_hand(TASKS, NAMES, asked, reader.temperature)
-    (found,) = reader.read([asked], FakeEmbedder())
-    assert found.category == sorted(set(NAMES))[expected.index(max(expected))]
-    assert found.confidence == pytest.approx(max(expected), rel=1e-3)
+def test_a_task_is_read_as_by_hand(classifier: CategoryClassifier, asked: tuple[str, bool]) -> None:
+    expected = by_hand(TASKS, NAMES, asked, classifier.temperature)
+    (prediction,) = classifier.predict([asked], FakeEmbedder())
+    assert prediction.category == sorted(set(NAMES))[expected.index(max(expected))]
+    assert prediction.confidence == pytest.approx(max(expected), rel=1e-3)
 
 
-def test_each_labelled_task_is_checked_as_if_it_had_no_label(reader: CategoryReader) -> None:
-    for at, (right, confidence) in enumerate(reader.checked):
+def test_each_labelled_task_is_checked_as_if_it_had_no_label(classifier: CategoryClassifier) -> None:
+    for at, (right, confidence) in enumerate(classifier.left_out):
         others, names = [*TASKS[:at], *TASKS[at + 1 :]], [*NAMES[:at], *NAMES[at + 1 :]]
-        expected = by_hand(others, names, TASKS[at], reader.temperature)
+        expected = by_hand(others, names, TASKS[at], classifier.temperature)
         assert right == (sorted(set(NAMES))[expected.index(max(expected))] == NAMES[at])
         assert confidence == pytest.approx(max(expected), rel=1e-3)
-    rights = [right for right, _ in reader.checked]
-    assert reader.accuracy() == sum(rights) / len(TASKS)
-    sure = [right for right, confidence in reader.checked if confidence >= 0.6]
+    rights = [right for right, _ in classifier.left_out]
+    assert classifier.accuracy() == sum(rights) / len(TASKS)
+    sure = [right for right, confidence in classifier.left_out if confidence >= 0.6]
     assert 0 < len(sure) < len(rights)
-    assert reader.accuracy(0.6) == sum(sure) / len(sure)
+    assert classifier.accuracy(0.6) == sum(sure) / len(sure)
 
 
-def test_the_temperature_is_the_one_under_which_the_left_out_labels_are_likeliest(reader: CategoryReader) -> None:
+def test_the_temperature_is_the_one_under_which_the_left_out_labels_are_likeliest(
+    classifier: CategoryClassifier,
+) -> None:
     def surprise(temperature: float) -> float:
         total = 0.0
         for at, name in enumerate(NAMES):
@@ -68,12 +76,12 @@ def test_the_temperature_is_the_one_under_which_the_left_out_labels_are_likelies
             total -= math.log(by_hand(others, names, TASKS[at], temperature)[sorted(set(NAMES)).index(name)])
         return total
 
-    assert reader.temperature == pytest.approx(min(TEMPERATURES, key=surprise))
-    assert TEMPERATURES[0] < reader.temperature < TEMPERATURES[-1]
+    assert classifier.temperature == pytest.approx(min(TEMPERATURES, key=surprise))
+    assert TEMPERATURES[0] < classifier.temperature < TEMPERATURES[-1]
 
 
 def test_confidence_is_about_the_accuracy_on_tasks_never_seen() -> None:
-    # Two overlapping clouds: labels drawn with the very probability that the best reader would state.
+    # Two overlapping clouds: labels drawn with the very probability that the best classifier would state.
     rng = np.random.default_rng(0)
 
     class Cloud:
@@ -86,33 +94,33 @@ def test_confidence_is_about_the_accuracy_on_tasks_never_seen() -> None:
     directions = np.stack([np.cos(angles), np.sin(angles), np.full(2400, 0.5)], axis=1) / np.sqrt(1.25)
     names, order = np.repeat(["a", "b"], 1200), rng.permutation(2400)
     learnt, asked = order[:200], order[200:]
-    reader = learn_categories([(str(at), False) for at in learnt], list(names[learnt]), Cloud())
-    found = reader.read([(str(at), False) for at in asked], Cloud())
-    right = np.array([reading.category == name for reading, name in zip(found, names[asked], strict=True)])
-    assert np.mean([reading.confidence for reading in found]) == pytest.approx(right.mean(), abs=0.08)
-    assert reader.accuracy() == pytest.approx(right.mean(), abs=0.08)
+    classifier = train_classifier([(str(at), False) for at in learnt], list(names[learnt]), Cloud())
+    predictions = classifier.predict([(str(at), False) for at in asked], Cloud())
+    right = np.array([each.category == name for each, name in zip(predictions, names[asked], strict=True)])
+    assert np.mean([each.confidence for each in predictions]) == pytest.approx(right.mean(), abs=0.08)
+    assert classifier.accuracy() == pytest.approx(right.mean(), abs=0.08)
 
 
 def test_whether_a_text_comes_along_decides_between_equal_directions() -> None:
     tasks = [("do it", True)] * 3 + [("do it", False)] * 3
-    reader = learn_categories(tasks, ["with"] * 3 + ["without"] * 3, FakeEmbedder())
-    with_, without = reader.read([("do it", True), ("do it", False)], FakeEmbedder())
+    classifier = train_classifier(tasks, ["with"] * 3 + ["without"] * 3, FakeEmbedder())
+    with_, without = classifier.predict([("do it", True), ("do it", False)], FakeEmbedder())
     assert (with_.category, without.category) == ("with", "without")
     assert with_.confidence == pytest.approx(4 / 5)  # of (3 + 1) / (3 + 2) and (0 + 1) / (3 + 2)
 
 
 def test_equal_scores_go_to_the_category_whose_name_sorts_first() -> None:
-    reader = learn_categories([("do it", False)] * 4, ["b", "a", "b", "a"], FakeEmbedder())
-    assert [found.category for found in reader.read([("other", False)], FakeEmbedder())] == ["a"]
+    classifier = train_classifier([("do it", False)] * 4, ["b", "a", "b", "a"], FakeEmbedder())
+    assert [each.category for each in classifier.predict([("other", False)], FakeEmbedder())] == ["a"]
 
 
 def test_categories_of_one_task_each_cannot_be_checked() -> None:
-    reader = learn_categories(TASKS[::3], NAMES[::3], FakeEmbedder())
-    assert (reader.accuracy(), reader.temperature) == (None, UNFITTED)
-    assert reader.read([TASKS[0]], FakeEmbedder())[0].category == "maths"
-    alone = learn_categories(TASKS[:1], NAMES[:1], FakeEmbedder())
-    assert alone.read(TASKS, FakeEmbedder())[4].confidence == 1.0
-    assert learn_categories(TASKS[:3], NAMES[:3], FakeEmbedder()).accuracy() == 1.0
+    classifier = train_classifier(TASKS[::3], NAMES[::3], FakeEmbedder())
+    assert (classifier.accuracy(), classifier.temperature) == (None, DEFAULT_TEMPERATURE)
+    assert classifier.predict([TASKS[0]], FakeEmbedder())[0].category == "maths"
+    alone = train_classifier(TASKS[:1], NAMES[:1], FakeEmbedder())
+    assert alone.predict(TASKS, FakeEmbedder())[4].confidence == 1.0
+    assert train_classifier(TASKS[:3], NAMES[:3], FakeEmbedder()).accuracy() == 1.0
 
 
 @pytest.mark.parametrize(
@@ -124,4 +132,4 @@ def test_categories_of_one_task_each_cannot_be_checked() -> None:
     ],
 )
 def test_a_task_is_the_first_line_of_a_turn(turn: str, task: tuple[str, bool]) -> None:
-    assert task_of(turn) == task
+    assert split_task(turn) == task
