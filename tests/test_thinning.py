@@ -83,12 +83,12 @@ def test_near_duplicates_leave_as_on_one_machine_whatever_the_cluster(cluster, t
     local = _local(rows)
     reasons = Counter(local.dropped["reason"])
     assert min(reasons["exact_duplicate"], reasons["near_duplicate"], reasons["template_full"]) > 5
-    found = _thin(cluster, tmp_path / "pool", tmp_path / "out")
+    result = _thin(cluster, tmp_path / "pool", tmp_path / "out")
     dropped = _read(tmp_path / "out" / "dropped").sort("id")
     assert dropped.drop("row").equals(local.dropped.select(dropped.drop("row").columns).sort("id"))
     kept = rows.with_row_index("row").filter(~pl.col("row").is_in(dropped["row"].to_list())).drop("row")
     assert _read(tmp_path / "out" / "kept").equals(kept)
-    assert (found.rows, found.kept, found.dropped) == (600, kept.height, {"near-duplicates": dropped.height})
+    assert (result.rows, result.kept, result.dropped) == (600, kept.height, {"near-duplicates": dropped.height})
     assert json.loads((tmp_path / "out" / "thinned.json").read_text())["kept"] == kept.height
 
 
@@ -98,25 +98,25 @@ def test_many_small_shuffles_give_what_one_gives_and_clusters_get_their_quotas(t
     rows = _pool(tmp_path / "pool", number=300)
     monkeypatch.setattr(thinning, "SHUFFLED_BYTES", 800_000)
     monkeypatch.setattr(thinning, "GROUP_ROWS", 400)
-    found = _thin(two_nodes, tmp_path / "pool", tmp_path / "out", rows=60)
+    result = _thin(two_nodes, tmp_path / "pool", tmp_path / "out", rows=60)
     dropped = _read(tmp_path / "out" / "dropped")
     near = dropped.filter(pl.col("reason") != "over_quota")
     assert set(near["id"]) == set(_local(rows).dropped["id"])
     # Every row is kept or dropped once.
-    assert dropped["row"].n_unique() == dropped.height == 300 - found.kept
-    left = rows.with_row_index("row").filter(~pl.col("row").is_in(near["row"].to_list()))
+    assert dropped["row"].n_unique() == dropped.height == 300 - result.kept
+    remaining = rows.with_row_index("row").filter(~pl.col("row").is_in(near["row"].to_list()))
     over = dropped.filter(pl.col("reason") == "over_quota")
-    label = {row: int(said.split()[-1]) for row, said in over.select("row", "evidence").iter_rows()}
-    assert 60 - found.clusters <= found.kept <= 60
+    label = {row: int(evidence.split()[-1]) for row, evidence in over.select("row", "evidence").iter_rows()}
+    assert 60 - result.clusters <= result.kept <= 60
     # By hand: each cluster has its quota, or less by what shares the last chance.
     centres = thinning._centres(
         listed_with_columns(tmp_path / "pool"), np.isin(np.arange(300), near["row"]), 60, 0, FakeEmbedder
     )
-    turns = [f"{a}\n\n{b}" if b else a for a, b in left.select("instruction", "context").iter_rows()]
+    turns = [f"{a}\n\n{b}" if b else a for a, b in remaining.select("instruction", "context").iter_rows()]
     at = (FakeEmbedder().embed(turns) @ centres.T).argmax(axis=1)
-    assert {row: int(c) for row, c in zip(left["row"], at, strict=True) if row in label} == label
+    assert {row: int(c) for row, c in zip(remaining["row"], at, strict=True) if row in label} == label
     quotas = tempered_quotas(Counter(at.tolist()), 60, 0.5)
-    kept = Counter(int(c) for row, c in zip(left["row"], at, strict=True) if row not in label)
+    kept = Counter(int(c) for row, c in zip(remaining["row"], at, strict=True) if row not in label)
     assert all(quotas[c] - 1 <= kept[c] <= quotas[c] for c in quotas)
 
 
