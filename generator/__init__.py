@@ -1,4 +1,4 @@
-"""Seeds, pool and the loop that asks for what is still missing."""
+"""Generation: strategies, prompts, and the loop that requests candidates until every category has enough."""
 
 if __name__ != "kiloset.generator":
-    raise ImportError("this folder is a part of the package kiloset: import kiloset.generator")
+    raise ImportError("this folder is part of the package kiloset: import kiloset.generator")

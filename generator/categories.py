@@ -1,7 +1,6 @@
-"""Which category a row belongs to, and how many rows of each are wanted."""
+"""The category of each row, and the number of rows wanted in each category."""
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
@@ -10,7 +9,7 @@ import polars as pl
 from pydantic import AfterValidator, Field, ValidationInfo
 
 from kiloset.core.config import Count, Positive, Share, settings
-from kiloset.core.errors import ConfigError, DataError
+from kiloset.core.errors import ConfigError, DataError, did_you_mean
 from kiloset.core.models import Embedder
 from kiloset.core.table import full_instruction
 from kiloset.data.quotas import apportion
@@ -18,11 +17,11 @@ from kiloset.data.quotas import apportion
 Weights = Annotated[dict[str, Positive], Field(min_length=1)]
 
 
-def _goes_with_target(usage: str, read: ValidationInfo) -> str:
-    wanted = read.data.get("target") == "usage"
-    if wanted and not usage:
+def _matches_target(usage: str, fields: ValidationInfo) -> str:
+    is_needed = fields.data.get("target") == "usage"
+    if is_needed and not usage:
         raise ValueError("a file of real prompts when target is 'usage'")
-    if usage and not wanted and "target" in read.data:
+    if usage and not is_needed and "target" in fields.data:
         raise ValueError("'' unless target is 'usage'")
     return usage
 
@@ -32,71 +31,62 @@ class CategoriesConfig:
     """The `[categories]` table: what the set should be made of."""
 
     target: Literal["uniform", "seeds", "candidates", "usage"] | Weights = "uniform"
-    """Shares: uniform, as in the seeds, as the candidates happen to be (for a pool), as in real use (see usage), or a table of category = weight, with at least one."""
-    usage: Annotated[str, Field(validate_default=True), AfterValidator(_goes_with_target)] = ""
-    """For target = "usage": real prompts, in a file as in [seeds] or a .txt of one a line. Only their number by category is kept."""
+    """Shares of the categories: uniform, those of the seeds, those of the candidates (for a pool), those of real use (see usage), or a table of category = weight, with at least one."""
+    usage: Annotated[str, Field(validate_default=True), AfterValidator(_matches_target)] = ""
+    """For target = "usage": real prompts, in a file as in [seeds] or a .txt with one prompt a line. A run keeps only their number by category."""
     usage_limit: Count = 5000
-    """Prompts read into categories, drawn uniformly; of 5000, a share's sampling error is 0.7 points at most (one standard error)."""
+    """Largest number of prompts to classify, sampled uniformly; with 5000, the standard error of a share is at most 0.7 percentage points."""
     usage_min_confidence: Share = 0.5
-    """A prompt is unsure below this probability that its category is read rightly. Unsure ones count too; how many they are is reported."""
+    """Below this probability of its category a prompt is uncertain. Uncertain prompts count too; the report gives their share."""
     fill: bool = False
-    """Where a category falls short, take more of the others to reach the size; otherwise the set stays short."""
+    """Where a category lacks rows, whether to take more rows of the others to reach the size; otherwise the set stays smaller."""
     neighbours: Annotated[int, Field(ge=1, le=50)] = 5
-    """Labelled seeds that vote on the category of a row without one."""
+    """Number of nearest labelled seeds that vote on the category of a row without one."""
     labels: str = "seeds/seeds.jsonl"
-    """Labelled examples that teach the categories where the seeds have none."""
+    """Labelled examples that define the categories if the seeds have none."""
 
 
 def label_by_neighbours(
     table: pl.DataFrame, labelled: pl.DataFrame, embedder: Embedder, neighbours: int
 ) -> pl.DataFrame:
-    """Give each row without a category that of its nearest labelled rows, by a vote weighted with the cosine.
+    """Give each row without a category the one for which its nearest labelled rows vote, weighted by the cosine.
 
-    Ties go to the category whose name sorts first. `category_source` becomes `nearest`, and `category_share` holds the
-    share of the vote, in [0, 1].
+    Ties go to the category whose name sorts first. `category_source` becomes `nearest`; `category_share` is the share of the
+    votes, in [0, 1].
     """
     blank = table.filter(pl.col("category") == "")
     share = pl.lit(None, pl.Float64).alias("category_share")
     if blank.is_empty():
         return table.with_columns(share)
     known = embedder.embed(full_instruction(labelled))  # (labelled, dims)
-    asked = embedder.embed(full_instruction(blank))  # (rows, dims)
-    # Rounded: a matrix product gives equal rows cosines that differ in the last bits, and a tie must stay a tie.
-    cosines = np.round(asked @ known.T, 6)
+    blanks = embedder.embed(full_instruction(blank))  # (rows, dims)
+    # A matrix product gives equal rows cosines that differ in the last bits; rounding keeps a tie a tie.
+    cosines = np.round(blanks @ known.T, 6)
     names = labelled["category"].to_list()
-    chosen: dict[str, tuple[str, float]] = {}
+    predicted: list[tuple[str, str, float]] = []
     for id, row in zip(blank["id"], cosines, strict=True):
         votes: dict[str, float] = {}
         for at in np.argsort(-row, kind="stable")[:neighbours]:
             votes[names[at]] = votes.get(names[at], 0.0) + max(float(row[at]), 0.0)
         best = min(votes, key=lambda name: (-votes[name], name))
-        chosen[id] = (best, votes[best] / sum(votes.values()) if sum(votes.values()) > 0 else 0.0)
-    read = pl.DataFrame(
-        [{"id": id, "read": name, "category_share": share} for id, (name, share) in chosen.items()],
-        schema={"id": pl.String, "read": pl.String, "category_share": pl.Float64},
-    )
+        predicted.append((id, best, votes[best] / sum(votes.values()) if sum(votes.values()) > 0 else 0.0))
+    schema = {"id": pl.String, "nearest": pl.String, "category_share": pl.Float64}
+    nearest = pl.DataFrame(predicted, schema=schema, orient="row")
+    source = pl.when(pl.col("nearest").is_null()).then("category_source").otherwise(pl.lit("nearest"))
     return (
-        table.join(read, on="id", how="left", maintain_order="left")
-        .with_columns(
-            pl.coalesce("read", "category").alias("category"),
-            pl.when(pl.col("read").is_not_null())
-            .then(pl.lit("nearest"))
-            .otherwise("category_source")
-            .alias("category_source"),
-        )
-        .drop("read")
+        table.join(nearest, on="id", how="left", maintain_order="left")
+        .with_columns(category=pl.coalesce("nearest", "category"), category_source=source)
+        .drop("nearest")
     )
 
 
 def wanted_rows(config: CategoriesConfig, known: Sequence[str], counts: Mapping[str, int], size: int) -> dict[str, int]:
     """Return how many rows of each category the set should have; they sum to `size`.
 
-    Largest remainders, ties to the name that sorts first.
-
     Args:
         config: The `[categories]` table.
-        known: The categories there are.
-        counts: Rows per category that `seeds` or `candidates`, prompts that `usage` refers to.
+        known: The names of all categories.
+        counts: Number of rows by category for the targets `seeds` and `candidates`, of prompts for `usage`.
         size: Rows in the set.
 
     Raises:
@@ -113,30 +103,28 @@ def wanted_rows(config: CategoriesConfig, known: Sequence[str], counts: Mapping[
 
 
 def check_target(target: Mapping[str, float], known: Sequence[str]) -> None:
-    """Refuse a target that names an unknown category.
+    """Check that a target names only known categories.
 
     Raises:
-        ConfigError: With the nearest known one.
+        ConfigError: It names another; the message suggests the nearest known one.
     """
-    for name in target:
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(
-                "KS201", f"[categories] target: no category {name!r}{hint}; known: {', '.join(sorted(known))}"
-            )
+    if (name := next((name for name in target if name not in known), None)) is not None:
+        hint = did_you_mean(name, known)
+        raise ConfigError(
+            "KS201", f"[categories] target: no category {name!r}{hint}; known: {', '.join(sorted(known))}"
+        )
 
 
 def check_pool_categories(pool: pl.DataFrame, known: Sequence[str], target: str | Mapping[str, float]) -> None:
-    """Refuse a pool with categories of its own, none of which would be wanted; `candidates` wants whatever there is.
+    """Check that a pool has only known categories: rows of any other would never be wanted, except with target `candidates`.
 
     Args:
-        pool: Rows with the column `category`, "" where they have none yet.
+        pool: Rows with the column `category`, "" for none.
         known: The seeds' categories.
         target: The setting of `[categories]`.
 
     Raises:
-        DataError: With the unknown category that has most rows and the nearest known one.
+        DataError: It has others; the message names the one with most rows and the nearest known one.
     """
     if target == "candidates":
         return
@@ -145,11 +133,9 @@ def check_pool_categories(pool: pl.DataFrame, known: Sequence[str], target: str 
         return
     counts = own.group_by("category").len().sort(["len", "category"], descending=[True, False]).rows()
     name, rows = counts[0]
-    near = get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    others = f", nor {len(counts) - 1} more of the pool ({own.height - rows} rows)" if len(counts) > 1 else ""
+    others = f" and lack {len(counts) - 1} more of the pool ({own.height - rows} rows)" if len(counts) > 1 else ""
     raise DataError(
         "KS202",
-        f"[pool] path: the seeds have no category {name!r} ({rows} rows){others}{hint}; known: "
-        f"{', '.join(sorted(known))}. Rename them, or take the pool's own with categories.target=candidates",
+        f"[pool] path: the seeds have no category {name!r} ({rows} rows){others}{did_you_mean(name, known)}; known: "
+        f"{', '.join(sorted(known))}. Rename the pool's categories, or use them with categories.target=candidates",
     )

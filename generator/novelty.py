@@ -1,9 +1,9 @@
-"""Is an instruction new? ROUGE-L against everything there is, exactly, without comparing with everything.
+"""The novelty check: the exact ROUGE-L of an instruction with all others, without comparing all pairs.
 
-Wang et al., "Self-Instruct" (ACL 2023, arXiv:2212.10560) refuse an instruction whose ROUGE-L F1 with any instruction of
-the pool is above 0.7. Their code compares all pairs. The longest common subsequence of two texts is at most their
+Wang et al., "Self-Instruct" (ACL 2023, arXiv:2212.10560) reject an instruction with a ROUGE-L F1 above 0.7 with any
+other instruction. Their code compares all pairs. The longest common subsequence of two texts is at most their
 multiset overlap m, so F = 2 LCS / (|a| + |b|) <= 2m / (|a| + |b|); only pairs whose bound exceeds the limit are compared.
-Departure: words of any script count, not only [a-z0-9], and each sign of Chinese and Japanese.
+Departure: words of any script count, not only [a-z0-9], and each character of Chinese and Japanese counts as a word.
 """
 
 from collections import Counter
@@ -15,33 +15,33 @@ from kiloset.core.text import words_and_signs
 
 
 class NoveltyIndex:
-    """An inverted index from words to the instructions that hold them."""
+    """An inverted index from words to the instructions that contain them."""
 
     def __init__(self) -> None:
-        """Begin empty."""
+        """Start empty."""
         self._ids: list[str] = []
         self._words: list[list[str]] = []
-        self._holders: dict[str, list[tuple[int, int]]] = {}
+        self._containing: dict[str, list[tuple[int, int]]] = {}
 
     def add(self, id: str, instruction: str) -> None:
-        """Make an instruction part of the pool."""
+        """Add an instruction."""
         tokens = words_and_signs(instruction)
         number = len(self._ids)
         self._ids.append(id)
         self._words.append(tokens)
         for word, count in Counter(tokens).items():
-            self._holders.setdefault(word, []).append((number, count))
+            self._containing.setdefault(word, []).append((number, count))
 
     def nearest(self, instruction: str, above: float) -> tuple[str, float] | None:
-        """Return the pool's `(id, ROUGE-L F1)` nearest to an instruction, if that is above `above`, else None.
+        """Return `(id, ROUGE-L F1)` of the most similar instruction, None if no F1 is above `above`.
 
-        Ties go to the one added first.
+        Ties go to the instruction that was added first.
         """
         tokens = words_and_signs(instruction)
         overlap: Counter[int] = Counter()
         for word, count in Counter(tokens).items():
-            for number, held in self._holders.get(word, ()):
-                overlap[number] += min(count, held)
+            for number, times in self._containing.get(word, ()):
+                overlap[number] += min(count, times)
         best: tuple[str, float] | None = None
         for number in sorted(overlap):
             limit = above if best is None else best[1]

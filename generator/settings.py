@@ -11,9 +11,9 @@ PURPOSES = ("instruction", "evolve", "magpie", "input", "labelled_input", "respo
 """Purposes of the requests that generation sends."""
 
 
-def _known(weights: dict[str, float]) -> dict[str, float]:
+def _strategy_weights(weights: dict[str, float]) -> dict[str, float]:
     if unknown := [name for name in weights if name not in STRATEGIES]:
-        raise ValueError(f"of {', '.join(STRATEGIES)} (there is no {unknown[0]!r})")
+        raise ValueError(f"a table of {', '.join(STRATEGIES)} without {unknown[0]!r}")
     if not any(weights.values()):
         raise ValueError("a table with at least one weight above 0")
     return weights
@@ -21,53 +21,53 @@ def _known(weights: dict[str, float]) -> dict[str, float]:
 
 @settings
 class GenerateConfig:
-    """The `[generate]` table: the loop that asks for what is still missing."""
+    """The `[generate]` table: the loop that requests candidates until every category has enough."""
 
     enabled: bool = True
-    """Whether to generate at all; false selects from [pool] alone."""
+    """Whether to generate candidates; false selects from [pool] alone."""
     candidates_per_row: Annotated[float, Field(ge=1, le=20)] = 2.0
-    """Candidates that passed the cheap checks, per row wanted: what selection chooses from."""
-    strategies: Annotated[dict[str, NonNegative], AfterValidator(_known)] = Field(
+    """Number of candidates that pass the cheap checks, per row wanted; selection chooses from them."""
+    strategies: Annotated[dict[str, NonNegative], AfterValidator(_strategy_weights)] = Field(
         default_factory=lambda: {"self_instruct": 0.7, "evolve": 0.1, "constraint": 0.2}
     )
-    """How candidates come about, by weight: self_instruct (a list of tasks, continued), evolve (made from another task), magpie (a bare user turn), constraint (carries constraints that a program verifies)."""
+    """The strategies and their weights: self_instruct (the model continues a list of tasks), evolve (a task made from another one), magpie (a user turn without any example), constraint (a task with constraints that a program verifies)."""
     prompts: str = ""
-    """A folder with prompts of your own: any of self_instruct.j2, input.j2, labelled_input.j2, evolve.j2, magpie.j2 (Jinja); the others stay."""
+    """A folder with your own prompts: any of self_instruct.j2, input.j2, labelled_input.j2, evolve.j2, magpie.j2 (Jinja). They replace the bundled ones."""
     max_requests: Count = 200_000
-    """Most requests the loop may send; then it goes on with what it has. Rewriting comes on top: size x (1 + reserve) x rewrites."""
+    """Largest number of requests for generation; the run continues with the rows that it has by then. Rewriting needs more: size x (1 + reserve) x rewrites."""
     max_tokens: Natural = 0
-    """Most tokens the loop may spend, prompts included; 0 sets no limit. Nothing is sent that could exceed it."""
+    """Largest number of tokens for generation, prompts included; 0 sets no limit. No request is sent that could exceed it."""
     max_hours: NonNegative = 0.0
-    """Most hours the loop may take, over all its interruptions; then it sends nothing more, and ends when what is in flight has come. 0 sets no limit."""
+    """Largest number of hours for generation, over all resumed runs; 0 sets no limit. After it nothing more is sent, and requests in flight are finished."""
     max_waves: Count = 12
-    """Most rounds of asking for all that is missing; those that a limit above cuts short do not count."""
+    """Largest number of waves; a wave that a limit above reduced does not count."""
     human_demonstrations: Count = 6
-    """Seeds of the asked category shown in a prompt."""
+    """Number of seeds of the requested category in a prompt."""
     machine_demonstrations: Natural = 2
-    """New instructions of the asked category shown in a prompt, once there are any."""
+    """Number of generated instructions of the requested category in a prompt, once there are any."""
     max_shown: Count = 5
-    """Prompts that may show one new instruction."""
+    """Largest number of prompts that may show one generated instruction."""
     max_depth: Annotated[int, Field(ge=1, le=255)] = 3
-    """Longest lineage: a row made from seeds has 1; one that has this many generations behind it is not shown again."""
+    """Longest lineage of a generated row, 1 for a row made from seeds; a row with this depth is not shown in prompts."""
     samples_per_prompt: Count = 4
-    """Instructions sampled from one prompt; they share its computation."""
+    """Number of instructions sampled from one prompt, which the engine computes once."""
     constraint_samples: Count = 3
-    """Answers sampled for a task with constraints; the first that keeps them all is taken."""
+    """Number of responses sampled for a task with constraints; the first one that satisfies them all is used."""
     output_first: Names = ("classification",)
-    """Categories with inputs whose answer, a label, is written before the text it is the label of."""
+    """Categories whose response, a label, is written before the input."""
     novelty: Share = 0.7
-    """Highest ROUGE-L F1 with any instruction there is; above it an instruction is not new."""
+    """An instruction with a ROUGE-L F1 above this with any other instruction is not new."""
     input_share: Fraction = 0.5
-    """A category whose seeds have an input at least this often is asked for one."""
+    """A category gets inputs if at least this fraction of its seeds has one."""
     temperature: Positive = 0.8
-    """For instructions and inputs."""
+    """Sampling temperature of instructions and inputs."""
     top_p: Share = 0.9
-    """For instructions and inputs."""
+    """Nucleus sampling of instructions, inputs and responses."""
     response_temperature: Annotated[float, Field(ge=0, le=2)] = 0.5
-    """For reference answers."""
+    """Sampling temperature of responses."""
     max_instruction_tokens: Count = 96
-    """Longest instruction; a longer one is cut and dropped."""
+    """Longest instruction, in tokens; a longer one is dropped."""
     max_input_tokens: Count = 192
-    """Longest input; a longer one is cut and dropped."""
+    """Longest input, in tokens; a longer one is dropped."""
     max_response_tokens: Count = 512
-    """Longest reference answer; a longer one is cut and dropped."""
+    """Longest response, in tokens; a longer one is dropped."""

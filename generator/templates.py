@@ -1,12 +1,10 @@
-"""The texts sent to the generator model: Jinja templates, which a folder of the user's may replace one by one.
+"""The prompts for the writer model: Jinja templates, which the user may replace one by one.
 
-Plain text to be continued where the engine takes it: of what was tried with a 135M model, a numbered list of tasks gave
-the most coherent instructions; a bare user turn and few-shot chat turns the worst. What varies stands last, so that
-requests of one category share their beginning.
+The prompts are plain text for the model to continue, if the engine accepts that. With a 135M model a numbered list of tasks
+gave the most coherent instructions of all prompts that were tried; a bare user turn and few-shot chat turns gave the least.
+The variable parts come last, so that requests of one category share their beginning.
 """
 
-from collections.abc import Mapping
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from kiloset.core.errors import ConfigError
+from kiloset.core.errors import ConfigError, did_you_mean
 from kiloset.core.run import sha256_of
 
 BUNDLED = Path(__file__).resolve().parent / "prompts"
@@ -26,17 +24,19 @@ VALUES: dict[str, dict[str, Any]] = {
     "evolve": {"category": "stories", "task": "Tell a story.", "operator": "Make it longer."},
     "magpie": {"category": "stories"},
 }
-"""The templates there are, each with an example of all the values it is given."""
+"""The names of the templates, each with an example of its values."""
+
+FILES = ", ".join(f"{name}.j2" for name in VALUES)
 
 
 class Templates:
-    """The bundled templates, with those of a folder in their place."""
+    """The bundled templates, some of them replaced by the user's."""
 
     def __init__(self, folder: str = "") -> None:
-        """Read a folder of `<name>.j2` files; "" is none.
+        """Read the bundled templates and a folder of `<name>.j2` files, "" for none.
 
         Raises:
-            ConfigError: The folder or a file in it cannot be read, has an unknown name, or is no template for its values.
+            ConfigError: The folder or a file in it cannot be read, has an unknown name, or does not work with its values.
         """
         self.sources = {name: (BUNDLED / f"{name}.j2").read_text(encoding="utf-8") for name in VALUES}
         self._files = {name: str(BUNDLED / f"{name}.j2") for name in VALUES}
@@ -53,33 +53,27 @@ class Templates:
             except TemplateError as error:
                 line = getattr(error, "lineno", None)
                 place = self._files[name] + (f":{line}" if line else "")
-                known = ", ".join(VALUES[name])
-                raise ConfigError("KS205", f"{place}: not a template ({error}); it is given: {known}") from None
+                raise ConfigError(
+                    "KS205", f"{place}: not a template ({error}); its values: {', '.join(VALUES[name])}"
+                ) from None
 
     @cached_property
     def digest(self) -> str:
-        """The sha256 of all their texts."""
+        """The sha256 of all templates."""
         return sha256_of(self.sources)
 
     def render(self, name: str, **values: Any) -> str:
-        """Return a prompt; braces and tags in values are plain text."""
+        """Return a prompt; braces and tags in the values are plain text."""
         return self._templates[name].render(values).strip("\n")
 
     def _replace(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise ConfigError(
-                "KS206", f"[generate] prompts: {folder}: no such folder; it holds any of {_names(VALUES)}"
-            )
+            raise ConfigError("KS206", f"[generate] prompts: {folder}: no such folder; it may have {FILES}")
         for path in sorted(folder.glob("*.j2")):
             if path.stem not in VALUES:
-                near = get_close_matches(path.stem, VALUES, n=1)
-                hint = f"; did you mean {near[0]}.j2?" if near else ""
-                raise ConfigError("KS207", f"{path}: no prompt of this name{hint}; known: {_names(VALUES)}")
+                hint = did_you_mean(path.stem, VALUES)
+                raise ConfigError("KS207", f"{path}: no prompt has this name{hint}; known: {FILES}")
             try:
                 self.sources[path.stem], self._files[path.stem] = path.read_text(encoding="utf-8"), str(path)
             except (OSError, UnicodeDecodeError) as error:
                 raise ConfigError("KS208", f"{path}: cannot be read ({error})") from None
-
-
-def _names(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}.j2" for name in values)

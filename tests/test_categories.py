@@ -121,8 +121,8 @@ def test_the_division_is_the_nearest_of_all_that_sum_to_the_size(weights: list[i
     names = "abcd"[: len(weights)]
     exact = [Fraction(size * weight, sum(weights)) for weight in weights]
 
-    def error(given: tuple[int, ...]) -> Fraction:
-        return sum(((g - e) ** 2 for g, e in zip(given, exact, strict=True)), Fraction(0))
+    def error(division: tuple[int, ...]) -> Fraction:
+        return sum(((g - e) ** 2 for g, e in zip(division, exact, strict=True)), Fraction(0))
 
     divisions = [d for d in itertools.product(range(size + 1), repeat=len(weights)) if sum(d) == size]
     least = min(error(d) for d in divisions)
@@ -144,16 +144,20 @@ def config_of(**table: Any) -> CategoriesConfig:
         ("candidates", 3, {"maths": 1, "writing": 2}),
         ("usage", 5, {"maths": 1, "writing": 4}),
         ({"writing": 0.1, "maths": 0.2}, 3, {"maths": 2, "writing": 1}),
-        ({"writing": 0.1, "maths": 0.3}, 2, {"maths": 2, "writing": 0}),  # 0.5 and 1.5, told only by exact tenths
+        (
+            {"writing": 0.1, "maths": 0.3},
+            2,
+            {"maths": 2, "writing": 0},
+        ),  # 0.5 and 1.5, which differ only as exact tenths
         ({"writing": 1, "open_qa": 1}, 3, {"open_qa": 2, "writing": 1}),
         ({"writing": 1e-9, "maths": 3}, 5, {"maths": 5, "writing": 0}),
     ],
 )
 def test_every_kind_of_target_shares_out_the_size(target: Any, size: int, expected: dict[str, int]) -> None:
     counts = {"writing": 6, "maths": 2, "open_qa": 0}
-    found = wanted_rows(config_of(target=target), ["writing", "open_qa", "maths"], counts, size)
-    assert found == expected
-    assert list(found) == sorted(found)
+    rows = wanted_rows(config_of(target=target), ["writing", "open_qa", "maths"], counts, size)
+    assert rows == expected
+    assert list(rows) == sorted(rows)
 
 
 def test_no_category_makes_no_row_wanted() -> None:
@@ -177,14 +181,13 @@ POOL = rows_of(*[("count", "math")] * 3, *[("run", "code")] * 2, *[("sing", "son
 @pytest.mark.parametrize("target", ["uniform", "seeds", "usage", {"maths": 1.0}])
 def test_a_pool_with_categories_the_seeds_do_not_have_is_refused(target: Any) -> None:
     with pytest.raises(
-        DataError,
-        match=r"^\[pool\] path: the seeds have no category 'math' \(3 rows\), nor 2 more of the pool \(4 rows\); did you "
-        r"mean 'maths'\?; known: maths, open_qa, writing\. Rename them, or .* categories\.target=candidates$",
-    ):
+        DataError, match=r"'math' \(3 rows\) .* 2 more .* \(4 rows\); did you mean 'maths'\?; known: "
+    ) as error:
         check_pool_categories(POOL, ["writing", "open_qa", "maths"], target)
     songs = POOL.filter(pl.col("category") == "songs")
     with pytest.raises(DataError, match=r"no category 'songs' \(2 rows\); known: maths"):
         check_pool_categories(songs, KNOWN, target)
+    assert error.value.code == "KS202"
 
 
 @pytest.mark.parametrize(

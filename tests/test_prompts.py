@@ -173,12 +173,12 @@ def test_a_folder_replaces_some_prompts_and_leaves_the_others(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("self_instuct", "x", r"self_instuct\.j2: no prompt of this name; did you mean self_instruct\.j2\?"),
+        ("self_instuct", "x", r"self_instuct\.j2: no prompt .*; did you mean 'self_instruct'\?"),
         ("input", "{% for %}", r"input\.j2:1: not a template"),
         (
             "input",
             "a\n{{ instruction }}",
-            r"input\.j2: not a template \('instruction' is undefined\); it is given: task, examples, chat",
+            r"input\.j2: not a template \('instruction' is undefined\); its values: task, examples, chat",
         ),
         ("evolve", "{{ ''.__class__.__mro__ }}", r"evolve\.j2: not a template \(access to attribute '__class__'"),
     ],
@@ -191,7 +191,7 @@ def test_a_broken_prompt_is_refused_with_its_place(tmp_path, name: str, text: st
 
 def test_a_missing_folder_is_refused() -> None:
     with pytest.raises(
-        ConfigError, match=r"^\[generate\] prompts: nowhere: no such folder; it holds any of self_instruct.j2"
+        ConfigError, match=r"^\[generate\] prompts: nowhere: no such folder; it may have self_instruct.j2"
     ):
         Templates("nowhere")
 

@@ -8,6 +8,15 @@
   - EmptyError    a run or a file has no usable row                         (also a RuntimeError)
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'NAME'?` with the known name that is most similar, "" if none is similar."""
+    nearest = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""
+
 
 class KilosetError(Exception):
     """Base of every deliberate error; the command line prints its code and message and exits with status 2."""
