@@ -18,7 +18,6 @@ from kiloset.data.curated import read_curated
 from kiloset.engines.embedded import model_identity, model_path
 from kiloset.engines.scorer import TransformersScorer
 from kiloset.engines.vllm import VllmEngine, has_cuda
-from kiloset.evaluation.bundled import bundled_sha256
 from kiloset.evaluation.metrics import Metric, difference
 from kiloset.evaluation.suite import Evaluation, Example, Suite, build_suite, evaluate_model
 from kiloset.models import base_name
@@ -104,7 +103,7 @@ class Evaluator:
     ) -> Evaluation:
         config, length = self._config.evaluation, self._config.engine.max_model_len
         fingerprint = sha256_of(
-            [engine.identity, asdict(config), asdict(self._suite), base_neutral, length, code_sha256("evaluation"), bundled_sha256()]
+            [engine.identity, asdict(config), asdict(self._suite), base_neutral, length, code_sha256("evaluation")]
         )  # fmt: skip
         if (stored := _read(target / METRICS, fingerprint)) is not None:
             return stored

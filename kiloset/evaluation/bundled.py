@@ -1,10 +1,9 @@
 """Reads the evaluation prompts that are installed with the package; all of them were written for this project.
 
 `choices`, `written` (forgetting), `neutral`, `questions`, `overrides` (rigidity), `passages` (drift), and `tasks`,
-`constraints` (held-out instructions).
+`constraints` (held-out instructions; `only_with` and `not_with` name the ids that a prompt may or may not combine).
 """
 
-import hashlib
 import json
 from functools import cache
 from pathlib import Path
@@ -18,8 +17,3 @@ def bundled_rows(name: str) -> tuple[dict[str, Any], ...]:
     """Return the rows of `data/<name>.jsonl` in the order of the file; do not change them."""
     lines = (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8").split("\n")
     return tuple(json.loads(line) for line in lines if line)
-
-
-def bundled_sha256() -> str:
-    """Return a hash of all bundled files, so that a changed prompt makes stored results stale."""
-    return hashlib.sha256(b"\0".join(path.read_bytes() for path in sorted(FOLDER.glob("*.jsonl")))).hexdigest()

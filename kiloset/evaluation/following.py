@@ -12,11 +12,13 @@ not apply, and write whole numbers as 3.0: nulls are dropped and such numbers be
 row, with different arguments. The original benchmark draws missing arguments at random; here they are an error.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from kiloset.core.constraints import IDS, check, check_loose, validate
 from kiloset.core.errors import DataError
@@ -39,29 +41,38 @@ class Item:
     """At least one, in the order of the file."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row of IFEval's file; other fields are ignored."""
+
+    __pydantic_config__ = ConfigDict(strict=True)
+
+    key: Annotated[str, Field(min_length=1)] | int
+    prompt: Annotated[str, Field(pattern=r"\S")]
+    instruction_id_list: Annotated[list[str], Field(min_length=1)]
+    kwargs: list[dict[str, Any]]
+
+
 def read_ifeval(path: str | Path) -> list[Item]:
     """Return the items of a file in IFEval's format, in order.
 
     Raises:
-        DataError: The file cannot be read, is not UTF-8 or not JSON, or has no rows; or a row lacks a field, repeats a
-            key or has a constraint that cannot be checked. The message names the file and the line.
+        DataError: The file cannot be read, has no rows, or has an invalid row: not JSON, a field of another type, a key that
+            is not unique, or a constraint that cannot be checked. The message names the file and the line.
     """
     try:
         lines = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as error:
         raise DataError("KS505", f"{path}: cannot be read ({error.strerror or error})") from None
     items: list[Item] = []
-    seen: dict[str, str] = {}
+    line_of: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        where = f"{path}:{number}"
-        item = _item(_object(line, where), where)
-        if item.key in seen:
-            raise DataError(
-                "KS506", f'{where}: "key" {_short(item.key)} is already used at {seen[item.key]}; keys must be unique'
-            )
-        seen[item.key] = where
+        item = _item(line, f"{path}:{number}")
+        if item.key in line_of:
+            raise DataError("KS506", f'{path}:{number}: "key" {item.key!r} is already used on line {line_of[item.key]}')
+        line_of[item.key] = number
         items.append(item)
     if not items:
         raise DataError("KS507", f"{path}: the file has no rows; expected one JSON object on each line")
@@ -130,57 +141,34 @@ def _fraction(name: str, sums: Mapping[str, int], counts: Mapping[str, float]) -
     return Metric(name, "fraction", "higher", {key: float(value) for key, value in sums.items()}, counts)
 
 
-def _object(line: bytes, where: str) -> dict[str, Any]:
+@cache
+def _row_type() -> TypeAdapter[Any]:
+    return TypeAdapter(_Row)
+
+
+def _item(line: bytes, where: str) -> Item:
     try:
-        row = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise DataError(
-            "KS508", f"{where}: not UTF-8 text ({error.reason} at its byte {error.start}); save it as UTF-8"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise DataError("KS509", f"{where}: not JSON ({error})") from None
-    if not isinstance(row, dict):
-        raise DataError("KS510", f"{where}: must be a JSON object, got {_short(row)}")
-    return row
-
-
-def _item(row: Mapping[str, Any], where: str) -> Item:
-    for name in ("key", "prompt", "instruction_id_list", "kwargs"):
-        if name not in row:
-            raise DataError("KS511", f'{where}: "{name}" is missing')
-    key, prompt = row["key"], row["prompt"]
-    if isinstance(key, bool) or not isinstance(key, str | int) or key == "":
-        raise DataError("KS512", f'{where}: "key" must be a whole number or text, got {_short(key)}')
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise DataError("KS513", f'{where}: "prompt" must be a text that is not blank, got {_short(prompt)}')
-    return Item(str(key), prompt, _constraints(row["instruction_id_list"], row["kwargs"], where))
-
-
-def _constraints(ids: Any, kwargs: Any, where: str) -> tuple[Constraint, ...]:
-    if not isinstance(ids, list) or not ids:
-        raise DataError("KS514", f'{where}: "instruction_id_list" must be a list of at least one id, got {_short(ids)}')
-    if not isinstance(kwargs, list) or not all(isinstance(args, dict) for args in kwargs):
-        raise DataError("KS515", f'{where}: "kwargs" must be a list of objects, got {_short(kwargs)}')
-    if len(ids) != len(kwargs):
+        row: _Row = _row_type().validate_json(line)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = f'"{first["loc"][0]}": ' if first["loc"] else ""
+        raise DataError("KS508", f"{where}: {field}{first['msg']}") from None
+    if len(row.instruction_id_list) != len(row.kwargs):
         raise DataError(
             "KS516",
-            f'{where}: "instruction_id_list" has {len(ids)} and "kwargs" {len(kwargs)}; there must be one for each id',
+            f'{where}: "instruction_id_list" has {len(row.instruction_id_list)} entries and "kwargs" has {len(row.kwargs)}; '
+            "expected one object for each id",
         )
-    constraints = tuple((id, _args(args)) for id, args in zip(ids, kwargs, strict=True))
+    constraints = tuple((id, _args(args)) for id, args in zip(row.instruction_id_list, row.kwargs, strict=True))
     try:
         for id, args in constraints:
             validate(id, args)
     except DataError as error:
         raise DataError("KS517", f"{where}: {error}") from None
-    return constraints
+    return Item(str(row.key), row.prompt, constraints)
 
 
 def _args(args: Mapping[str, Any]) -> dict[str, Any]:
     """Drop nulls and turn 3.0 into 3."""
     present = {name: value for name, value in args.items() if value is not None}
     return {name: int(v) if isinstance(v, float) and v.is_integer() else v for name, v in present.items()}
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

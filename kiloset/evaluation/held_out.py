@@ -38,66 +38,6 @@ LANGUAGES = {
 }  # fmt: skip
 """By code. All of them separate words by spaces, so that a word count has the same meaning."""
 
-_KEYWORDS = frozenset({"keywords:existence", "keywords:frequency", "keywords:forbidden_words"})
-_ONE_SHAPE = frozenset(
-    {
-        "length_constraints:number_sentences", "length_constraints:number_paragraphs",
-        "length_constraints:nth_paragraph_first_word", "detectable_format:number_bullet_lists",
-        "detectable_format:multiple_sections",
-    }
-)  # fmt: skip
-_CASES = frozenset(
-    {"change_case:capital_word_frequency", "change_case:english_capital", "change_case:english_lowercase"}
-)
-_ALL_ONE_CASE = frozenset({"change_case:english_capital", "change_case:english_lowercase"})
-
-ONLY_WITH: Mapping[str, frozenset[str]] = {
-    "combination:two_responses": frozenset(),
-    "detectable_format:json_format": _KEYWORDS,
-    "language:response_language": frozenset(
-        {
-            "length_constraints:number_sentences", "length_constraints:number_paragraphs",
-            "length_constraints:number_words", "detectable_format:number_bullet_lists",
-            "detectable_format:number_highlighted_sections", "detectable_format:title", "punctuation:no_comma",
-        }
-    ),
-    "detectable_format:constrained_response": frozenset(
-        {
-            "keywords:existence", "keywords:forbidden_words", "length_constraints:number_sentences",
-            "length_constraints:number_words", "detectable_content:postscript", "detectable_format:title",
-            "startend:end_checker", "punctuation:no_comma",
-        }
-    ),
-    "combination:repeat_prompt": _KEYWORDS
-    | {
-        "detectable_content:postscript", "detectable_format:number_bullet_lists",
-        "detectable_format:number_highlighted_sections", "startend:end_checker",
-    },
-    "startend:quotation": _KEYWORDS
-    | _CASES
-    | {
-        "keywords:letter_frequency", "length_constraints:number_sentences", "length_constraints:number_words",
-        "punctuation:no_comma",
-    },
-}  # fmt: skip
-"""For each id, the only ids that may stand in a prompt with it."""
-NOT_WITH: Mapping[str, frozenset[str]] = {
-    **dict.fromkeys(_ONE_SHAPE, _ONE_SHAPE),
-    **dict.fromkeys(_CASES, _CASES),
-    "keywords:letter_frequency": _KEYWORDS - {"keywords:forbidden_words"} | {"startend:end_checker"},
-    "length_constraints:number_words": frozenset({"length_constraints:number_sentences"}),
-    "detectable_content:postscript": _ONE_SHAPE
-    - {"detectable_format:number_bullet_lists", "detectable_format:multiple_sections"}
-    | {"startend:end_checker", "change_case:english_lowercase"},
-    "detectable_format:title": frozenset(
-        {"length_constraints:number_sentences", "length_constraints:nth_paragraph_first_word"}
-    ),
-    "startend:end_checker": _ALL_ONE_CASE | {"length_constraints:number_sentences"},
-    "length_constraints:nth_paragraph_first_word": _ONE_SHAPE | _ALL_ONE_CASE,
-    "detectable_format:multiple_sections": _ONE_SHAPE | _ALL_ONE_CASE,
-}
-"""For each id, the ids that may not stand in a prompt with it: no answer obeys both, or one changes what the other counts."""
-
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -116,8 +56,15 @@ def tasks_of(kind: str) -> tuple[Task, ...]:
 
 def compatible(one: str, other: str) -> bool:
     """Return whether a prompt may have both constraints; the two ids differ."""
-    allowed = other in ONLY_WITH.get(one, IDS) and one in ONLY_WITH.get(other, IDS)
-    return allowed and other not in NOT_WITH.get(one, ()) and one not in NOT_WITH.get(other, ())
+    return other not in _excluded(one) and one not in _excluded(other)
+
+
+@cache
+def _excluded(id: str) -> frozenset[str]:
+    """Return the ids that may not stand in a prompt with `id`: no answer obeys both, or one changes what the other counts."""
+    row = next(row for row in bundled_rows("constraints") if row["id"] == id)
+    others = frozenset(IDS) - frozenset(row["only_with"]) if "only_with" in row else frozenset[str]()
+    return others | frozenset(row.get("not_with", ()))
 
 
 def held_out(count: int, seed: int, training: Sequence[str]) -> tuple[list[Item], int]:
