@@ -15,7 +15,7 @@ SIZES: dict[str, Any] = {"vocab_size": 1000, "hidden_size": 64, "intermediate_si
 HEADS: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
 
 
-def test_flops_are_those_that_torch_counts_but_for_the_causal_half_and_the_first_layers_input() -> None:
+def test_flops_equal_the_count_of_torch_except_for_the_causal_half_and_the_first_layers_input() -> None:
     config = LlamaConfig(**SIZES, **HEADS, attn_implementation="eager")  # whose products torch counts on a CPU
     model = add_adapter(LlamaForCausalLM(config), TrainConfig(rank=8, dropout=0.0))
     tokens, width, layers = 50, 64, 3
