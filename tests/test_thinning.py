@@ -1,27 +1,29 @@
-"""A pool thinned on a cluster of one and of two nodes: the rows that one machine keeps."""
+"""A pool thinned in this process and on a cluster of one and of two nodes: the rows that one machine keeps."""
 
 import itertools
 import json
+import pickle
 import random
 from collections import Counter
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
 import polars as pl
 import pytest
 
-ray = pytest.importorskip("ray")
+from kiloset import thinning
+from kiloset.core.errors import DataError, EmptyError
+from kiloset.core.folders import read_part, row_groups, write_part
+from kiloset.core.progress import Silent
+from kiloset.engines.settings import EngineConfig
+from kiloset.filters.balance import tempered_quotas
+from kiloset.filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
+from kiloset.thinning import _table, thin
+from tests.fakes import FakeEmbedder
 
-from kiloset import thinning  # noqa: E402
-from kiloset.core.errors import DataError, EmptyError  # noqa: E402
-from kiloset.core.folders import read_part, row_groups, write_part  # noqa: E402
-from kiloset.core.progress import Silent  # noqa: E402
-from kiloset.engines.settings import EngineConfig  # noqa: E402
-from kiloset.filters.balance import tempered_quotas  # noqa: E402
-from kiloset.filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates  # noqa: E402
-from kiloset.thinning import _table, thin  # noqa: E402
-from tests.fakes import FakeEmbedder  # noqa: E402
-from tests.test_ray import cluster, head, two_nodes  # noqa: E402, F401
+with suppress(pytest.skip.Exception):  # ray is an extra
+    from tests.test_ray import cluster, head, two_nodes  # noqa: F401
 
 NEAR = NearDuplicatesConfig()
 
@@ -65,9 +67,46 @@ def _local(rows):
     return drop_near_duplicates(_table(named), NEAR, seed=0)
 
 
-def _thin(cluster, pool, out, rows=None):  # noqa: F811
+class _Broadcast:
+    def __init__(self, value):
+        self._value = value
+
+    def __call__(self):
+        return self._value
+
+
+def _sent(work):
+    """Return a function as a worker gets it."""
+    return pickle.loads(pickle.dumps(work))
+
+
+def _map_parts(_, parts, work):
+    return (_sent(work)(json.loads(json.dumps(part))) for part in parts)
+
+
+def _map_groups(config, parts, emit, gather, groups):
+    rows = pl.concat(_map_parts(config, parts, emit)).sample(fraction=1.0, shuffle=True, seed=1)
+    assert rows["group"].is_between(0, groups - 1).all()
+    return (_sent(gather)(group) for _, group in rows.group_by("group"))
+
+
+def _address(request, monkeypatch, nodes):
+    """Return the address of a cluster; without `nodes`, put functions of this process in the cluster's place."""
+    if nodes:
+        pytest.importorskip("ray")
+        return request.getfixturevalue(nodes).address
+    for name, function in (
+        ("map_parts", _map_parts),
+        ("map_groups", _map_groups),
+        ("broadcast", lambda _, value: _Broadcast(value)),
+    ):
+        monkeypatch.setattr(thinning, name, function)
+    return ""
+
+
+def _thin(address, pool, out, rows=None):
     return thin(
-        str(pool), str(out), rows, NEAR, EngineConfig(kind="ray", address=cluster.address), seed=0, temper=0.5,
+        str(pool), str(out), rows, NEAR, EngineConfig(kind="ray", address=address), seed=0, temper=0.5,
         make_embedder=FakeEmbedder, progress=Silent(),
     )  # fmt: skip
 
@@ -76,14 +115,15 @@ def _read(folder):
     return pl.concat([pl.read_parquet(file) for file in sorted(folder.glob("*.parquet"))])
 
 
-@pytest.mark.cluster
-def test_near_duplicates_leave_as_on_one_machine_whatever_the_cluster(cluster, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("nodes", ["", pytest.param("cluster", marks=pytest.mark.cluster)])
+def test_near_duplicates_leave_as_on_one_machine_whatever_the_cluster(request, nodes, tmp_path, monkeypatch):
+    address = _address(request, monkeypatch, nodes)
     (tmp_path / "pool").mkdir()
     rows = _pool(tmp_path / "pool")
     local = _local(rows)
     reasons = Counter(local.dropped["reason"])
     assert min(reasons["exact_duplicate"], reasons["near_duplicate"], reasons["template_full"]) > 5
-    result = _thin(cluster, tmp_path / "pool", tmp_path / "out")
+    result = _thin(address, tmp_path / "pool", tmp_path / "out")
     dropped = _read(tmp_path / "out" / "dropped").sort("id")
     assert dropped.drop("row").equals(local.dropped.select(dropped.drop("row").columns).sort("id"))
     kept = rows.with_row_index("row").filter(~pl.col("row").is_in(dropped["row"].to_list())).drop("row")
@@ -92,13 +132,14 @@ def test_near_duplicates_leave_as_on_one_machine_whatever_the_cluster(cluster, t
     assert json.loads((tmp_path / "out" / "thinned.json").read_text())["kept"] == kept.height
 
 
-@pytest.mark.cluster
-def test_many_small_shuffles_give_what_one_gives_and_clusters_get_their_quotas(two_nodes, tmp_path, monkeypatch):  # noqa: F811
+@pytest.mark.parametrize("nodes", ["", pytest.param("two_nodes", marks=pytest.mark.cluster)])
+def test_many_small_shuffles_give_what_one_gives_and_clusters_get_their_quotas(request, nodes, tmp_path, monkeypatch):
+    address = _address(request, monkeypatch, nodes)
     (tmp_path / "pool").mkdir()
     rows = _pool(tmp_path / "pool", number=300)
     monkeypatch.setattr(thinning, "SHUFFLED_BYTES", 800_000)
     monkeypatch.setattr(thinning, "GROUP_ROWS", 400)
-    result = _thin(two_nodes, tmp_path / "pool", tmp_path / "out", rows=60)
+    result = _thin(address, tmp_path / "pool", tmp_path / "out", rows=60)
     dropped = _read(tmp_path / "out" / "dropped")
     near = dropped.filter(pl.col("reason") != "over_quota")
     assert set(near["id"]) == set(_local(rows).dropped["id"])
