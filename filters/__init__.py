@@ -1,4 +1,4 @@
-"""What leaves the flow, and why: rules, near-duplicates, balance."""
+"""Filters: rules, near-duplicates, contamination, semantic duplicates, scores and selection."""
 
 if __name__ != "kiloset.filters":
     raise ImportError("this folder is a part of the package kiloset: import kiloset.filters")

@@ -3,6 +3,13 @@
 `minhash.py` finds, for each row, the kept rows whose text matches; this module decides which matches are duplicates. No text
 is dropped because it is short. There is no transitive closure: a row is dropped only for a kept row that it matches itself.
 The result does not depend on the order of the rows.
+
+>>> from kiloset.core.table import table_of
+>>> from kiloset.filters import near_duplicates
+>>> texts = ["Name a fish of the North Sea.", "Name a fish of the north sea", "Write a poem about snow."]
+>>> table = table_of([{"id": f"g{n}", "instruction": text, "source": "generated"} for n, text in enumerate(texts)])
+>>> near_duplicates.drop(table, near_duplicates.Config(threshold=0.7)).kept["id"].to_list()
+['g0', 'g2']
 """
 
 import logging
@@ -46,7 +53,10 @@ class NearDuplicatesConfig:
     """Whether rows of the pool are always kept, like seeds; then only generated rows are dropped as duplicates."""
 
 
-def drop_near_duplicates(table: pl.DataFrame, config: NearDuplicatesConfig, *, seed: int) -> Outcome:
+Config = NearDuplicatesConfig
+
+
+def drop_near_duplicates(table: pl.DataFrame, config: NearDuplicatesConfig, *, seed: int = 0) -> Outcome:
     """Drop every row that matches a kept row; the order of the rows does not matter.
 
     Rows are kept in this order: seeds, then pool rows, then rows with the longer response, the lower depth, the smaller id.
@@ -74,6 +84,9 @@ def drop_near_duplicates(table: pl.DataFrame, config: NearDuplicatesConfig, *, s
             "thousands of rows have the same frame", finder.cut_short, LONGEST_WALK,
         )  # fmt: skip
     return with_verdicts(table, selection.verdicts | selection.verdicts_of_copies(copies))
+
+
+drop = drop_near_duplicates
 
 
 def near_duplicate_pairs(rows: pl.DataFrame, threshold: float) -> Iterator[tuple[int, int]]:

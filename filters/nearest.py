@@ -1,4 +1,4 @@
-"""Clusters and nearest neighbours of embeddings; the only file that imports faiss."""
+"""Clusters and nearest neighbours of embeddings; the only module that imports faiss."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,32 +10,32 @@ from numpy.typing import NDArray
 MEANS = 25
 """Iterations of k-means."""
 TRAINED = 256
-"""Rows a cluster that k-means is trained on at most, drawn at random (FAISS's own bound); all rows are then assigned."""
+"""Rows per cluster that k-means is trained on at most, drawn at random (FAISS's own bound); all rows are then assigned."""
 ASSIGNED = 65_536
-"""Rows assigned to clusters at a time; a multiple of FAISS's own block, so that the blocks do not show in the result."""
+"""Rows assigned to clusters at a time; a multiple of FAISS's own block, so that blocks do not change the result."""
 EXACT = 20_000
-"""Rows up to which an index compares with all that are in it; with more, with those in its part of an inverted file."""
+"""Rows up to which an index is exact; larger ones use an inverted file."""
 LISTS_PER_ROOT = 2
-"""Lists of an inverted file, times the square root of the rows."""
+"""Lists of an inverted file, in multiples of the square root of the rows."""
 LIST_TRAINED = 64
-"""Rows a list that k-means is trained on."""
+"""Rows per list that k-means is trained on."""
 PROBED = 8
-"""Lists that a row is compared with. Of pairs at a cosine of 0.95 and more that finds 0.991 among 50,000 random vectors of which
-a tenth lie in five dense clusters, and all among mixtures of real ones."""
+"""Lists that a row is compared with. This finds 0.991 of the pairs at a cosine of 0.95 and more among 50,000 random vectors, a
+tenth of them in five dense clusters, and all such pairs among mixtures of real vectors."""
 
 
 def cluster(vectors: NDArray[np.float32], rows: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int32]:
     """Return the cluster of each of `rows` by spherical k-means; the same for the same seed.
 
-    The means are those of at most `TRAINED` rows a cluster; then every row is assigned, so a large set costs little more.
+    The means are computed from at most `TRAINED` rows per cluster; then every row is assigned.
     """
     import faiss
 
-    found = np.zeros(len(rows), np.int32)
+    clusters = np.zeros(len(rows), np.int32)
     if count < 2:
-        return found
+        return clusters
     drawn = rows
-    if len(rows) > TRAINED * count:  # FAISS would draw the same ones itself, but out of a copy of all
+    if len(rows) > TRAINED * count:  # FAISS would draw the same rows, but from a copy of all
         order = np.empty(len(rows), np.int32)
         faiss.rand_perm(faiss.swig_ptr(order), len(rows), seed + 1)  # type: ignore[attr-defined]
         drawn = rows[order[: TRAINED * count]]
@@ -43,8 +43,8 @@ def cluster(vectors: NDArray[np.float32], rows: NDArray[np.int64], count: int, s
         means = _means(vectors[drawn], count, seed)
         for begin in range(0, len(rows), ASSIGNED):
             some = slice(begin, begin + ASSIGNED)
-            found[some] = means.index.search(vectors[rows[some]], 1)[1][:, 0]
-    return found
+            clusters[some] = means.index.search(vectors[rows[some]], 1)[1][:, 0]
+    return clusters
 
 
 def centres_of(vectors: NDArray[np.float32], count: int, seed: int) -> NDArray[np.float32]:
@@ -66,7 +66,7 @@ def _means(vectors: NDArray[np.float32], count: int, seed: int) -> Any:
 
 
 def empty_index(vectors: NDArray[np.float32], seed: int) -> Any:
-    """Return an empty index for these vectors by inner product: exact for few, else an inverted file over their k-means."""
+    """Return an empty index by inner product for these vectors: exact for few, else an inverted file over their k-means."""
     import faiss
 
     rows, dims = vectors.shape
@@ -84,7 +84,7 @@ def empty_index(vectors: NDArray[np.float32], seed: int) -> Any:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let FAISS use one thread: over few rows several wait for each other where the machine has other work, and gain little."""
+    """Let FAISS use one thread: with few rows several threads gain little and wait for each other on a busy machine."""
     import faiss
 
     threads = faiss.omp_get_max_threads()

@@ -1,14 +1,14 @@
-"""Personal data in a table's rows: which hold some, listed without the values, and masked.
+"""Find personal data in the rows of a table, list it without the values, and mask it.
 
-What counts is `kiloset.data.personal`'s to say; how it is masked, `kiloset.data.masking`'s. Under `[rules] personal_data = "mask"` the stage
-`rules` is where it happens: in its file, in those of all later stages, in its rows of dropped.parquet, in curated.jsonl and in
-what later models are shown, no value of a row is found any more. What still holds values, and stays as it is:
+`kiloset.data.personal` defines personal data, `kiloset.data.masking` masks it. With `[rules] personal_data = "mask"` the stage
+`rules` masks all rows: the files of this stage and of all later stages, its rows in dropped.parquet, curated.jsonl and the
+prompts of later models contain no value of a row. These files are not masked:
 
 * the user's own files;
-* calls.sqlite: prompts and completions of generation, with what the generator itself made up;
-* 01-seeds.parquet (rows of the pool), 02-generate.parquet, and the rows that the stage `generate` dropped in dropped.parquet;
-* `rewrites` in the files of later stages: candidates are kept with why they were refused, one that made up a value too;
-* review.jsonl, where a reviewer wrote one.
+* calls.sqlite: prompts and completions of generation, also with values that the writer model invented;
+* 01-seeds.parquet (rows of the pool), 02-generate.parquet, and the rows in dropped.parquet that `generate` dropped;
+* `rewrites` in the files of later stages: rejected candidates stay in it, also one that invented a value;
+* review.jsonl, if a reviewer wrote a value.
 """
 
 import json
@@ -21,15 +21,15 @@ from kiloset.core.constraints import failing
 from kiloset.core.errors import DataError
 from kiloset.core.table import CONSTRAINT
 from kiloset.data.masking import NAMES, masked
-from kiloset.data.personal import CANDIDATES, finds, redacted
+from kiloset.data.personal import CANDIDATES, find_personal, redacted
 from kiloset.filters.measures import measured_where
 
 COLUMNS = ("instruction", "input", "response")
-FOUND: dict[str, Any] = {"id": pl.String, "column": pl.String, "kind": pl.String, "redacted": pl.String}
-PIECE = pl.Struct({name: kind for name, kind in FOUND.items() if name != "id"})
+PERSONAL: dict[str, Any] = {"id": pl.String, "column": pl.String, "kind": pl.String, "redacted": pl.String}
+PIECE = pl.Struct({name: kind for name, kind in PERSONAL.items() if name != "id"})
 MASKED = "masked"
 LOSSES = "constraints lost by masking"
-"""Columns: the kinds that were masked in a row, and the ids of the constraints that its answer kept until then."""
+"""Columns: the kinds masked in a row, and the ids of the constraints that its answer obeyed only before masking."""
 REPLACED = pl.Struct(
     {
         **dict.fromkeys(COLUMNS, pl.String),
@@ -37,54 +37,57 @@ REPLACED = pl.Struct(
         **dict.fromkeys((MASKED, LOSSES), pl.List(pl.String)),
     }
 )
-SHOWN = 5
-"""Seeds that are named to the user."""
+NAMED_SEEDS = 5
+"""Seeds that the message names."""
 
 
 def personal_pieces(table: pl.DataFrame, regions: Sequence[str]) -> pl.Series:
-    """Return what each row holds: a list of `PIECE` in order of column and place; null where there is nothing to read."""
+    """Return each row's personal data: a list of `PIECE` by column and place, or null if no pattern matches."""
 
     def pieces(row: dict[str, str]) -> list[dict[str, str]]:
         return [
             {"column": column, "kind": kind, "redacted": redacted(row[column][start:end])}
             for column in COLUMNS
-            for start, end, kind in finds(row[column], regions)
+            for start, end, kind in find_personal(row[column], regions)
         ]
 
     suspicious = pl.any_horizontal(_may_hold(pl.col(column)) for column in COLUMNS)
     return table.select(measured_where(suspicious, COLUMNS, pieces, pl.List(PIECE)).alias("piece")).to_series()
 
 
-def found_personal(table: pl.DataFrame, regions: Sequence[str], pieces: pl.Series | None = None) -> pl.DataFrame:
-    """Return one row for each piece found, in the order of the table: `id`, `column`, `kind`, `redacted`.
+def personal_rows(table: pl.DataFrame, regions: Sequence[str], pieces: pl.Series | None = None) -> pl.DataFrame:
+    """Return one row for each piece of personal data, in the order of the table: `id`, `column`, `kind`, `redacted`.
 
-    Seeds are looked through like all others. The value itself is nowhere in what is returned.
+    Seeds are searched like all other rows. The result does not contain the values.
 
     Args:
         table: The rows.
         regions: ISO 3166 codes of the regions whose phone numbers count without "+".
-        pieces: `personal_pieces` of the table, where they are known; None reads it.
+        pieces: `personal_pieces` of the table if they are known; None searches for them.
     """
-    found = table.select("id").with_columns(piece=personal_pieces(table, regions) if pieces is None else pieces)
-    some = found.filter(pl.col("piece").list.len() > 0).explode("piece")
-    return some.select("id", pl.col("piece").struct.unnest()).cast(pl.Schema(FOUND))
+    rows = table.select("id").with_columns(piece=personal_pieces(table, regions) if pieces is None else pieces)
+    some = rows.filter(pl.col("piece").list.len() > 0).explode("piece")
+    return some.select("id", pl.col("piece").struct.unnest()).cast(pl.Schema(PERSONAL))
 
 
 def mask_rows(table: pl.DataFrame, regions: Sequence[str], pieces: pl.Series | None = None) -> pl.DataFrame:
-    """Return the table with placeholders for personal data, and `masked`: the kinds of each row, [] where there are none.
+    """Return the table with placeholders for personal data, and `masked`: the kinds masked in each row, or [].
 
-    What the arguments of constraints quote is masked alike. A table that was masked before keeps what `masked` says.
+    Quotations in the arguments of constraints are masked alike. A table that was masked before keeps its `masked` kinds.
     """
     return mask_with_losses(table, regions, pieces).drop(LOSSES)
 
 
 def mask_with_losses(table: pl.DataFrame, regions: Sequence[str], pieces: pl.Series | None = None) -> pl.DataFrame:
-    """Return what `mask_rows` does, and `LOSSES`: the constraints that an answer keeps no longer now that it is masked."""
-    found = personal_pieces(table, regions) if pieces is None else pieces
+    """Return the result of `mask_rows` with `LOSSES`: the constraints that an answer obeyed only before masking."""
+    known = personal_pieces(table, regions) if pieces is None else pieces
     quoted = pl.col("constraints").list.eval(pl.element().struct.field("args")).list.join("\n")
-    told = (found.list.len() > 0).fill_null(value=False)
+    has_pieces = (known.list.len() > 0).fill_null(value=False)
     new = measured_where(
-        pl.lit(told) | _may_hold(quoted), (*COLUMNS, "constraints"), lambda row: _masked_row(row, regions), REPLACED
+        pl.lit(has_pieces) | _may_hold(quoted),
+        (*COLUMNS, "constraints"),
+        lambda row: _masked_row(row, regions),
+        REPLACED,
     )
     before = pl.col(MASKED) if MASKED in table.columns else pl.lit(None, pl.List(pl.String))
     fields = pl.col("new").struct
@@ -97,16 +100,18 @@ def mask_with_losses(table: pl.DataFrame, regions: Sequence[str], pieces: pl.Ser
     ).drop("new")  # fmt: skip
 
 
-def seeds_told(seeds: pl.DataFrame, regions: Sequence[str], mode: str) -> tuple[dict[str, list[str]], str]:
-    """Return the kinds of personal data by seed, and what to tell the user of it, "" where there is nothing to tell."""
-    found = found_personal(seeds, regions).group_by("id", maintain_order=True).agg(pl.col("kind").unique().sort())
-    kinds = dict(found.iter_rows())
+def personal_seeds(seeds: pl.DataFrame, regions: Sequence[str], mode: str) -> tuple[dict[str, list[str]], str]:
+    """Return the kinds of personal data by seed, and a message for the user, "" if there is none."""
+    by_seed = personal_rows(seeds, regions).group_by("id", maintain_order=True).agg(pl.col("kind").unique().sort())
+    kinds = dict(by_seed.iter_rows())
     if not kinds or mode == "off":
         return {}, ""
-    named = "; ".join(f"{id}: {', '.join(NAMES[kind] for kind in some)}" for id, some in list(kinds.items())[:SHOWN])
-    more = f"; and {len(kinds) - SHOWN} more, in manifest.json" if len(kinds) > SHOWN else ""
+    named = "; ".join(
+        f"{id}: {', '.join(NAMES[kind] for kind in some)}" for id, some in list(kinds.items())[:NAMED_SEEDS]
+    )
+    more = f"; and {len(kinds) - NAMED_SEEDS} more, in manifest.json" if len(kinds) > NAMED_SEEDS else ""
     become = (
-        "are masked before a model is shown them"
+        "are masked before they are shown to a model"
         if mode == "mask"
         else 'are shown to models as they are; replace them, or set rules.personal_data="mask"'
     )
@@ -114,37 +119,37 @@ def seeds_told(seeds: pl.DataFrame, regions: Sequence[str], mode: str) -> tuple[
 
 
 def _may_hold(text: pl.Expr) -> pl.Expr:
-    """Tell which texts must be read."""
+    """Return whether a text can contain personal data."""
     return pl.any_horizontal(text.str.contains(pattern) for pattern in CANDIDATES.values())
 
 
 def _masked_row(row: dict[str, Any], regions: Sequence[str]) -> dict[str, Any]:
     args = [json.loads(one["args"]) for one in row["constraints"]]
-    quoted = [(given, name) for given in args for name in given if isinstance(given[name], (str, list))]
-    words = [given[name] if isinstance(given[name], list) else [given[name]] for given, name in quoted]
+    quoted = [(own, name) for own in args for name in own if isinstance(own[name], (str, list))]
+    words = [own[name] if isinstance(own[name], list) else [own[name]] for own, name in quoted]
     texts = [row[column] for column in COLUMNS] + [word for some in words for word in some]
     new, kinds = masked(texts, regions)
     rest = iter(new[len(COLUMNS) :])
-    for given, name in quoted:
-        given[name] = [next(rest) for _ in given[name]] if isinstance(given[name], list) else next(rest)
+    for own, name in quoted:
+        own[name] = [next(rest) for _ in own[name]] if isinstance(own[name], list) else next(rest)
     constraints = [
         {
             "id": one["id"],
-            "args": one["args"] if json.loads(one["args"]) == given else json.dumps(given, ensure_ascii=False),
+            "args": one["args"] if json.loads(one["args"]) == own else json.dumps(own, ensure_ascii=False),
         }
-        for one, given in zip(row["constraints"], args, strict=True)
+        for one, own in zip(row["constraints"], args, strict=True)
     ]
-    told = dict(zip(COLUMNS, new[: len(COLUMNS)], strict=True))
+    texts_now = dict(zip(COLUMNS, new[: len(COLUMNS)], strict=True))
     lost = [
         now["id"]
         for was, now in zip(row["constraints"], constraints, strict=True)
-        if _keeps(was, row["response"]) and not _keeps(now, told["response"])
+        if _keeps(was, row["response"]) and not _keeps(now, texts_now["response"])
     ]
-    return {**told, "constraints": constraints, MASKED: kinds, LOSSES: lost}
+    return {**texts_now, "constraints": constraints, MASKED: kinds, LOSSES: lost}
 
 
 def _keeps(constraint: dict[str, str], response: str) -> bool:
     try:
         return not failing([constraint], response)
-    except DataError:  # a placeholder is not what its argument must be, such as one word
+    except DataError:  # a placeholder is not a valid argument, for example where one word is required
         return False

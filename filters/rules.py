@@ -22,7 +22,7 @@ from kiloset.core.errors import ConfigError
 from kiloset.core.table import Outcome
 from kiloset.data.personal import check_regions
 from kiloset.filters import rule_checks
-from kiloset.filters.languages import SURE, foreign, languages_known, languages_told_apart
+from kiloset.filters.languages import SURE, foreign, known_languages, languages_known
 from kiloset.filters.measures import WHITE, loose_pattern, may_begin_alike, measured_where, repeat_rate, top_word_share
 from kiloset.filters.personal import LOSSES, PIECE, mask_with_losses, personal_pieces
 
@@ -177,9 +177,9 @@ def check_rule_names(config: RulesConfig) -> None:
             raise ConfigError("KS301", f"[rules] off: no rule {name!r}; known: {', '.join(known)}")
     check_regions(config.phone_regions)
     for code in config.languages:
-        if code not in languages_told_apart():
+        if code not in known_languages():
             raise ConfigError(
-                "KS302", f"[rules] languages: no language {code!r}; known: {', '.join(languages_told_apart())}"
+                "KS302", f"[rules] languages: no language {code!r}; known: {', '.join(known_languages())}"
             )
 
 

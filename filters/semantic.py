@@ -1,9 +1,10 @@
-"""Rows that ask for the same thing in other words: compared by sentence embeddings with the rows that are kept, by FAISS.
+"""Drop rows that paraphrase a kept row, found by sentence embeddings and FAISS.
 
-SemDeDup (Abbas et al. 2023, arXiv:2303.09540) drops what is close in a cluster and keeps the row furthest from its centre.
-Here, as among near-duplicates, the best row is kept and a row leaves only for a direct twin that stays. A cosine only proposes
-a pair: where an input, a number, a name, a symbol or a word tells two rows apart (`paraphrases.py`), both stay, and the pair is
-listed. The result does not depend on the order of the rows.
+SemDeDup (Abbas et al., "SemDeDup: Data-efficient learning at web-scale through semantic deduplication", 2023,
+arXiv:2303.09540) keeps, of close rows in a cluster, the row furthest from the centre. Here, as with near-duplicates, the best row
+is kept and a row is dropped only for a kept row that is close itself. A cosine only proposes a pair: if the two rows differ in an
+input, a number, a name, a symbol or a decisive word (`paraphrases.py`), both are kept and the pair is listed for review. The
+result does not depend on the order of the rows.
 """
 
 from contextlib import nullcontext
@@ -26,14 +27,14 @@ from kiloset.filters.slots import SlotsOf
 BLOCK = 1024
 """Rows compared at a time."""
 NEAREST = 64
-"""Kept rows, the nearest, that a row is held against at most: this bounds the work where thousands lie together and yet differ."""
+"""Nearest kept rows that a row is compared with at most; bounds the work where thousands of different rows are close."""
 LONGEST = 400
-"""Bytes of an instruction, about 65 words, up to which its embedding says what it asks: that of a longer one tells what the text
-in it is about, and of 256 tokens on the model reads no further."""
+"""Bytes of an instruction, about 65 words, up to which its embedding represents the task. The embedding of a longer instruction
+represents the topic of the text in it, and the model does not read beyond 256 tokens."""
 LISTED = 1_000
-"""Pairs listed for review, the closest."""
+"""Number of closest pairs listed for review."""
 _SLACK = 1e-4
-"""Below the limit, where single precision and rounding still leave a pair to be computed exactly."""
+"""How far below a limit a cosine in single precision may be for a pair that is then computed exactly."""
 
 
 @settings
@@ -43,25 +44,28 @@ class SemanticConfig:
     enabled: bool = True
     """Whether rows are compared by their embeddings at all."""
     threshold: Share = 0.95
-    """Cosine of instruction and input from which two rows that no word tells apart say the same."""
+    """Cosine of instruction and input from which two rows without a decisive difference are duplicates."""
     review: Share = 0.90
     """Cosine from which a pair of kept rows is listed for review, at most `threshold`."""
 
 
+Config = SemanticConfig
+
+
 @dataclass(frozen=True, slots=True)
 class Semantic:
-    """What comparing rows by their embeddings found."""
+    """The result of comparing rows by their embeddings."""
 
     outcome: Outcome
     """Kept rows have the column `nearest_kept_cosine`, see `drop_semantic_duplicates`."""
     borderline: pl.DataFrame
     """Pairs of kept rows, the closest first: `id`, `other`, `cosine`, `why`, `instruction`, `other_instruction`."""
     pairs: int
-    """All such pairs; at most `LISTED` of them are listed."""
+    """Number of such pairs; at most `LISTED` of them are listed."""
 
 
 def check_semantic(config: SemanticConfig) -> None:
-    """Check what no single setting shows.
+    """Check settings that depend on each other.
 
     Raises:
         ConfigError: `review` is above `threshold`.
@@ -75,23 +79,24 @@ def check_semantic(config: SemanticConfig) -> None:
 def drop_semantic_duplicates(
     table: pl.DataFrame, embedder: Embedder, config: SemanticConfig, *, protect_pool: bool, seed: int
 ) -> Semantic:
-    """Drop every row that says the same as a kept one; the order of the rows does not matter.
+    """Drop every row that paraphrases a kept row; the order of the rows does not matter.
 
-    Kept first: as among near-duplicates. Cosines are those of instruction and input; of two rows with the same input, the
-    cosine of the instructions alone where that is less, for a long input outweighs what is asked about it. Rows with another
-    input, but for white space, are neither duplicates nor listed.
+    Rows are kept in the order of `near_duplicates.best_first`. The cosine of two rows is the cosine of instruction and input.
+    If they share an input, it is the cosine of the instructions alone if that is less, because a long input outweighs the
+    task. Rows with different inputs, except for white space, are neither duplicates nor listed.
 
-    Kept rows get the column `nearest_kept_cosine`: with the nearest other kept row of the same input, null below `review`.
+    Kept rows get the column `nearest_kept_cosine`: the cosine with the nearest other kept row of the same input, or null if
+    it is below `review`.
 
-    `why` of a pair listed is what tells it apart: `other_slots` (numbers, names, symbols), `long` (see `LONGEST`) or a slug
-    of `paraphrases.difference`; else `below_threshold`, or `protected` where a duplicate may not leave.
+    `why` of a listed pair is the difference of its rows: `other_slots` (numbers, names, symbols), `long` (see `LONGEST`) or a
+    slug of `paraphrases.difference`; else `below_threshold`, or `protected` if the duplicate must be kept.
 
     Args:
         table: Rows.
-        embedder: For instruction and input.
+        embedder: Embeds instructions and inputs.
         config: The `[semantic]` table.
-        protect_pool: Whether rows of the pool, like seeds, never leave.
-        seed: Of k-means, where there are more than `EXACT` rows.
+        protect_pool: Whether rows of the pool are always kept, like seeds.
+        seed: Seed of k-means, which is used for more than `EXACT` rows.
     """
     rows = best_first(table)
     protected = rows["source"].is_in(["seed", "pool"] if protect_pool else ["seed"]).to_numpy()
@@ -99,34 +104,47 @@ def drop_semantic_duplicates(
     if rows.height > 1:
         _compare(walk, empty_index(walk.vectors, seed))
     nearest = pl.Series(walk.nearest, nan_to_null=True)
-    found = rows.select("id", nearest_kept_cosine=nearest)
-    outcome = with_verdicts(table.join(found, on="id", how="left", maintain_order="left"), walk.verdicts)
+    cosines = rows.select("id", nearest_kept_cosine=nearest)
+    outcome = with_verdicts(table.join(cosines, on="id", how="left", maintain_order="left"), walk.verdicts)
     return Semantic(outcome, walk.borderline(), walk.pairs)
 
 
+def drop(
+    table: pl.DataFrame,
+    embedder: Embedder,
+    config: SemanticConfig | None = None,
+    *,
+    protect_pool: bool = False,
+    seed: int = 0,
+) -> Outcome:
+    """Drop every row that paraphrases a kept row; see `drop_semantic_duplicates`."""
+    config = config or SemanticConfig()
+    return drop_semantic_duplicates(table, embedder, config, protect_pool=protect_pool, seed=seed).outcome
+
+
 def _compare(walk: "_Walk", index: Any) -> None:
-    """Go through the rows, best first, block by block: each against the kept ones of the blocks before and of its own."""
+    """Compare each row, best first and block by block, with the kept rows of earlier blocks and of its own block."""
     floor = walk.config.review - _SLACK
-    held = np.empty(0, np.int64)  # (kept,) row of each vector in the index
+    indexed = np.empty(0, np.int64)  # (kept,) row of each vector in the index
     with one_thread() if len(walk.vectors) <= EXACT else nullcontext():
         for begin in range(0, len(walk.vectors), BLOCK):
             vectors = walk.vectors[begin : begin + BLOCK]
             cosines, places = np.zeros((len(vectors), 0)), np.zeros((len(vectors), 0), np.int64)
-            if len(held):
-                cosines, places = index.search(vectors, min(NEAREST, len(held)))
+            if len(indexed):
+                cosines, places = index.search(vectors, min(NEAREST, len(indexed)))
             among = np.tril(vectors @ vectors.T, -1)
-            stays = np.ones(len(vectors), np.bool_)
+            kept = np.ones(len(vectors), np.bool_)
             close = (cosines.max(axis=1, initial=-1.0) >= floor) | (among.max(axis=1) >= floor)
             for at in np.flatnonzero(close):
-                before = begin + np.flatnonzero((among[at] >= floor) & stays)
-                others = np.concatenate([held[places[at][cosines[at] >= floor]], before])
-                stays[at] = walk.stays(begin + int(at), others)
-            index.add(vectors[stays])
-            held = np.concatenate([held, begin + np.flatnonzero(stays)])
+                before = begin + np.flatnonzero((among[at] >= floor) & kept)
+                others = np.concatenate([indexed[places[at][cosines[at] >= floor]], before])
+                kept[at] = walk.keeps(begin + int(at), others)
+            index.add(vectors[kept])
+            indexed = np.concatenate([indexed, begin + np.flatnonzero(kept)])
 
 
 class _Walk:
-    """Decides of each row, best first, whether it stays, and remembers what is close."""
+    """Decides, best first, whether each row is kept, and remembers the close pairs."""
 
     def __init__(
         self, rows: pl.DataFrame, embedder: Embedder, config: SemanticConfig, protected: NDArray[np.bool_]
@@ -139,15 +157,15 @@ class _Walk:
         self._ids, self._instructions, self._protected = rows["id"], rows["instruction"], protected
         self._slots = SlotsOf(rows)
         self._is_long = (rows["instruction"].str.len_bytes() > LONGEST).to_numpy()
-        given = rows["input"].str.replace_all(r"\s+", " ").str.strip_chars()
-        self._inputs = given.rank("dense").to_numpy()  # (rows,) equal where inputs are
-        # Rows whose input another one has, and their instructions' own vectors.
-        self._asking = ((given != "") & given.is_duplicated()).arg_true().to_numpy()
-        self._asked = embedder.embed(rows["instruction"].gather(self._asking).to_list())
+        inputs = rows["input"].str.replace_all(r"\s+", " ").str.strip_chars()
+        self._inputs = inputs.rank("dense").to_numpy()  # (rows,) equal where inputs are equal
+        # Rows that share their input with another row, and the vectors of their instructions alone.
+        self._sharing = ((inputs != "") & inputs.is_duplicated()).arg_true().to_numpy()
+        self._alone = embedder.embed(rows["instruction"].gather(self._sharing).to_list())
         self._listed: list[tuple[float, int, int]] = []
 
-    def stays(self, row: int, others: NDArray[np.int64]) -> bool:
-        """Hold a row against kept ones near it."""
+    def keeps(self, row: int, others: NDArray[np.int64]) -> bool:
+        """Return whether a row is kept, given the kept rows near it; note its verdict or the close pairs."""
         others = others[self._inputs[others] == self._inputs[row]]
         cosines = self._cosines(row, others)
         order = np.lexsort((others, -cosines))[:NEAREST]
@@ -175,26 +193,26 @@ class _Walk:
 
     def borderline(self) -> pl.DataFrame:
         """Return the closest pairs of kept rows."""
-        found = []
+        pairs = []
         for negative, other, row in sorted(self._listed)[:LISTED]:
             close = "protected" if -negative >= self.config.threshold else "below_threshold"
             pair = (self._ids[row], self._ids[other], -negative, self._difference(row, other) or close)
-            found.append((*pair, self._instructions[row], self._instructions[other]))
+            pairs.append((*pair, self._instructions[row], self._instructions[other]))
         kinds = dict.fromkeys(("id", "other", "cosine", "why", "instruction", "other_instruction"), pl.String())
-        return pl.DataFrame(found, schema=kinds | {"cosine": pl.Float64()}, orient="row")
+        return pl.DataFrame(pairs, schema=kinds | {"cosine": pl.Float64()}, orient="row")
 
     def _cosines(self, row: int, others: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the cosines by which pairs are judged, to 4 digits, in double precision: no block shows in the last one."""
+        """Return the cosines that decide, in double precision and rounded to 4 digits, so that blocks do not change them."""
         cosines = self.vectors[others].astype(np.float64) @ self.vectors[row].astype(np.float64)
-        at = np.searchsorted(self._asking, row)
-        if at < len(self._asking) and self._asking[at] == row:
-            places = np.searchsorted(self._asking, others)
-            asked = self._asked[places].astype(np.float64) @ self._asked[at].astype(np.float64)
-            cosines = np.minimum(cosines, asked)
+        at = np.searchsorted(self._sharing, row)
+        if at < len(self._sharing) and self._sharing[at] == row:
+            places = np.searchsorted(self._sharing, others)
+            alone = self._alone[places].astype(np.float64) @ self._alone[at].astype(np.float64)
+            cosines = np.minimum(cosines, alone)
         return np.asarray(np.round(cosines, 4))
 
     def _difference(self, row: int, other: int) -> str | None:
-        """Return what tells two rows of the same input apart."""
+        """Return the difference of two rows with the same input, or None."""
         if self._is_long[row] or self._is_long[other]:
             return "long"
         if not self._slots.are_same(row, other):

@@ -30,7 +30,7 @@ from kiloset.filters.balance import balance
 from kiloset.filters.contamination import BENCHMARKS, Prompts, drop_contaminated
 from kiloset.filters.groups import duplicate_groups
 from kiloset.filters.near_duplicates import drop_near_duplicates, near_duplicate_pairs
-from kiloset.filters.personal import found_personal, mask_rows, personal_pieces, seeds_told
+from kiloset.filters.personal import mask_rows, personal_pieces, personal_rows, personal_seeds
 from kiloset.filters.quality import with_quality
 from kiloset.filters.rules import check_rule_names, drop_by_rules, screen_instructions, with_languages
 from kiloset.filters.semantic import check_semantic, drop_semantic_duplicates
@@ -217,7 +217,7 @@ def _rules(table: pl.DataFrame, context: Context) -> Outcome:
     rules, pieces = context.config.rules, None
     if rules.personal_data != "off":
         pieces = personal_pieces(table, rules.phone_regions)
-        found = found_personal(table, rules.phone_regions, pieces)
+        found = personal_rows(table, rules.phone_regions, pieces)
         context.tables["personal"] = found
         context.notes["personal"] = dict(found["kind"].value_counts().sort("kind").iter_rows())
     return drop_by_rules(table, rules, pieces)
@@ -403,7 +403,7 @@ def _run(config: RunConfig, inputs: Inputs, folder: RunFolder, models: Models, p
 def _log_seed_faults(context: Context, folder: RunFolder) -> None:
     """Log, at each start, which seeds hold personal data and which repeat a benchmark; the manifest keeps it."""
     config, inputs = context.config, context.inputs
-    kinds, told = seeds_told(inputs.seeds, config.rules.phone_regions, config.rules.personal_data)
+    kinds, told = personal_seeds(inputs.seeds, config.rules.phone_regions, config.rules.personal_data)
     if told:
         logger.info(told)
     folder.update_manifest({"personal_seeds": kinds})

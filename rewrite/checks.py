@@ -1,7 +1,7 @@
-"""What a rewrite must keep of its reference: placeholders, numbers, units, names, quotes, links, lists, yes or no, code, JSON.
+"""Check that a rewrite keeps the facts of its reference: placeholders, numbers, units, names, quotes, links, lists, code, JSON.
 
-One function a check. A check that cannot be applied says so and never says it passed. A model wrote the
-texts, so patterns are linear in them, parsers may fail and nothing is executed.
+Each function is one check. A check that does not apply returns `not_applicable`, never `passed`. A model wrote the texts, so
+patterns are linear in them, parsers may fail and nothing is executed.
 """
 
 import ast
@@ -19,14 +19,14 @@ from typing import Literal, NamedTuple, NoReturn
 from kiloset.core.form import FUNCTION_WORDS, LIST_LINE
 from kiloset.core.text import GAP, LIST_MARK, NUMBER, WORD, normal_form, numbers, squash, words
 from kiloset.data.masking import placeholders
-from kiloset.data.personal import finds, redacted
+from kiloset.data.personal import find_personal, redacted
 
 FEW_NUMBERS = 3
-"""Up to this many numbers none may be lost."""
+"""Of at most so many numbers none may be lost."""
 MIN_IDENTIFIER_RECALL = 0.8
-"""Share of the reference's code identifiers that must be kept, as of its names, which they are."""
+"""Share of the reference's code identifiers that must be kept, as for names."""
 LABEL_WORDS = 5
-"""A reference up to this long without a full stop is a label."""
+"""A reference of at most so many words without a full stop is a label."""
 SMALL = words(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen"
@@ -39,13 +39,13 @@ SPELLED = {
 }
 """Cardinals in words, up to 99."""
 LEAST_SPELLED = 3
-"""From here on a number in words must return too; "one" is a pronoun more often, and "two" returns as "both"."""
+"""Least number in words that must return; "one" is usually a pronoun, and "two" may return as "both"."""
 HINTED = {
     **{word: str(1 + value) for value, word in enumerate(
         words("first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"))},
     "twentieth": "20", "thirtieth": "30", "half": "0.5", "½": "0.5", "¼": "0.25", "¾": "0.75",
 }  # fmt: skip
-"""Words and signs that keep a number without being one that must return."""
+"""Words and signs that keep a number, but need not return themselves."""
 CLOCK = re.compile(r"(?<=\d):00\b(?!:)")
 QUANTITY = re.compile(
     rf"([$€£¥])?(?:({NUMBER.pattern})|(?<![\w-])({'|'.join(sorted(SPELLED, key=len, reverse=True))})(?![\w]))"
@@ -74,24 +74,24 @@ POLE = re.compile(
     r"\W*+(yes|no(?!\. ?\d)|true|false|correct|incorrect)\b"
     r"(?:[,.!?;:)*\"'”–—]|\s*\Z|\s+[-–—(]|\s+(?:it|the|this|that|these|there|they|he|she|we|you|i|is|because)\b)"
 )
-SAID_POLE = re.compile(r"\b(?:is|are|was|were)(n't| not)? (true|false|correct|incorrect)\b|\banswer is (yes|no)\b")
+STATED_POLE = re.compile(r"\b(?:is|are|was|were)(n't| not)? (true|false|correct|incorrect)\b|\banswer is (yes|no)\b")
 UNCONTRACTED = {"can't": "can not", "cannot": "can not", "won't": "will not"}
 PEOPLE = ("ish", "ian", "ean", "an", "ese", "ic")
-"""Endings that make a people or a language out of a land."""
+"""Endings that turn a country into a people or a language."""
 MIN_ROOT = 4
-"""Letters that "Sweden" and "Swedish" share at least."""
+"""Letters that related names ("Sweden", "Swedish") share at least."""
 LONGEST_ROOT = 40
-"""Letters of a name in whose beginnings a known word is looked for."""
+"""Letters of a name whose beginnings are compared with known words."""
 ROOT = 4
-"""First letters by which a word of a series or a label is known again."""
+"""First letters by which a word of a series or a label is recognised."""
 SERIES_ITEMS = 4
-"""So many things in a row are a series; in shorter ones ("cheap, fast and safe") synonyms are too common."""
+"""Least number of things of a series; in shorter ones ("cheap, fast and safe") synonyms are too frequent."""
 SERIES_WORDS = 3
 """Words of the longest thing in a series."""
 MOST_SERIES = 50
-"""Series compared, of each text, which bounds the comparison of each with each."""
+"""Series compared of each text; bounds the comparison of all with all."""
 MIN_SERIES_RECALL = 0.6
-"""Share of a series that must return where it may have become a sentence or a list: synonyms take some."""
+"""Share of a series that must return if it may have become a sentence or a list, where synonyms replace some things."""
 SERIES = re.compile(
     rf"(?<![\w,])\w[\w'’-]{{0,30}}(?: \w[\w'’-]{{0,30}}){{0,{SERIES_WORDS}}}"
     rf"(?:, (?:and |or )?\w[\w'’-]{{0,30}}(?: \w[\w'’-]{{0,30}}){{0,{SERIES_WORDS}}}){{1,40}}"
@@ -102,64 +102,64 @@ LABEL = re.compile(
     r"^[ \t]*+(?:(?:[-*•+]|\d{1,3}[.)])[ \t]++)?[*_]{0,3}([^\W\d_][\w '’/-]{0,40})[*_]{0,3}:(?=[\s*_])", re.MULTILINE
 )
 MIN_LABEL_RECALL = 0.8
-"""Share of the labels that must return, as of the names."""
+"""Share of the labels that must return, as for names."""
 FENCE = re.compile(r"[ \t]*+(`{3,}+|~{3,}+)([^`]*)")
 PYTHON_LINE = re.compile(r"^(?:(?:async )?def|class) \w++[^{\n]*:[ \t]*$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one check found: `check` is its slug, `evidence` one readable sentence."""
+    """The result of one check: `check` is its slug, `evidence` one readable sentence."""
 
     check: str
     status: Literal["passed", "failed", "not_applicable"]
     measured: float | None
     """The quantity compared, in the check's own unit; None where the check is a yes or no."""
     limit: float | None
-    """The bound it was held against: the one it broke, if it broke one."""
+    """The bound that `measured` is compared with; of two bounds, the broken one."""
     evidence: str
 
 
 def keeps_privacy(instruction: str, reference: str, rewrite: str) -> Verdict:
-    """`personal`: no personal data comes in that neither text holds, and what stands for some (`kiloset.data.masking`) returns.
+    """`personal`: the rewrite adds no personal data, and every placeholder of the reference (`kiloset.data.masking`) returns.
 
-    Of phone numbers only those with "+" are known here, without a region; the digits of others are new numbers. No
-    value is quoted.
+    Only phone numbers with "+" are recognised here, without a region; the digits of other phone numbers are new numbers. The
+    evidence quotes no value.
     """
-    given = f"{instruction}\n{reference}"
-    held, wanted, known = (placeholders(text) for text in (rewrite, reference, given))
-    found = [(kind, rewrite[start:end]) for start, end, kind in finds(rewrite, ())]
-    new = [(kind, value) for kind, value in found if value.casefold() not in given.casefold()]
+    source = f"{instruction}\n{reference}"
+    held, wanted, known = (placeholders(text) for text in (rewrite, reference, source))
+    values = [(kind, rewrite[start:end]) for start, end, kind in find_personal(rewrite, ())]
+    new = [(kind, value) for kind, value in values if value.casefold() not in source.casefold()]
     if not (held or wanted or new):
         return not_applicable("personal", "neither text has personal data or a placeholder that the other lacks")
-    made_up = [f"{kind} {redacted(value)}" for kind, value in new] + [each for each in held if each not in known]
+    invented = [f"{kind} {redacted(value)}" for kind, value in new] + [each for each in held if each not in known]
     lost = [each for each in wanted if each not in held]
-    faults = [f"lacks {_some(lost)}"] * bool(lost) + [f"brings in {_some(made_up)}"] * bool(made_up)
+    faults = [f"lacks {_some(lost)}"] * bool(lost) + [f"adds {_some(invented)}"] * bool(invented)
     evidence = f"the rewrite {' and '.join(faults) or 'keeps every placeholder'}"
-    return verdict("personal", not faults, evidence, len(lost) + len(made_up), 0)
+    return verdict("personal", not faults, evidence, len(lost) + len(invented), 0)
 
 
 def keeps_numbers(reference: str, rewrite: str, min_recall: float) -> Verdict:
-    """`numbers`: the reference's distinct numbers return, in digits or in words; so do those in words, from three.
+    """`numbers`: the reference's distinct numbers, in digits or, from three, in words, return in digits or in words.
 
-    "11:00" is 11. The number of the items of a list that returns whole ("Here are five tips") may go unsaid.
+    "11:00" is 11. The number of items of a list that returns as a whole ("Here are five tips") may be missing.
     """
     counted = {str(list_items(reference))} & {str(list_items(rewrite))}
     wanted = [number for number in _numbers_of(reference) if number not in counted or number in numbers(reference)]
-    return _recall("numbers", wanted, _numbers_said(rewrite), min_recall if len(wanted) > FEW_NUMBERS else 1.0)
+    return _recall("numbers", wanted, _numbers_mentioned(rewrite), min_recall if len(wanted) > FEW_NUMBERS else 1.0)
 
 
 def adds_no_numbers(instruction: str, reference: str, rewrite: str, limit: int) -> Verdict:
-    """`new_numbers`: no number but those given; one that could be worked out from them is not, and counts as new.
+    """`new_numbers`: the rewrite has no number that reference and instruction lack; a calculated number counts as new.
 
-    The number of the rewrite's list items is given.
+    The number of the rewrite's list items is allowed.
     """
-    found = _numbers_of(rewrite)
-    if not found:
+    every = _numbers_of(rewrite)
+    if not every:
         return not_applicable("new_numbers", "the rewrite has no numbers")
-    known = _numbers_said(reference) | _numbers_said(instruction) | {str(list_items(rewrite))}
-    new = [number for number in found if number not in known]
-    evidence = f"the rewrite brings in {_some(new)}" if new else "every number of the rewrite was given"
+    known = _numbers_mentioned(reference) | _numbers_mentioned(instruction) | {str(list_items(rewrite))}
+    new = [number for number in every if number not in known]
+    evidence = f"the rewrite adds {_some(new)}" if new else "every number of the rewrite is known"
     return verdict("new_numbers", len(new) <= limit, evidence, len(new), limit)
 
 
@@ -178,75 +178,75 @@ def keeps_units(reference: str, rewrite: str) -> Verdict:
 
 
 def keeps_names(reference: str, rewrite: str, min_recall: float) -> Verdict:
-    """`names`: the capitalised words that do not merely begin a sentence return, word by word and in any case.
+    """`names`: the capitalised words, except at the beginning of a sentence, return one by one and in any case.
 
-    "Sweden" may return as "Swedish"; as crudely, "Julia" may as "Julian".
+    "Sweden" may return as "Swedish" and, just as crudely, "Julia" as "Julian".
     """
     wanted = names_of(fences(reference).prose)
     return _recall("names", wanted, _kept(wanted, rewrite), min_recall)
 
 
 def adds_no_names(instruction: str, reference: str, rewrite: str, limit: int) -> Verdict:
-    """`new_names`: no capitalised word that does not merely begin a sentence, but those of reference and instruction.
+    """`new_names`: the rewrite has no capitalised word, except at the beginning of a sentence, that the other texts lack.
 
-    Nor is one new that begins a word of theirs ("Sun", "sunlight") or that begins with one ("Christian", "Christ"), which
-    lets "Ann" pass for "annual".
+    A name is not new either if it begins one of their words ("Sun", "sunlight") or begins with one ("Christian", "Christ"),
+    so "Ann" passes if they have "annual".
     """
-    found = names_of(fences(rewrite).prose)
-    if not found:
+    every = names_of(fences(rewrite).prose)
+    if not every:
         return not_applicable("new_names", "the rewrite has no names")
-    given = f"{instruction}\n{reference}"
-    known, said = _kept(found, given), sorted(set(words(given)))
-    new = [name for name in found if name not in known and not _is_derived(name, said)]
-    evidence = f"the rewrite brings in {_some(new)}" if new else "every name of the rewrite was given"
+    source = f"{instruction}\n{reference}"
+    known, source_words = _kept(every, source), sorted(set(words(source)))
+    new = [name for name in every if name not in known and not _is_derived(name, source_words)]
+    evidence = f"the rewrite adds {_some(new)}" if new else "every name of the rewrite is known"
     return verdict("new_names", len(new) <= limit, evidence, len(new), limit)
 
 
 def keeps_list_items(reference: str, rewrite: str) -> Verdict:
-    """`list`: where both are lists, none has fewer items than the reference."""
-    wanted, found = list_items(reference), list_items(rewrite)
-    if wanted < 2 or found < 2:
+    """`list`: if both texts are lists, the rewrite has at least as many items as the reference."""
+    wanted, items = list_items(reference), list_items(rewrite)
+    if wanted < 2 or items < 2:
         return not_applicable("list", "not both texts are lists")
-    return verdict("list", found >= wanted, f"the rewrite lists {found} items, the reference {wanted}", found, wanted)
+    return verdict("list", items >= wanted, f"the rewrite lists {items} items, the reference {wanted}", items, wanted)
 
 
 def keeps_series(reference: str, rewrite: str) -> Verdict:
-    """`series`: of four or more things in a row ("oak, ash, elm and lime") most return, by the word that tells them apart.
+    """`series`: of four or more things in a row ("oak, ash, elm and lime") most return, recognised by their own words.
 
-    All of them where what returns is a shorter series: then none became a synonym. The first may be no thing of the
-    series ("Besides hedgehogs, bats, mice and frogs") and be lost alone.
+    If a shorter series returns, all things must return, because then none became a synonym. The first thing may not belong to
+    the series ("Besides hedgehogs, bats, mice and frogs"), so it alone may be lost.
     """
     groups = [group for group in series(fences(reference).prose) if len(group) >= SERIES_ITEMS]
     if not groups:
         return not_applicable("series", "the reference has no series of four")
-    said, rows = _roots(rewrite), [(len(row), _roots(" ".join(row))) for row in series(fences(rewrite).prose)]
-    judged = []
+    roots, rows = _roots(rewrite), [(len(row), _roots(" ".join(row))) for row in series(fences(rewrite).prose)]
+    results = []
     for group in groups:
-        lost = [item for item in group if not _roots(item) & said]
+        lost = [item for item in group if not _roots(item) & roots]
         kept = [_roots(item) for item in group if item not in lost]
-        retold = len(kept) >= 2 and any(n < len(group) and all(item & row for item in kept) for n, row in rows)
-        limit = 1.0 if retold and lost != group[:1] else MIN_SERIES_RECALL
+        is_series = len(kept) >= 2 and any(n < len(group) and all(item & row for item in kept) for n, row in rows)
+        limit = 1.0 if is_series and lost != group[:1] else MIN_SERIES_RECALL
         share = len(kept) / len(group)
-        judged.append(
+        results.append(
             (share >= limit, share, limit, f"the rewrite lacks {_some(lost)} of {len(group)} things in a row")
         )
-    passed, share, limit, evidence = min(judged)
+    passed, share, limit, evidence = min(results)
     return verdict("series", passed, "every series returns" if passed else evidence, share, limit)
 
 
 def keeps_labels(reference: str, rewrite: str) -> Verdict:
-    """`labels`: where two lines or more begin "Label: ", each label returns, in part at least and anywhere."""
-    found = [squash(match[1]).casefold() for match in LABEL.finditer(fences(reference).prose)]
-    wanted = list(dict.fromkeys(found))
+    """`labels`: if two or more lines begin with "Label: ", each label returns anywhere, at least in part."""
+    labels = [squash(match[1]).casefold() for match in LABEL.finditer(fences(reference).prose)]
+    wanted = list(dict.fromkeys(labels))
     if len(wanted) < 2:
         return not_applicable("labels", "the reference has fewer than two labels")
-    said = _roots(rewrite)
-    kept = {label for label in wanted if any(word[:ROOT] in said for word in words(label))}
+    roots = _roots(rewrite)
+    kept = {label for label in wanted if any(word[:ROOT] in roots for word in words(label))}
     return _recall("labels", wanted, kept, MIN_LABEL_RECALL)
 
 
 def keeps_quotes(reference: str, rewrite: str) -> Verdict:
-    """`quotes`: what stands in double quotes and has two words or more returns verbatim, with or without the quotes."""
+    """`quotes`: a quotation of two or more words in double quotes returns verbatim, with or without the quotes."""
     quotes = [squash(match[1] or match[2]).rstrip(",.;:!?") for match in QUOTE.finditer(fences(reference).prose)]
     wanted = [quote for quote in dict.fromkeys(quotes) if len(words(quote)) >= 2]
     text = squash(rewrite)
@@ -254,33 +254,33 @@ def keeps_quotes(reference: str, rewrite: str) -> Verdict:
 
 
 def keeps_links(instruction: str, reference: str, rewrite: str) -> Verdict:
-    """`links`: every URL and e-mail address returns, and none comes that reference and instruction lack."""
-    wanted, found = _links(reference), _links(rewrite)
-    if not wanted and not found:
+    """`links`: every URL and e-mail address returns, and the rewrite adds none that reference and instruction lack."""
+    wanted, links = _links(reference), _links(rewrite)
+    if not wanted and not links:
         return not_applicable("links", "neither text has a link")
-    lost, new = sorted(wanted - found), sorted(found - wanted - _links(instruction))
-    faults = [f"lacks {_some(lost)}"] * bool(lost) + [f"brings in {_some(new)}"] * bool(new)
+    lost, new = sorted(wanted - links), sorted(links - wanted - _links(instruction))
+    faults = [f"lacks {_some(lost)}"] * bool(lost) + [f"adds {_some(new)}"] * bool(new)
     evidence = f"the rewrite {' and '.join(faults) or 'keeps every link'}"
     return verdict("links", not faults, evidence, len(lost) + len(new), 0)
 
 
 def keeps_identifiers(reference: str, rewrite: str) -> Verdict:
-    """`identifiers`: what stands in backticks outside code blocks, snake_case, camelCase and called names return."""
+    """`identifiers`: text in backticks outside code blocks, snake_case, camelCase and called names return."""
     matches = IDENTIFIER.finditer(fences(reference).prose)
     wanted = [name for name in dict.fromkeys(next(filter(None, m.groups())).strip() for m in matches) if name]
-    found = {name for name in wanted if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", rewrite)}
-    return _recall("identifiers", wanted, found, MIN_IDENTIFIER_RECALL)
+    kept = {name for name in wanted if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", rewrite)}
+    return _recall("identifiers", wanted, kept, MIN_IDENTIFIER_RECALL)
 
 
 def keeps_polarity(reference: str, rewrite: str) -> Verdict:
-    """`polarity`: the first sentence says yes or no (true, false, ...) as before; a label is the same label.
+    """`polarity`: the first sentence means yes or no (true, false, ...) as before; a label remains the same label.
 
-    Where neither is the case, "Do not ..." must not become "Do ...", nor the other way round.
+    Otherwise "Do not ..." must not become "Do ...", and the reverse.
     """
     ours, theirs = _pole(rewrite), _pole(reference)
     if theirs is not None:
-        said = {True: "yes", False: "no", None: "neither yes nor no"}
-        return verdict("polarity", ours == theirs, f"the rewrite says {said[ours]}, the reference {said[theirs]}")
+        name = {True: "yes", False: "no", None: "neither yes nor no"}
+        return verdict("polarity", ours == theirs, f"the rewrite says {name[ours]}, the reference {name[theirs]}")
     if 0 < len(words(reference)) <= LABEL_WORDS and not re.search(r"[.!?\n]", reference.strip()):
         same = normal_form(reference) == normal_form(rewrite)
         return verdict("polarity", same, f"the label {'is still' if same else 'is no longer'} {squash(reference)!r}")
@@ -291,7 +291,7 @@ def keeps_polarity(reference: str, rewrite: str) -> Verdict:
 
 
 def keeps_final_number(reference: str, rewrite: str, category: str) -> Verdict:
-    """`maths`: a maths answer ends in the same number, be it a unit's exponent; no number never equals no number."""
+    """`maths`: a maths answer ends in the same number, even if it is a unit's exponent; no number never equals no number."""
     ours, theirs = numbers(rewrite), numbers(reference)
     if category != "maths" or not theirs:
         return not_applicable("maths", "the reference has no number" if category == "maths" else "not a maths answer")
@@ -300,10 +300,10 @@ def keeps_final_number(reference: str, rewrite: str, category: str) -> Verdict:
 
 
 def keeps_code(reference: str, rewrite: str, category: str) -> Verdict:
-    """`code`: code blocks are there and closed; Python parses and defines the same names. Nothing is executed.
+    """`code`: code blocks exist and are closed; Python parses and defines the same names. Nothing is executed.
 
-    Where only operators and constants differ, text apart, one that does is a fault (`>` became `<`).
-    Blocks that are the reference's own, letter for letter, are not parsed: they are as good as they were.
+    If code differs only in operators, constants and strings, a changed operator or constant is a fault (`>` became `<`).
+    Blocks that are identical to the reference's are not parsed.
     """
     old, new = fences(reference), fences(rewrite)
     if not old.blocks and not (category == "code" and new.blocks):
@@ -327,9 +327,9 @@ def keeps_code(reference: str, rewrite: str, category: str) -> Verdict:
 
 
 def keeps_json(reference: str, rewrite: str) -> Verdict:
-    """`json`: a reference that is JSON, or whose only JSON block is, returns with equal keys and values.
+    """`json`: JSON, as the whole reference or as its only JSON block, returns with equal keys and values.
 
-    JSON without a word around it stays so, a code block apart.
+    JSON without text around it must stay without text, except for a code block.
     """
     bare, ours = _json_form(reference), _json_form(rewrite)
     wanted = bare or _only_json_block(reference)
@@ -337,12 +337,14 @@ def keeps_json(reference: str, rewrite: str) -> Verdict:
         return not_applicable("json", "the reference is not a JSON object or array")
     if ours is None and (bare is None or not fences(rewrite).prose.strip()):
         ours = _only_json_block(rewrite)
-    evidence = "holds equal JSON" if ours == wanted else "holds other JSON" if ours else "is not JSON where it was"
+    evidence = (
+        "contains equal JSON" if ours == wanted else "contains other JSON" if ours else "is not JSON where it was"
+    )
     return verdict("json", ours == wanted, f"the rewrite {evidence}")
 
 
 class Fences(NamedTuple):
-    """A Markdown text taken apart at its code fences."""
+    """A Markdown text divided at its code fences."""
 
     blocks: tuple[tuple[str, str], ...]
     """Language (may be "") and body of each closed code block."""
@@ -352,7 +354,7 @@ class Fences(NamedTuple):
 
 
 def fences(text: str) -> Fences:
-    """Return the code blocks of a text and the rest; a block that is never closed belongs to the rest."""
+    """Return the code blocks of a text and the rest; an unclosed block belongs to the rest."""
     blocks: list[tuple[str, str]] = []
     prose: list[str] = []
     body: list[str] = []
@@ -370,12 +372,12 @@ def fences(text: str) -> Fences:
 
 
 def names_of(prose: str) -> list[str]:
-    """Return the capitalised words, case-folded; the first of a sentence only before another ("Ada King").
+    """Return the capitalised words, case-folded; the first word of a sentence only before another one ("Ada King").
 
-    Numbers at the start of a line do not begin its sentence: "7:15 Eat" has no name.
+    A number at the beginning of a line does not begin its sentence: "7:15 Eat" has no name.
     """
     text = LIST_MARK.sub("\n", prose)
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     previous, pending, begins = 0, "", True
     for match in WORD.finditer(text):
         word, gap = match[0], text[previous : match.start()]
@@ -388,24 +390,24 @@ def names_of(prose: str) -> list[str]:
             pending, begins = "", False
             continue
         if pending and gap == " ":
-            found[pending] = None
+            names[pending] = None
         pending = ""
         if word.isupper() or not begins:
-            found[name] = None
+            names[name] = None
         elif name not in FUNCTION_WORDS:
             pending = name
         begins = False
-    return list(found)
+    return list(names)
 
 
 def _name_in(word: str) -> str:
-    """Return the capitalised parts of a word: "Swedish-born" is Swedish, but "X-ray" stays whole."""
+    """Return the capitalised parts of a word: "Swedish" of "Swedish-born", but all of "X-ray"."""
     parts = [part for part in word.split("-") if part[:1].isupper()] if word[0].isupper() else []
     return _bare((word if any(len(part) == 1 for part in parts) else "-".join(parts)).casefold())
 
 
 def series(prose: str) -> list[list[str]]:
-    """Return the things between commas and the last "and" or "or", without the words that several of them share."""
+    """Return the things between commas and the last "and" or "or", without words that several things share."""
     groups = []
     for match in islice(SERIES.finditer(prose), MOST_SERIES):
         *middle, last = match[0].split(", ")
@@ -428,24 +430,27 @@ def list_items(text: str) -> int:
 
 
 def _kept(names: Collection[str], text: str) -> set[str]:
-    """Return those of the names that stand in a text, in any case, by themselves or as "Swedish" for "Sweden"."""
+    """Return the names that occur in a text, in any case, unchanged or as "Swedish" for "Sweden"."""
     parts = [part for word in WORD.findall(text) for part in (word, _name_in(word), *re.split(r"['’-]", word))]
-    said = {_bare(part.casefold()) for part in parts}
+    bare = {_bare(part.casefold()) for part in parts}
     peoples = {root for part in parts if part[:1].isupper() for root in _people(part.casefold())}
     lands = {root for part in parts if part[:1].isupper() for root in _land(part.casefold())}
     return {
         name
         for name in names
-        if name in said or set(name.split("-")) <= said or _people(name) & lands or _land(name) & peoples
+        if name in bare or set(name.split("-")) <= bare or _people(name) & lands or _land(name) & peoples
     }
 
 
-def _is_derived(name: str, said: Sequence[str]) -> bool:
-    """Tell whether a name of three letters begins one of the words, which are sorted, or one of `MIN_ROOT` the name."""
+def _is_derived(name: str, known: Sequence[str]) -> bool:
+    """Return whether a name of 3 letters begins a known word, or a known word of `MIN_ROOT` letters begins the name.
+
+    The known words are sorted.
+    """
     roots = [name[:end] for end in range(MIN_ROOT, min(len(name), LONGEST_ROOT))]
-    after = said[(place := bisect_left(said, name)) : place + 1]
+    after = known[(place := bisect_left(known, name)) : place + 1]
     begins = len(name) >= MIN_ROOT - 1 and any(word.startswith(name) for word in after)
-    return begins or any(said[(place := bisect_left(said, root)) : place + 1] == [root] for root in roots)
+    return begins or any(known[(place := bisect_left(known, root)) : place + 1] == [root] for root in roots)
 
 
 def _people(word: str) -> set[str]:
@@ -465,41 +470,41 @@ def _links(text: str) -> set[str]:
 
 
 def _numbers_of(text: str) -> list[str]:
-    """Return the distinct numbers that a text gives, in digits or, from three, in words."""
+    """Return the distinct numbers of a text, in digits or, from three, in words."""
     spelled = (SPELLED[word] for word in words(text) if word in SPELLED)
     return list(dict.fromkeys([*numbers(CLOCK.sub("", text)), *(n for n in spelled if int(n) >= LEAST_SPELLED)]))
 
 
-def _numbers_said(text: str) -> set[str]:
-    """Return the numbers that a text gives or hints at ("one", "third", "½")."""
-    said = {SPELLED.get(word) or HINTED.get(word) for word in (*words(text), *(c for c in text if c in HINTED))}
-    return {*numbers(CLOCK.sub("", text)), *numbers(text), *filter(None, said)}
+def _numbers_mentioned(text: str) -> set[str]:
+    """Return the numbers that a text contains or implies ("one", "third", "½")."""
+    spelled = {SPELLED.get(word) or HINTED.get(word) for word in (*words(text), *(c for c in text if c in HINTED))}
+    return {*numbers(CLOCK.sub("", text)), *numbers(text), *filter(None, spelled)}
 
 
 def _units(text: str) -> dict[str, set[str]]:
-    """Return, by number, the units that stand beside it."""
-    found: dict[str, set[str]] = {}
+    """Return, by number, the units beside it."""
+    units: dict[str, set[str]] = {}
     for match in QUANTITY.finditer(text):
         sign, digits, spelled, after = match.groups()
         number = SPELLED[spelled.casefold()] if spelled else "".join(numbers(f"x {digits}"))
         unit = (after or "").casefold()
         for name in (sign or "", unit, unit.removesuffix("s")):
             if name in _UNIT_OF:
-                found.setdefault(number, set()).update(_UNIT_OF[name])
-    return found
+                units.setdefault(number, set()).update(_UNIT_OF[name])
+    return units
 
 
 def _pole(text: str) -> bool | None:
     answer = plain(text).casefold()
     if first := POLE.match(answer):
         return first[1] in ("yes", "true", "correct")
-    if said := SAID_POLE.search(re.split(r"[.!?](?: |\Z)", answer, maxsplit=1)[0]):
-        return ((said[2] or said[3]) in ("yes", "true", "correct")) != bool(said[1])
+    if stated := STATED_POLE.search(re.split(r"[.!?](?: |\Z)", answer, maxsplit=1)[0]):
+        return ((stated[2] or stated[3]) in ("yes", "true", "correct")) != bool(stated[1])
     return None
 
 
 def _lead(text: str) -> tuple[str, bool]:
-    """Return the first word and whether it is denied: "Don't" is ("do", True), "Not possible" ("possible", True)."""
+    """Return the first word and whether it is denied: ("do", True) for "Don't", ("possible", True) for "Not possible"."""
     tokens = " ".join(UNCONTRACTED.get(word, word.replace("n't", " not")) for word in words(plain(text[:200]))).split()
     if tokens[:1] in (["not"], ["never"]):
         return " ".join(tokens[1:2]), True
@@ -511,7 +516,7 @@ def _is_python(language: str, body: str) -> bool:
 
 
 def _definitions(code: str) -> frozenset[str] | None:
-    """Return the names of top-level functions and classes, or None where the code does not parse."""
+    """Return the names of top-level functions and classes, or None if the code does not parse."""
     tree = _parsed(code)
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     return None if tree is None else frozenset(node.name for node in tree.body if isinstance(node, kinds))
@@ -540,7 +545,7 @@ def _changed_operation(old: Sequence[tuple[str, str]], new: Sequence[tuple[str, 
 
 
 def _anatomy(tree: ast.Module) -> tuple[list[tuple[object, ...]], list[str]]:
-    """Return the kinds, identifiers and numbers of children of all nodes, and the operators and constants apart."""
+    """Return the kind, identifiers and number of children of each node, and separately the operators and constants."""
     shape: list[tuple[object, ...]] = []
     operations: list[str] = []
     for node in ast.walk(tree):
@@ -556,7 +561,7 @@ def _anatomy(tree: ast.Module) -> tuple[list[tuple[object, ...]], list[str]]:
 
 
 def _json_form(text: str) -> str | None:
-    """Return a JSON object or array in a form equal for equal values only (1 is neither 1.0 nor true), or None."""
+    """Return a JSON object or array in a canonical form, in which 1 differs from 1.0 and true, or None."""
     if text.strip()[:1] not in ("{", "["):
         return None
     try:
@@ -571,24 +576,24 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _only_json_block(text: str) -> str | None:
     forms = [_json_form(body) for language, body in fences(text).blocks if language in ("json", "")]
-    found = [form for form in forms if form is not None]
-    return found[0] if len(found) == 1 else None
+    valid = [form for form in forms if form is not None]
+    return valid[0] if len(valid) == 1 else None
 
 
 def plain(text: str) -> str:
-    """Return a text on one line, with straight apostrophes: what patterns of phrases are held against."""
+    """Return a text on one line with straight apostrophes, as the patterns of phrases expect it."""
     return squash(text.replace("’", "'"))
 
 
-def _some(found: Sequence[str]) -> str:
-    rest = f" and {len(found) - 5} more" if len(found) > 5 else ""
-    return ", ".join(text[:60] for text in found[:5]) + rest
+def _some(texts: Sequence[str]) -> str:
+    rest = f" and {len(texts) - 5} more" if len(texts) > 5 else ""
+    return ", ".join(text[:60] for text in texts[:5]) + rest
 
 
-def _recall(check: str, wanted: Sequence[str], found: Collection[str], limit: float) -> Verdict:
+def _recall(check: str, wanted: Sequence[str], kept: Collection[str], limit: float) -> Verdict:
     if not wanted:
         return not_applicable(check, f"the reference has no {check}")
-    lost = [text for text in wanted if text not in found]
+    lost = [text for text in wanted if text not in kept]
     recall = (len(wanted) - len(lost)) / len(wanted)
     evidence = (
         f"lacks {_some(lost)} of the reference's {len(wanted)} {check}" if lost else f"keeps the reference's {check}"
@@ -599,23 +604,23 @@ def _recall(check: str, wanted: Sequence[str], found: Collection[str], limit: fl
 def verdict(
     check: str, passed: bool, evidence: str, measured: float | None = None, limit: float | None = None
 ) -> Verdict:
-    """Return the verdict of a check that could be applied."""
+    """Return the verdict of a check that applies."""
     quantity, bound = (None if value is None else float(value) for value in (measured, limit))
     return Verdict(check, "passed" if passed else "failed", quantity, bound, evidence)
 
 
 def not_applicable(check: str, why: str) -> Verdict:
-    """Return the verdict of a check that has nothing to compare."""
+    """Return the verdict of a check that does not apply."""
     return Verdict(check, "not_applicable", None, None, why)
 
 
 def _unit_of() -> dict[str, set[str]]:
-    """Return, by name or sign, the units that it may mean."""
-    found: dict[str, set[str]] = {}
+    """Return, by name or sign, the units that it can mean."""
+    units: dict[str, set[str]] = {}
     for line in re.split(r"[|\n]+", UNITS.strip()):
         for name in line.split():
-            found.setdefault(name, set()).add(line.split()[0])
-    return found
+            units.setdefault(name, set()).add(line.split()[0])
+    return units
 
 
 _UNIT_OF = _unit_of()

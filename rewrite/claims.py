@@ -1,9 +1,9 @@
-"""Whether a rewrite still claims what its reference claims: denials, opposites, who did it, which of the choices.
+"""Check that a rewrite makes the same claims as its reference: denials, opposites, roles, choices.
 
-Sentences of the two texts are aligned by the content words they share, and only what both say of the same words is
-compared: a sentence told anew in other words goes unjudged, so that these checks miss much and reject little. English only.
-Words are compared by a crude stem. Of a text longer than `MOST_SENTENCES` the rest is not looked at, which keeps the
-comparison of every sentence with every other linear in the text.
+Sentences of the two texts are aligned by their shared content words, and only statements about the same words are compared. A
+sentence in completely other words is not compared, so these checks miss much and reject little. English only. Words are
+compared by a crude stem. At most `MOST_SENTENCES` of a text are compared, which keeps the comparison of all sentences with all
+others linear in the text.
 """
 
 import re
@@ -18,35 +18,35 @@ from kiloset.core.text import WORD, words
 from kiloset.rewrite.checks import Verdict, fences, names_of, not_applicable, plain, series, verdict
 
 MOST_SENTENCES = 100
-"""Sentences compared, of each text; an answer of 1,024 tokens has fewer as a rule."""
+"""Sentences compared of each text; an answer of 1,024 tokens usually has fewer."""
 MOST_WORDS = 100
-"""Words looked at of each sentence."""
+"""Words compared of each sentence."""
 MIN_OVERLAP = 0.5
-"""Share of the shorter sentence's content words that the other holds where both are about the same."""
+"""Share of the shorter sentence's content words that two matching sentences have in common at least."""
 MIN_SHARED = 2
-"""Content words that two sentences about the same share at least."""
+"""Content words that two matching sentences have in common at least."""
 HEAD_REACH = 4
-"""How many words after "not" the word that it denies may stand."""
+"""Words after "not" among which the denied word is searched."""
 DENIALS = frozenset(words("not never no none nobody nothing neither nor without unable impossible"))
 """Words that deny the next content word; "cannot" and "n't" are read as "not"."""
 DENYING_PRONOUNS = frozenset(words("none nobody nothing"))
-"""Before a preposition these deny no word: "none of it at noon"."""
+"""These deny no word before a preposition: "none of it at noon"."""
 PREPOSITIONS = frozenset(words("of in on at to for from by with about"))
 NOT_DENYING = frozenset(words("only just merely simply more less fewer later earlier sooner other doubt matter wonder"))
-"""After "not" or "no" these make an idiom ("not only", "no later than") that denies nothing."""
+"""After "not" or "no" these form an idiom ("not only", "no later than") that denies nothing."""
 AVOIDANCE = frozenset(
     words("avoid refrain refuse fail lack prevent instead rather exclude except forbid prohibit off out unless without")
 )
-"""Words that may say the same as a denial ("avoid it" for "do not use it")."""
+"""Words that may mean a denial ("avoid it" for "do not use it")."""
 SWITCHES = frozenset(words("on off"))
-"""Opposites where they end a clause ("turn it on"), prepositions elsewhere."""
+"""Opposites at the end of a clause ("turn it on"); elsewhere they are prepositions."""
 HEDGES = frozenset(
     words(
         "only just few little rarely hardly seldom barely some part partly partially until stop keep hard difficult false wrong "
         "less free leave leaves except but far too"
     )
 )
-"""Words that may say part of a denial ("removes only part" for "does not remove all")."""
+"""Words that may mean a part of a denial ("removes only part" for "does not remove all")."""
 NEGATED = frozenset(
     words(
         "inaccurate inactive inadequate incapable incomplete inconsistent incorrect indirect ineffective inefficient "
@@ -54,7 +54,7 @@ NEGATED = frozenset(
         "impractical improper irregular irrelevant irreversible dishonest disagree disallow disapprove dislike"
     )
 )
-"""Words that deny what follows their prefix; so does any that begins with "un", but for those of `NOT_NEGATED`."""
+"""Words whose prefix denies their rest, as in any word that begins with "un", except the words of `NOT_NEGATED`."""
 NOT_NEGATED = re.compile(r"un(?:der|i|less|til|like|to\b|cle|usual)")
 OPPOSITES = """
 increase rise rose risen raise grow grew climb|decrease fall fell fallen drop decline reduce shrink shrank sink
@@ -116,39 +116,39 @@ morning|evening
 optional|mandatory compulsory
 on.|off.
 """
-"""Pairs of opposites, with words that mean the same on each side; "on." is one that ends a clause."""
+"""Pairs of opposites, with synonyms on each side; "on." stands for a word that ends a clause."""
 CHOICE = re.compile(
     r"(?<![\w'\"-])((?:['\"]?\w++['\"]?, (?:an? )?){0,8})['\"]?(\w++)['\"]?,? or (?:an? |the )?['\"]?(\w++)",
     re.IGNORECASE,
 )
 LISTED = 3
-"""So many things that the reference sorts are worth a comparison."""
+"""Least number of sorted things that is compared."""
 CLAUSE_GAP = re.compile(r"(?<=;)\s++")
 TOKEN = re.compile(rf"{WORD.pattern}|[,:()–—]")
 SUFFIXES = ("ingly", "edly", "ing", "est", "ed", "er", "es", "ly", "s", "e")
 BY = frozenset(words("by was were is are been being"))
-"""Words of the passive voice, in which the names change places."""
+"""Words of the passive voice, which exchanges the places of the names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """What the checks look at in one sentence."""
+    """What the checks compare of one sentence."""
 
     words: tuple[str, ...]
     stems: tuple[str, ...]
     content: frozenset[str]
-    """Stems of the words that are no function words."""
+    """Stems of the content words."""
     denied: dict[str, str]
-    """Stem and word of what is denied in it."""
+    """The denied words, by stem."""
     denials: int
     avoids: frozenset[str]
     hedges: bool
 
 
 def keeps_denials(reference: str, rewrite: str) -> Verdict:
-    """`negation`: what one text denies ("should not charge", "unsafe") the other does not affirm, nor the other way round.
+    """`negation`: neither text affirms what the other denies ("should not charge", "unsafe").
 
-    Seen where the denied word stands undenied in a sentence about the same, and nowhere denied or hedged.
+    Detected if the denied word is not denied in the matching sentence, and is nowhere denied or hedged.
     """
     theirs, ours = sentences(reference), sentences(rewrite)
     if not any(sentence.denied for sentence in [*theirs, *ours]):
@@ -156,14 +156,14 @@ def keeps_denials(reference: str, rewrite: str) -> Verdict:
     lost = [f"affirms {word!r}, which the reference denies" for word in _turned(theirs, ours)]
     new = [f"denies {word!r}, which the reference affirms" for word in _turned(ours, theirs)]
     faults = lost + new
-    evidence = f"the rewrite {faults[0]}" if faults else "no denial is dropped or brought in"
+    evidence = f"the rewrite {faults[0]}" if faults else "no denial is dropped or added"
     return verdict("negation", not faults, evidence, len(faults), 0)
 
 
 def keeps_direction(reference: str, rewrite: str) -> Verdict:
-    """`opposites`: no sentence says "increases" where the reference says "decreases" of the same words.
+    """`opposites`: no sentence has "increases" where the matching sentence of the reference has "decreases".
 
-    A second opposite or a denial in the sentence, or changed places ("A before B", "B after A"), may turn it back again.
+    A second opposite, a denial, or exchanged places ("A before B", "B after A") can restore the meaning.
     """
     theirs, ours = sentences(reference), sentences(rewrite)
     if not any(stem in _POLES for sentence in theirs for stem in sentence.stems):
@@ -176,10 +176,10 @@ def keeps_direction(reference: str, rewrite: str) -> Verdict:
 
 
 def keeps_roles(reference: str, rewrite: str) -> Verdict:
-    """`roles`: what the reference says of one name or number, the rewrite does not say of another of them.
+    """`roles`: no statement of the reference about one name or number becomes a statement about another of them.
 
-    Seen where two sentences about the same have different names, or different numbers of four digits (years mostly; smaller
-    ones recur too often), or the same two names in another order around the same word.
+    Detected if matching sentences have different names, different numbers of four digits (usually years; smaller numbers
+    recur too often), or the same two names in another order around the same word.
     """
     theirs, ours = sentences(reference), sentences(rewrite)
     names = frozenset(stem_of(name) for name in names_of(fences(reference).prose))
@@ -191,7 +191,7 @@ def keeps_roles(reference: str, rewrite: str) -> Verdict:
         for sentence in ours
         if (fault := _misattributed(sentence, theirs, names) or _exchanged(sentence, theirs, years))
     ]
-    evidence = f"the rewrite {faults[0]}" if faults else "no name or number takes another's place"
+    evidence = f"the rewrite {faults[0]}" if faults else "no name or number replaces another"
     return verdict("roles", not faults, evidence, len(faults), 0)
 
 
@@ -206,9 +206,9 @@ def keeps_sides(reference: str, rewrite: str) -> Verdict:
 
 
 def keeps_choice(instruction: str, reference: str, rewrite: str) -> Verdict:
-    """`choice`: of the words between which the instruction asks to choose ("fruit or vegetable"), the same one returns.
+    """`choice`: of the words between which the instruction requests a choice ("fruit or vegetable"), both texts have the same.
 
-    Only its first paragraph is read: what follows is mostly a text to work on.
+    Only the instruction's first paragraph is read, because a text to work on usually follows.
     """
     ours, theirs = _stems(rewrite), _stems(reference)
     for match in CHOICE.finditer(plain(instruction.lstrip().split("\n\n")[0])):
@@ -223,18 +223,19 @@ def keeps_choice(instruction: str, reference: str, rewrite: str) -> Verdict:
 
 
 def keeps_groups(instruction: str, reference: str, rewrite: str) -> Verdict:
-    """`groups`: things that the instruction lists ("cats, sheep, whales") return, those of one sentence or line in one again.
+    """`groups`: things that the instruction lists ("cats, sheep, whales") return, grouped into sentences or lines as before.
 
-    By the last word of each. Groups are compared only where both texts have two of them: all may go into one sentence.
+    A thing is recognised by its last word. Groups are compared only if both texts have two of them, because one sentence may
+    contain all things.
     """
     for listed in series(plain(instruction.lstrip().split("\n\n")[0])):
         heads = dict.fromkeys(stem_of(words(item)[-1]) for item in listed if words(item))
         old, new = (_places(text, heads) for text in (reference, rewrite))
-        told = [head for head in heads if len(old[head]) == 1]
-        if len(told) < LISTED:
+        sorted_once = [head for head in heads if len(old[head]) == 1]
+        if len(sorted_once) < LISTED:
             continue
-        lost = [head for head in told if not new[head]]
-        both = [head for head in told if len(new[head]) == 1]
+        lost = [head for head in sorted_once if not new[head]]
+        both = [head for head in sorted_once if len(new[head]) == 1]
         moved: list[str] = []
         if min(len(set().union(*(places[head] for head in both))) for places in (old, new)) >= 2:
             moved = [a for a in both if any((old[a] == old[b]) != (new[a] == new[b]) for b in both)]
@@ -245,17 +246,17 @@ def keeps_groups(instruction: str, reference: str, rewrite: str) -> Verdict:
 
 
 def _places(text: str, heads: Collection[str]) -> dict[str, set[int]]:
-    """Return the numbers of the sentences or lines in which each word stands, by its stem."""
-    found: dict[str, set[int]] = {head: set() for head in heads}
+    """Return, by stem, the numbers of the sentences or lines that contain each word."""
+    places: dict[str, set[int]] = {head: set() for head in heads}
     for number, piece in enumerate(_pieces(fences(text).prose)):
-        for stem in found.keys() & _stems(piece):
-            found[stem].add(number)
-    return found
+        for stem in places.keys() & _stems(piece):
+            places[stem].add(number)
+    return places
 
 
 @lru_cache(maxsize=16)
 def sentences(text: str) -> tuple[Sentence, ...]:
-    """Return the sentences of a text outside code blocks, questions left out; four checks ask for those of both texts."""
+    """Return the sentences of a text outside code blocks, without questions; four checks need them for both texts."""
     prose = fences(text).prose.replace("’", "'")
     statements = (piece for piece in _pieces(prose) if not piece.endswith("?"))
     return tuple(_read(piece) for piece in islice(statements, MOST_SENTENCES))
@@ -267,8 +268,8 @@ def _pieces(prose: str) -> list[str]:
 
 
 def _read(piece: str) -> Sentence:
-    said = piece.casefold().replace("can't", "can not").replace("cannot", "can not").replace("won't", "will not")
-    tokens = [match[0] for match in islice(TOKEN.finditer(said.replace("n't", " not")), MOST_WORDS)]
+    plain_words = piece.casefold().replace("can't", "can not").replace("cannot", "can not").replace("won't", "will not")
+    tokens = [match[0] for match in islice(TOKEN.finditer(plain_words.replace("n't", " not")), MOST_WORDS)]
     denied: dict[str, str] = {}
     denials = 0
     for place, token in enumerate(tokens):
@@ -288,8 +289,8 @@ def _read(piece: str) -> Sentence:
         if token[0].isalnum()
     )
     content = frozenset(stem for stem, word in zip(stems, spoken, strict=True) if word not in FUNCTION_WORDS | DENIALS)
-    found = set(spoken) | set(stems)
-    return Sentence(tuple(spoken), stems, content, denied, denials, AVOIDANCE & found, bool(found & HEDGES))
+    every = set(spoken) | set(stems)
+    return Sentence(tuple(spoken), stems, content, denied, denials, AVOIDANCE & every, bool(every & HEDGES))
 
 
 def _head(following: Iterable[str]) -> str:
@@ -309,17 +310,17 @@ def _without_prefix(word: str) -> str:
 
 
 def _turned(denying: Sequence[Sentence], other: Sequence[Sentence]) -> list[str]:
-    """Return the words that one text denies and the other affirms of the same; a word that it denies too is none."""
+    """Return the words that one text denies and the matching sentences of the other affirm."""
     turned = []
     for stem, word in {stem: word for sentence in denying for stem, word in sentence.denied.items()}.items():
-        said = [found for found in other if stem in found.content or stem in found.denied]
-        if any(found.denials or found.avoids or found.hedges for found in said):
+        mentions = [sentence for sentence in other if stem in sentence.content or stem in sentence.denied]
+        if any(sentence.denials or sentence.avoids or sentence.hedges for sentence in mentions):
             continue
-        denied = [found for found in denying if stem in found.denied and found.stems.count(stem) <= 1]
-        affirmed = [found for found in denying if stem in found.content and stem not in found.denied]
-        for found in said:
-            shared = max((_overlap(found.content, also.content) for also in denied), default=0.0)
-            if shared >= MIN_OVERLAP and all(_overlap(found.content, also.content) < shared for also in affirmed):
+        denied = [sentence for sentence in denying if stem in sentence.denied and sentence.stems.count(stem) <= 1]
+        affirmed = [sentence for sentence in denying if stem in sentence.content and stem not in sentence.denied]
+        for mention in mentions:
+            shared = max((_overlap(mention.content, each.content) for each in denied), default=0.0)
+            if shared >= MIN_OVERLAP and all(_overlap(mention.content, each.content) < shared for each in affirmed):
                 turned.append(word)
                 break
     return turned
@@ -327,7 +328,7 @@ def _turned(denying: Sequence[Sentence], other: Sequence[Sentence]) -> list[str]
 
 def _turned_around(sentence: Sentence, theirs: Sequence[Sentence]) -> tuple[str, str] | None:
     """Return a word of the reference and its opposite in the rewrite's sentence."""
-    old = _like(sentence, theirs)
+    old = _matching(sentence, theirs)
     if (
         old is None
         or old.denials != sentence.denials
@@ -347,17 +348,17 @@ def _turned_around(sentence: Sentence, theirs: Sequence[Sentence]) -> tuple[str,
 
 
 def _by_pole(stems: Iterable[str], known: set[str]) -> dict[tuple[int, int], list[str]]:
-    """Return, by pair of opposites and side of it, the stems that are not known."""
-    found: dict[tuple[int, int], list[str]] = {}
+    """Return the unknown stems by their pair of opposites and their side of it."""
+    by_pole: dict[tuple[int, int], list[str]] = {}
     for stem in stems:
         if stem not in known:
             for pole in _POLES.get(stem, ()):
-                found.setdefault(pole, []).append(stem)
-    return found
+                by_pole.setdefault(pole, []).append(stem)
+    return by_pole
 
 
 def _changes_sides(old: Sentence, new: Sentence, old_place: int, new_place: int) -> bool:
-    """Tell whether what stood before one word now stands after the other."""
+    """Return whether the words before one word are now after the other."""
     left, right = set(old.stems[:old_place]) & old.content, set(old.stems[old_place + 1 :]) & old.content
     before, after = set(new.stems[:new_place]) & new.content, set(new.stems[new_place + 1 :]) & new.content
     return len(left & after) + len(right & before) >= len(left & before) + len(right & after)
@@ -365,7 +366,7 @@ def _changes_sides(old: Sentence, new: Sentence, old_place: int, new_place: int)
 
 def _misattributed(sentence: Sentence, theirs: Sequence[Sentence], names: frozenset[str]) -> str:
     ours = sentence.content & names
-    old = _like(sentence, theirs, without=names)
+    old = _matching(sentence, theirs, without=names)
     if old is None or not ours:
         return ""
     before = old.content & names
@@ -374,15 +375,15 @@ def _misattributed(sentence: Sentence, theirs: Sequence[Sentence], names: frozen
     if BY & set(sentence.words) != BY & set(old.words):
         return ""
     for verb in sorted(old.content & sentence.content - names):
-        was, now = (_around(found, verb, names) for found in (old, sentence))
+        was, now = (_around(each, verb, names) for each in (old, sentence))
         if all(was) and was != now and was == now[::-1]:
             return f"has {_some(old, was[0])} and {_some(old, was[1])} change places"
     return ""
 
 
 def _exchanged(sentence: Sentence, theirs: Sequence[Sentence], figures: frozenset[str]) -> str:
-    """Return what is wrong with the numbers of a sentence, all of them others of the reference's than in the like one."""
-    old = _like(sentence, theirs, without=figures)
+    """Return the fault of a sentence whose numbers all differ from those of the matching sentence, or ""."""
+    old = _matching(sentence, theirs, without=figures)
     now = sentence.content & figures
     before = old.content & figures if old else frozenset()
     if not now or not before or now & before:
@@ -396,19 +397,19 @@ def _around(sentence: Sentence, verb: str, names: frozenset[str]) -> tuple[froze
 
 
 def _pivots(sentence: Sentence) -> dict[str, int]:
-    """Return where the words stand that have an unlike left and right, by the word, for "than" with that before it."""
-    found: dict[str, int] = {}
+    """Return the places of "into", "to" after "from", and "than", by the word; "than" with the word before it."""
+    pivots: dict[str, int] = {}
     for place, word in enumerate(sentence.words):
         if word == "into" or (word == "to" and "from" in sentence.words[:place]):
-            found.setdefault(word, place)
+            pivots.setdefault(word, place)
         elif word == "than" and place:
-            found.setdefault(f"{sentence.stems[place - 1]} than", place)
-    return found
+            pivots.setdefault(f"{sentence.stems[place - 1]} than", place)
+    return pivots
 
 
 def _sides_swapped(sentence: Sentence, theirs: Sequence[Sentence]) -> str:
-    """Return what follows a pivot and stood before it, where what followed it stands before it now."""
-    old = _like(sentence, theirs)
+    """Return the fault of a sentence that exchanges the words before and after a pivot, or ""."""
+    old = _matching(sentence, theirs)
     if old is None or old.denials != sentence.denials or _by_pole(sentence.stems, set(old.stems)):
         return ""
     was, now = _pivots(old), _pivots(sentence)
@@ -428,19 +429,19 @@ def _halves(sentence: Sentence, place: int) -> tuple[list[str], list[str]]:
 
 
 def _some(sentence: Sentence, names: frozenset[str]) -> str:
-    found = [word for word, stem in zip(sentence.words, sentence.stems, strict=True) if stem in names]
-    return " ".join(dict.fromkeys(found[:4]))
+    some = [word for word, stem in zip(sentence.words, sentence.stems, strict=True) if stem in names]
+    return " ".join(dict.fromkeys(some[:4]))
 
 
-def _like(sentence: Sentence, theirs: Sequence[Sentence], without: frozenset[str] = frozenset()) -> Sentence | None:
-    """Return the sentence about the same, or None: the one that shares most, and no other one as much."""
+def _matching(sentence: Sentence, theirs: Sequence[Sentence], without: frozenset[str] = frozenset()) -> Sentence | None:
+    """Return the matching sentence, which shares most content words and more than any other sentence, or None."""
     shares = [_overlap(sentence.content - without, old.content - without) for old in theirs]
     best = max(shares, default=0.0)
     return theirs[shares.index(best)] if best >= MIN_OVERLAP and shares.count(best) == 1 else None
 
 
 def _overlap(ours: frozenset[str], theirs: frozenset[str]) -> float:
-    """Return the share of the smaller set that the other holds, 0 where that is too few words to tell."""
+    """Return the share of the smaller set that is in the other, or 0 if they share fewer than `MIN_SHARED` words."""
     shared = len(ours & theirs)
     return shared / min(len(ours), len(theirs)) if shared >= MIN_SHARED else 0.0
 
@@ -462,13 +463,13 @@ def stem_of(word: str) -> str:
 
 
 def _poles() -> dict[str, set[tuple[int, int]]]:
-    """Return, by stem, the numbers of its pairs of opposites, each with the side that it is on."""
-    found: dict[str, set[tuple[int, int]]] = {}
+    """Return, by stem, the numbers of its pairs of opposites, each with its side."""
+    poles: dict[str, set[tuple[int, int]]] = {}
     for axis, line in enumerate(OPPOSITES.strip().split("\n")):
         for pole, side in enumerate(line.split("|")):
             for word in side.split():
-                found.setdefault(stem_of(word), set()).add((axis, pole))
-    return found
+                poles.setdefault(stem_of(word), set()).add((axis, pole))
+    return poles
 
 
 _POLES = _poles()

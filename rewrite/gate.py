@@ -1,19 +1,19 @@
-"""The fidelity gate: may a rewrite of a response stand in for the reference?
+"""The fidelity gate: decide whether a rewrite of a response may replace the reference.
 
 SDFT (Yang et al., "Self-Distillation Bridges Distribution Gap in Language Model Fine-Tuning", 2024, arXiv:2402.13669)
-keeps a rewrite unless it holds one of six phrases or, for some data sets, a task checker fails. Here it must pass every
-check: those below, of how the rewrite is told, those of `checks.py`, of what it keeps, those of `claims.py`, of what it says
-of it, and those of `clauses.py` and `passages.py`, part by part. Whatever fails one keeps its reference. We depart from SDFT in five
-ways: phrases match whole words and not what the reference says itself; numbers, units, names, quotes, links, identifiers,
-lists, series and labels are held against the reference on every task, and the instruction's verifiable constraints against
-the rewrite; so are denials, opposites, roles and choices, in sentences about the same; an answer without a number never
-equals another without one; meaning is compared by embedding, of the whole and of each sentence.
+keeps a rewrite unless it contains one of six phrases or, for some data sets, a task checker fails. Here a rewrite must pass
+every check: the checks below examine its form, `checks.py` the facts that it keeps, `claims.py` its statements about them,
+`clauses.py` and `passages.py` compare the two texts part by part. If one check fails, the row keeps its reference. We depart
+from SDFT in five ways: a phrase must match whole words and be absent from the reference; numbers, units, names, quotes, links,
+identifiers, lists, series and labels are compared with the reference on every task, and the instruction's verifiable
+constraints are checked on the rewrite; denials, opposites, roles and choices are compared in matching sentences; an answer
+without a number never equals another answer without one; meaning is compared by embedding, of the whole and of each sentence.
 
-The gate reads surfaces: it cannot see that two steps changed their order, that a word became another which is neither its
-opposite nor a number or name, or that a few words were lost or brought in. A faithful rewrite that calculates
-otherwise or writes a number otherwise ("two hundred") is refused. Phrases, names, refusals, yes/no words, denials and
-opposites are English; in other languages those checks pass or do not apply. Nothing is executed.
-`tests/test_gate_pairs.py` holds precision and recall on labelled pairs.
+The gate reads surfaces. It does not detect that two steps changed their order, that a word became another word which is
+neither its opposite nor a number or name, or that a few words were lost or added. It rejects a faithful rewrite with another
+calculation or another notation of a number ("two hundred"). Phrases, names, refusals, yes/no words, denials and opposites are
+English; in other languages these checks pass or do not apply. Nothing is executed. `tests/test_gate_pairs.py` measures
+precision and recall on labelled pairs.
 """
 
 import re
@@ -36,11 +36,11 @@ __all__ = ["GateConfig", "Verdict", "first_failure", "judge"]
 
 
 ECHO_WORDS = 4
-"""An instruction of so many words is not repeated by chance."""
+"""An instruction of at least so many words is not repeated by chance."""
 OPENING_WORDS = 12
-"""How far into a rewrite "another" still points at something unseen."""
+"""Words at the beginning of a rewrite in which "another" refers to something outside of it."""
 REPEATED_LINES = 3
-"""So many copies of one line, of as many words at least, are a loop."""
+"""A line of at least so many words that occurs so many times is a loop."""
 LEAKS = re.compile(
     r"\b(?:reference answer|the (?:given|original|provided) answer|the reference|as mentioned above"
     r"|(?:my|your) (?:own )?response|now it's your turn|this answer|the answer to (?:this|the|your) (?:question|prompt)"
@@ -68,7 +68,7 @@ LIST_START = re.compile(r"^[ \t]*+[*_(]{0,3}(\d{1,3})[.)][*_]{0,3}[ \t]", re.MUL
 
 @settings
 class GateConfig:
-    """The `[gate]` table of a run's TOML: what a rewrite must keep to stand in for its reference."""
+    """The `[gate]` table of a run's TOML: what a rewrite must keep to replace its reference."""
 
     shortest_ratio: Share = 0.5
     """Words of the shortest rewrite allowed, as a ratio of the reference's words, before the slack; in (0, 1]."""
@@ -77,31 +77,31 @@ class GateConfig:
     length_slack_words: Natural = 20
     """Words by which both length limits are widened, so that short answers may grow or shrink."""
     short_reference_words: Natural = 3
-    """A reference of at most this many words is not rewritten at all; 0 switches the check off."""
+    """A reference of at most so many words is not rewritten; 0 switches the check off."""
     min_number_recall: Fraction = 0.95
-    """Share of the reference's distinct numbers that the rewrite must hold; all of them where there are 3 or fewer."""
+    """Share of the reference's distinct numbers that the rewrite must contain; all of them if there are 3 or fewer."""
     min_name_recall: Fraction = 0.8
-    """Share of the reference's capitalised name words that the rewrite must hold, in [0, 1]."""
+    """Share of the reference's capitalised name words that the rewrite must contain, in [0, 1]."""
     min_meaning: Fraction = 0.80
     """Least cosine between the embeddings of reference and rewrite.
 
-    With MiniLM, 39 of the 42 faithful pairs in `tests/data` have 0.81 or more, a maths answer 0.77, a list told in prose
-    0.72, a sentence told as a list 0.79. It is no lower for those: of eleven of a small model's own rewrites that only this
-    check refused (0.54 to 0.80; three of them a list in one text and prose in the other), none was clearly faithful.
+    With MiniLM, 39 of the 42 faithful pairs in `tests/data` have 0.81 or more; a maths answer has 0.77, a list rewritten as
+    prose 0.72, a sentence rewritten as a list 0.79. A lower limit would not help: of eleven rewrites of a small model that only
+    this check rejected (0.54 to 0.80; three of them with a list in one text and prose in the other), none was clearly faithful.
     """
     min_sentence_meaning: Fraction = 0.45
-    """Least cosine of each sentence, of reference and rewrite, with what is nearest to it in the other text.
+    """Least cosine of each sentence of either text with the nearest passage of the other text (`rewrite/passages.py`).
 
-    Of all 47 faithful pairs, written by hand or by a model, none has less (`rewrite/passages.py`). 0 switches it off.
+    None of the 47 faithful pairs, written by hand or by a model, has less. 0 switches the check off.
     """
     max_clause_words: Natural = 4
-    """Content words that may go, or come, in one place with none in their stead (`rewrite/clauses.py`)."""
+    """Content words that may be removed, or added, in one place without a replacement (`rewrite/clauses.py`)."""
     max_repeat_rate: Fraction = 0.2
     """Largest share of the rewrite's word 4-grams that may have occurred in it before, in [0, 1]."""
     max_new_numbers: Natural = 0
-    """Distinct numbers that neither reference nor instruction holds and the rewrite may."""
+    """Distinct numbers that the rewrite may contain although neither reference nor instruction does."""
     max_new_names: Natural = 0
-    """Distinct capitalised name words that neither reference nor instruction holds and the rewrite may."""
+    """Distinct capitalised name words that the rewrite may contain although neither reference nor instruction does."""
 
 
 def judge(
@@ -116,15 +116,21 @@ def judge(
     constraints: Sequence[Mapping[str, str]] = (),
     covered: Covered | None = None,
 ) -> list[Verdict]:
-    """Return the verdict of every check, always all of them and in this order; no text makes it raise.
+    """Return the verdicts of all checks in this order; no text makes it raise. A pure function of its arguments.
 
-    `instruction` is instruction and input joined, `finish_reason` is the engine's, `meaning` the cosine between the
-    embeddings of reference and rewrite, or None where none was computed, `constraints` the row's own, which a table keeps
-    as `kiloset.core.table.CONSTRAINT`, `covered` what `kiloset.rewrite.passages` found sentence by sentence, or None where it was not asked.
-    A pure function of its arguments.
+    Args:
+        instruction: Instruction and input as one text.
+        reference: The response that the rewrite may replace.
+        rewrite: The candidate.
+        category: The row's category; some checks apply only to maths or code.
+        finish_reason: The engine's reason for the end of the completion.
+        meaning: Cosine between the embeddings of reference and rewrite, or None if it was not computed.
+        config: The limits.
+        constraints: The row's constraints, as `kiloset.core.table.CONSTRAINT`.
+        covered: The comparison of sentences by `kiloset.rewrite.passages`, or None if it was not made.
 
     Raises:
-        DataError: A constraint is none that `kiloset.core.constraints` knows.
+        DataError: `kiloset.core.constraints` does not know a constraint.
     """
     return [
         is_finished(reference, rewrite, finish_reason),
@@ -165,44 +171,48 @@ def judge(
 
 
 def first_failure(verdicts: Sequence[Verdict]) -> Verdict | None:
-    """Return the first verdict that failed, whose check is the reason to keep the reference, or None."""
-    return next((found for found in verdicts if found.status == "failed"), None)
+    """Return the first verdict that failed, or None; its check is the reason to keep the reference."""
+    return next((verdict for verdict in verdicts if verdict.status == "failed"), None)
 
 
 def is_finished(reference: str, rewrite: str, finish_reason: str) -> Verdict:
-    """`finished`: the engine stopped by itself and the text is whole; a cut in mid-sentence is seen if it is plain."""
+    """`finished`: the engine stopped by itself and the text is complete, as far as its ending shows."""
     text = rewrite.rstrip()
     token, cut = re.search(TEMPLATE, text), re.search(CUT_OR_PREPOSITION, text)
     faults = {
         f"the engine stopped for {finish_reason!r}, not for 'stop'": finish_reason != "stop",
         "the rewrite is empty": not text,
-        "the rewrite holds broken UTF-8": any(c == "\ufffd" or "\ud800" <= c <= "\udfff" for c in text),
-        f"the rewrite holds the chat-template token {token and token[0]!r}": bool(token and token[0] not in reference),
+        "the rewrite contains broken UTF-8": any(c == "\ufffd" or "\ud800" <= c <= "\udfff" for c in text),
+        f"the rewrite contains the chat-template token {token and token[0]!r}": bool(
+            token and token[0] not in reference
+        ),
         f"the rewrite breaks off after {text[-20:]!r}": bool(cut and not reference.rstrip().endswith(cut[0])),
     }
-    fault = next((sentence for sentence, found in faults.items() if found), None)
+    fault = next((sentence for sentence, is_true in faults.items() if is_true), None)
     return verdict("finished", not fault, fault or "the rewrite is finished")
 
 
 def keeps_silent_about_the_prompt(instruction: str, reference: str, rewrite: str) -> Verdict:
-    """`leak`: the rewrite neither speaks of the reference it was shown nor goes on counting where that ended.
+    """`leak`: the rewrite does not mention the reference of its prompt and does not continue the reference's numbering.
 
-    Nor does it announce its answer ("Here is the answer:") or begin with the instruction's first paragraph.
+    It does not announce its answer ("Here is the answer:") and does not begin with the instruction's first paragraph.
     """
     if not WORD.search(rewrite):
         return not_applicable("leak", "the rewrite has no words")
     known = plain(f"{instruction}\n{reference}")
     text = plain(rewrite)
     opening = text[: [match.end() for match in islice(WORD.finditer(text), OPENING_WORDS)][-1]]
-    said = [match[match.lastindex or 0] for match in [*LEAKS.finditer(text), *LEAK_OPENINGS.finditer(opening)]]
-    leak = next((phrase for phrase in said if not re.search(rf"\b{re.escape(phrase)}\b", known, re.IGNORECASE)), None)
+    phrases = [match[match.lastindex or 0] for match in [*LEAKS.finditer(text), *LEAK_OPENINGS.finditer(opening)]]
+    leak = next(
+        (phrase for phrase in phrases if not re.search(rf"\b{re.escape(phrase)}\b", known, re.IGNORECASE)), None
+    )
     if leak:
         return verdict("leak", False, f'the rewrite says "{leak}", which neither instruction nor reference does')
     preamble = PREAMBLE.match(rewrite.replace("’", "'"))
     if preamble and not re.match(r"[^\n]{0,200}\banswer", reference, re.IGNORECASE):
         return verdict("leak", False, f"the rewrite begins {squash(preamble[0])[:60]!r}, the reference does not")
-    asked, told, was = (normal_form(part) for part in (instruction.lstrip().split("\n\n")[0], rewrite, reference))
-    if len(asked.split()) >= ECHO_WORDS and told.startswith(asked) and not was.startswith(asked):
+    task, new, old = (normal_form(part) for part in (instruction.lstrip().split("\n\n")[0], rewrite, reference))
+    if len(task.split()) >= ECHO_WORDS and new.startswith(task) and not old.startswith(task):
         return verdict("leak", False, "the rewrite begins with the instruction")
     ours, theirs = LIST_START.search(rewrite), LIST_START.search(reference)
     starts = {int(theirs[1])} if theirs else {0, 1}
@@ -213,9 +223,9 @@ def keeps_silent_about_the_prompt(instruction: str, reference: str, rewrite: str
 
 
 def has_similar_length(reference: str, rewrite: str, shortest: float, longest: float, slack: int) -> Verdict:
-    """`length`: words between `shortest` and `longest` times the reference's, give or take `slack` words.
+    """`length`: words between `shortest` and `longest` times the reference's words, plus or minus `slack` words.
 
-    A run of Chinese, Japanese or Thai counts as one word, so that the slack hides most changes there.
+    A run of Chinese, Japanese or Thai counts as one word, so the slack hides most changes there.
     """
     wanted, length = len(words(reference)), len(words(rewrite))
     if not wanted:
@@ -228,7 +238,7 @@ def has_similar_length(reference: str, rewrite: str, shortest: float, longest: f
 
 
 def leaves_short_reference_alone(reference: str, rewrite: str, short: int) -> Verdict:
-    """`short_reference`: a reference of at most `short` words, a label mostly, stands as it is."""
+    """`short_reference`: a reference of at most `short` words, usually a label, is not changed."""
     length = len(words(reference))
     if length > short:
         return not_applicable("short_reference", f"the reference has {length} words")
@@ -247,7 +257,7 @@ def keeps_constraints(constraints: Sequence[Mapping[str, str]], rewrite: str) ->
 
 
 def does_not_refuse(reference: str, rewrite: str) -> Verdict:
-    """`refusal`: the rewrite does not begin by declining to answer. Polite evasion goes unseen."""
+    """`refusal`: the rewrite does not begin with a refusal. Polite evasion is not detected."""
     if re.match(REFUSAL_AS_MODEL, plain(reference)):
         return not_applicable("refusal", "the reference refuses too")
     refusal = re.match(REFUSAL_AS_MODEL, plain(rewrite))
@@ -262,29 +272,35 @@ def keeps_meaning(meaning: float | None, limit: float) -> Verdict:
 
 
 def does_not_repeat(rewrite: str, limit: float) -> Verdict:
-    """`repetition`: few word 4-grams recur, and outside code no line of three words or more stands three times."""
+    """`repetition`: few word 4-grams recur, and outside code no line of three words or more occurs three times."""
     if len(words(rewrite)) < 4:
         return not_applicable("repetition", "the rewrite has fewer than 4 words")
     lines = [squash(line) for line in fences(rewrite).prose.split("\n")]
     copies_of = Counter(line for line in lines if len(words(line)) >= REPEATED_LINES)
     line, copies = max(copies_of.items(), key=lambda pair: pair[1], default=("", 0))
     if copies >= REPEATED_LINES:
-        return verdict("repetition", False, f"the line {line[:60]!r} stands {copies} times", copies, REPEATED_LINES - 1)
+        return verdict("repetition", False, f"the line {line[:60]!r} occurs {copies} times", copies, REPEATED_LINES - 1)
     rate = repeat_rate(rewrite)
     return verdict("repetition", rate <= limit, f"{rate:.1%} of the word 4-grams occur again", rate, limit)
 
 
 def keeps_sentences(covered: Covered | None, limit: float) -> Verdict:
-    """`sentences`: some stretch of the rewrite means what each sentence of the reference does."""
+    """`sentences`: each sentence of the reference has a passage of the rewrite with the same meaning."""
     if covered is None:
-        return not_applicable("sentences", "asked only of what passes every other check")
-    return verdict("sentences", covered.kept >= limit, f"least is left of {covered.lost[:80]!r}", covered.kept, limit)
+        return not_applicable("sentences", "compared only if every other check passes")
+    return verdict(
+        "sentences", covered.kept >= limit, f"the rewrite has least of {covered.lost[:80]!r}", covered.kept, limit
+    )
 
 
 def adds_no_sentences(covered: Covered | None, limit: float) -> Verdict:
-    """`new_sentences`: some stretch of the reference means what each sentence of the rewrite does."""
+    """`new_sentences`: each sentence of the rewrite has a passage of the reference with the same meaning."""
     if covered is None:
-        return not_applicable("new_sentences", "asked only of what passes every other check")
+        return not_applicable("new_sentences", "compared only if every other check passes")
     return verdict(
-        "new_sentences", covered.given >= limit, f"farthest off is {covered.new[:80]!r}", covered.given, limit
+        "new_sentences",
+        covered.added >= limit,
+        f"the reference has least of {covered.new[:80]!r}",
+        covered.added,
+        limit,
     )

@@ -1,16 +1,16 @@
-"""Gate, then fit: give each row the answer that the base model finds most natural among those that keep the facts.
+"""Rewrite answers: of the faithful candidates, each row gets the answer that is most likely under the base model.
 
 Candidates as in Yang et al., "Self-Distillation Bridges Distribution Gap in Language Model Fine-Tuning" (ACL 2024,
-arXiv:2402.13669): rewrites guided by the reference; and plain answers, as Gupta et al. (S3FT, arXiv:2502.08130) prefer.
-The base model writes them itself if it has a chat template; else an instruct sibling writes, and the base model scores.
-Choice as in Zhang et al., GRAPE (arXiv:2502.04194): the highest length-normalised likelihood under the base model and
-the very prompt the trainer renders, the reference not in it. Departures:
+arXiv:2402.13669): rewrites guided by the reference; and plain answers, as in Gupta et al. (S3FT, arXiv:2502.08130).
+The base model writes them if it has a chat template; else an instruct sibling writes them, and the base model scores them.
+Choice as in Zhang et al., GRAPE (arXiv:2502.04194): the highest length-normalised likelihood under the base model, for the
+prompt that the trainer renders, without the reference in it. Departures:
 
 - A fidelity gate comes first: the released SDFT data lost or invented numbers in one row of five.
-- The reference is a candidate, and stays unless the gain is worth `min_gain`.
-- Against collapse (GRAPE's section 5.7 trains on nothing but a model's own answers, and loses), a share of originals
-  always stays, and no opening may become common by rewriting; where it would, the next best candidate is taken.
-- Several samples of each kind are offered, not one, none of them at SDFT's limit of 512 tokens, where 8 % were cut off.
+- The reference is a candidate too, and is replaced only for a gain of at least `min_gain`.
+- Against collapse (in section 5.7 of GRAPE, training only on a model's own answers is worse), a share of the originals is
+  always kept, and rewriting may not make an opening frequent; then the next best candidate is taken.
+- Each kind has several samples, not one, and no limit of 512 tokens as in SDFT, which cut off 8 % of the answers.
 """
 
 import math
@@ -38,15 +38,15 @@ REWRITE: dict[str, Any] = {
     "measured": pl.Float64, "limit": pl.Float64, "score": pl.Float64, "text": pl.String,
     "verdicts": pl.List(pl.Struct({"check": pl.String, "status": pl.String, "measured": pl.Float64, "limit": pl.Float64})),
 }  # fmt: skip
-"""Fields of one entry of the column `rewrites`; `score` is the mean log-probability in nats per token, null where none
-was needed. `status` is `chosen`, `passed` (the gate; `response_reason` says why its row kept another answer) or
-`rejected` (by `check`, null for the others): by the gate, or as `too_long_for_base`. `verdicts` are those of every check
-of the gate that could be applied, `passed` or `failed`, with its measured value and limit where it has them."""
+"""Fields of one entry of the column `rewrites`. `score` is the mean log-probability in nats per token, null if none was
+needed. `status` is `chosen`, `passed` (the gate; `response_reason` gives the reason why another answer was kept) or
+`rejected` (by `check`, which is null otherwise): by the gate, or as `too_long_for_base`. `verdicts` has each applicable check of
+the gate, `passed` or `failed`, with its measured value and limit if it has them."""
 
-SOME = 3
-"""So many answers may begin alike in the smallest of sets."""
+ALWAYS_ALLOWED = 3
+"""Number of answers that may have the same opening in any set."""
 TOO_LONG = "too_long_for_base"
-"""Reason of a dropped row, and check of a rejected candidate, that the base model cannot read whole."""
+"""Reason of a dropped row, and check of a rejected candidate, that exceeds the context of the base model."""
 
 
 @settings
@@ -64,18 +64,21 @@ class RewriteConfig:
     top_p: Share = 0.9
     """For both."""
     max_tokens: Count = 1024
-    """Longest candidate; one that may be at most twice its reference gets no more tokens than that needs."""
+    """Longest candidate, in tokens; the limit is lower for a short reference."""
     min_gain: NonNegative = 0.05
-    """Gain in nats per token from which a candidate replaces the reference."""
+    """Least gain, in nats per token, for which a candidate replaces the reference."""
     keep_originals: Fraction = 0.2
-    """Share of rows that keep their original answer whatever the scores say, against collapse."""
+    """Share of rows that keep their original answer whatever the scores are, against collapse."""
     max_opening_share: Share = 0.02
-    """Share of the answers that may begin with the same three words by rewriting, in (0, 1]; 3 always may."""
+    """Largest share of answers, in (0, 1], to which rewriting may give the same first three words; 3 answers are always allowed."""
+
+
+Config = RewriteConfig
 
 
 @dataclass(slots=True)
 class _Candidate:
-    """One offered answer to the row number `row`."""
+    """One candidate answer for the row number `row`."""
 
     row: int
     kind: str
@@ -92,7 +95,7 @@ class _Candidate:
 
 
 def guided_prompt(turn: str, reference: str) -> str:
-    """Return the user turn that asks for an answer again, in the model's own words."""
+    """Return the user turn that requests the answer again, in the model's own words."""
     return (
         f"{turn}\n\nThis answer was given:\n\n{reference}\n\n"
         "Write that answer again in your own words. Keep every fact, name and number, keep about the same length, "
@@ -104,20 +107,23 @@ def rewrite(
     table: pl.DataFrame, engine: RecordedEngine, scorer: RecordedScorer, embedder: Embedder,
     config: RewriteConfig, gate: GateConfig,
 ) -> Outcome:  # fmt: skip
-    """Choose each row's answer, and drop (`too_long_for_base`) the rows that the base model cannot read whole.
+    """Choose each row's answer, and drop the rows that exceed the context of the base model (`too_long_for_base`).
 
-    Adds `response_source` (reference, plain, guided) and `response_reason`, why that one: `off` (rewriting is disabled),
-    `short_reference` (so short that nothing may be rewritten), `nothing_passed` (no candidate passed the gate),
-    `gain_too_small` (the best one gains less than `min_gain`), `opening_cap` (all that gain enough begin as too many answers
-    do), `keep_originals` (its gain was enough, but a share of originals is kept), `edited` (a reviewer's own text, for which
-    nothing is asked) or `best_fit` (rewritten). Adds `surprisal` of the response in the set and `reference_surprisal`
-    (nats per token), `fit_gain` (their difference, 0 where the reference stays), `best_gain` (that of the best passing
-    candidate, null where none passed) and `rewrites`, every candidate with its verdict. A rewritten row's earlier answer
-    goes to `original_response`. All four figures are rounded to 4 digits, the choice is not. A dropped row has no figure
-    and no `response_reason`, but its candidates.
+    Adds these columns:
+
+    * `response_source`: reference, plain or guided.
+    * `response_reason`: `off` (rewriting is disabled), `short_reference` (the reference is too short to be rewritten),
+      `nothing_passed` (no candidate passed the gate), `gain_too_small` (the best gain is less than `min_gain`), `opening_cap`
+      (all candidates with enough gain have an opening that is too frequent), `keep_originals` (the gain was enough, but a
+      share of originals is kept), `edited` (a reviewer wrote the answer) or `best_fit` (rewritten).
+    * `surprisal` of the chosen response and `reference_surprisal`, in nats per token; `fit_gain`, their difference;
+      `best_gain`, the gain of the best candidate that passed, or null. They are rounded to 4 digits after the choice.
+    * `rewrites`: every candidate with its verdict. A rewritten row's earlier answer moves to `original_response`.
+
+    A dropped row has its candidates, but null in the figures and in `response_reason`.
     """
-    candidates = _ask(table, engine, config, gate) if config.enabled else []
-    _judge(table, candidates, embedder, gate)
+    candidates = _sample(table, engine, config, gate) if config.enabled else []
+    _check(table, candidates, embedder, gate)
     references = _score(table, candidates, scorer)
     gains = _gains(candidates, references)
     chosen, reasons = _choose(table, gains, references, config, gate)
@@ -129,10 +135,10 @@ def rewrite(
     return with_verdicts(_with_choice(table, candidates, gains, chosen, reasons, references), verdicts)
 
 
-def _ask(table: pl.DataFrame, engine: RecordedEngine, config: RewriteConfig, gate: GateConfig) -> list[_Candidate]:
-    """Ask for candidates, except where the reference is so short that nothing may be rewritten."""
+def _sample(table: pl.DataFrame, engine: RecordedEngine, config: RewriteConfig, gate: GateConfig) -> list[_Candidate]:
+    """Request candidates for all rows, except short references and edited answers."""
     requests: list[Request] = []
-    asked: list[tuple[int, str]] = []
+    owners: list[tuple[int, str]] = []
     turns, edited = full_instruction(table), is_edited(table)
     for row, reference in enumerate(table["response"]):
         if _is_short(reference, gate) or edited[row]:
@@ -145,24 +151,24 @@ def _ask(table: pl.DataFrame, engine: RecordedEngine, config: RewriteConfig, gat
             )
             # Numbered from 1: sample 0 of the plain prompt may be the reference's own request.
             requests += [replace(request, sample=sample + 1) for sample in range(samples)]
-            asked += [(row, kind)] * samples
+            owners += [(row, kind)] * samples
     completions = engine.complete(requests, "rewrites") if requests else []
     return [
         _Candidate(row, kind, completion.text.strip(), completion.finish_reason, completion.key)
-        for (row, kind), completion in zip(asked, completions, strict=True)
+        for (row, kind), completion in zip(owners, completions, strict=True)
     ]
 
 
-def _judge(table: pl.DataFrame, candidates: list[_Candidate], embedder: Embedder, gate: GateConfig) -> None:
-    """Put each candidate through the gate; the first check it fails is its verdict."""
+def _check(table: pl.DataFrame, candidates: list[_Candidate], embedder: Embedder, gate: GateConfig) -> None:
+    """Check each candidate with the gate; its verdict is the first check that fails."""
     turns, references = full_instruction(table), table["response"].to_list()
     categories, constraints = table["category"].to_list(), table["constraints"].to_list()
-    worth = [c for c in candidates if c.text]
-    if worth:
+    written = [c for c in candidates if c.text]
+    if written:
         cosines = np.einsum(
-            "ij,ij->i", embedder.embed([c.text for c in worth]), embedder.embed([references[c.row] for c in worth])
+            "ij,ij->i", embedder.embed([c.text for c in written]), embedder.embed([references[c.row] for c in written])
         )
-        meaning = {id(c): round(float(cosine), 4) for c, cosine in zip(worth, cosines, strict=True)}
+        meaning = {id(c): round(float(cosine), 4) for c, cosine in zip(written, cosines, strict=True)}
 
     def verdicts_of(candidate: _Candidate, covered: Covered | None) -> list[Verdict]:
         return judge(
@@ -171,13 +177,13 @@ def _judge(table: pl.DataFrame, candidates: list[_Candidate], embedder: Embedder
             constraints=constraints[candidate.row], covered=covered,
         )  # fmt: skip
 
-    # Sentence by sentence only where all else passes: that takes the embeddings of every stretch of both texts.
-    judged = [verdicts_of(candidate, None) for candidate in candidates]
-    good = [at for at, verdicts in enumerate(judged) if first_failure(verdicts) is None]
-    found = covered([(references[candidates[at].row], candidates[at].text) for at in good], embedder)
-    for at, one in zip(good, found, strict=True):
-        judged[at] = verdicts_of(candidates[at], one)
-    for candidate, verdicts in zip(candidates, judged, strict=True):
+    # Sentences are compared only if all other checks pass, because every stretch of both texts must be embedded.
+    checked = [verdicts_of(candidate, None) for candidate in candidates]
+    good = [at for at, verdicts in enumerate(checked) if first_failure(verdicts) is None]
+    coverage = covered([(references[candidates[at].row], candidates[at].text) for at in good], embedder)
+    for at, one in zip(good, coverage, strict=True):
+        checked[at] = verdicts_of(candidates[at], one)
+    for candidate, verdicts in zip(candidates, checked, strict=True):
         candidate.verdicts = [
             {"check": v.check, "status": v.status, "measured": v.measured, "limit": v.limit}
             for v in verdicts if v.status != "not_applicable"
@@ -192,15 +198,15 @@ def _is_short(reference: str, gate: GateConfig) -> bool:
 
 
 def _score(table: pl.DataFrame, candidates: Sequence[_Candidate], scorer: RecordedScorer) -> list[float | None]:
-    """Score what passed the gate, and return the references' scores, None where the base model cannot read the row."""
+    """Score the candidates that passed; return the references' scores, None if a row exceeds the context."""
     prompts: list[Sequence[Message]] = [[{"role": "user", "content": turn}] for turn in full_instruction(table)]
     passed = [candidate for candidate in candidates if candidate.status == "passed"]
-    found = scorer.mean_logprobs(
+    means = scorer.mean_logprobs(
         [*prompts, *(prompts[c.row] for c in passed)],
         [*table["response"], *(c.text for c in passed)],
         "fit to the base model",
     )
-    scores = [None if math.isnan(score) else score for score in found]
+    scores = [None if math.isnan(score) else score for score in means]
     for candidate, score in zip(passed, scores[table.height :], strict=True):
         candidate.score = score
         if score is None:
@@ -212,13 +218,13 @@ def _score(table: pl.DataFrame, candidates: Sequence[_Candidate], scorer: Record
 def _gains(
     candidates: Sequence[_Candidate], references: Sequence[float | None]
 ) -> dict[int, list[tuple[_Candidate, float]]]:
-    """Return, by row number, the candidates that passed and their gains, the likeliest first, the earlier of equals."""
-    found: dict[int, list[tuple[_Candidate, float]]] = {}
+    """Return, by row number, the candidates that passed with their gains, the most likely first; ties keep their order."""
+    gains: dict[int, list[tuple[_Candidate, float]]] = {}
     for candidate in candidates:
         reference = references[candidate.row]
         if candidate.status == "passed" and candidate.score is not None and reference is not None:
-            found.setdefault(candidate.row, []).append((candidate, candidate.score - reference))
-    return {row: sorted(offers, key=lambda offer: -offer[1]) for row, offers in found.items()}
+            gains.setdefault(candidate.row, []).append((candidate, candidate.score - reference))
+    return {row: sorted(offers, key=lambda offer: -offer[1]) for row, offers in gains.items()}
 
 
 def _choose(
@@ -228,14 +234,14 @@ def _choose(
     config: RewriteConfig,
     gate: GateConfig,
 ) -> tuple[dict[int, tuple[_Candidate, float]], list[str | None]]:
-    """Return what is chosen, by row number, with its gain, and each row's `response_reason`, None for a row to drop.
+    """Return the chosen candidate and its gain by row number, and each row's `response_reason`, None for a dropped row.
 
-    Rows come by their best gains, so that the smallest give way to `keep_originals`.
+    Rows are decided in the order of their best gains, so that `keep_originals` affects the smallest gains.
     """
     ids, texts, edited = table["id"].to_list(), table["response"].to_list(), is_edited(table)
     read = [row for row, score in enumerate(references) if score is not None]
     begins = Counter(opening(texts[row]) for row in read)
-    cap = max(SOME, math.ceil(len(read) * config.max_opening_share - 1e-9))
+    cap = max(ALWAYS_ALLOWED, math.ceil(len(read) * config.max_opening_share - 1e-9))
     most = int(len(read) * (1 - config.keep_originals) + 1e-9)
     enough = {row: [offer for offer in gains.get(row, ()) if offer[1] >= config.min_gain] for row in read}
     chosen: dict[int, tuple[_Candidate, float]] = {}

@@ -632,21 +632,21 @@ def test_a_check_without_ground_says_so(slug: str, reference: str, rewrite: str,
     ("slug", "reference", "rewrite", "measured", "limit", "evidence"),
     [
         ("numbers", "Take 42, 7 and 9.", "Take 9.", 1 / 3, 1.0, "the rewrite lacks 42, 7 of the reference's 3 numbers"),
-        ("new_numbers", "Take some of it.", "Take 8, 9.", 2.0, 0.0, "the rewrite brings in 8, 9"),
+        ("new_numbers", "Take some of it.", "Take 8, 9.", 2.0, 0.0, "the rewrite adds 8, 9"),
         ("length", "word " * 100, "word " * 20, 20.0, 30.0, "the rewrite has 20 words, the reference 100"),
         ("length", "word " * 100, "word " * 221, 221.0, 220.0, "the rewrite has 221 words, the reference 100"),
         ("leak", PROSE, "The reference says so.", None, None,
          'the rewrite says "The reference", which neither instruction nor reference does'),
         ("leak", "1. Red\n2. Blue", "3. Green", None, None, "the rewrite's list starts at 3, the reference's at 1"),
         ("personal", "Ask [IBAN] or [e-mail address] first.", "Ask ada@acme.de first.", 3.0, 0.0,
-         "the rewrite lacks [IBAN], [e-mail address] and brings in e-mail a… (11 characters)"),
+         "the rewrite lacks [IBAN], [e-mail address] and adds e-mail a… (11 characters)"),
         ("links", "See www.a.org now.", "See www.b.org now.", 2.0, 0.0,
-         "the rewrite lacks www.a.org and brings in www.b.org"),
+         "the rewrite lacks www.a.org and adds www.b.org"),
         ("polarity", "Yes, it is so.", "No, never.", None, None, "the rewrite says no, the reference yes"),
         ("code", PYTHON, PYTHON.replace("add", "sum"), None, None,
          "of top-level definitions the rewrite lacks add and adds sum"),
         ("units", "Take 3 litres.", "Take 3 gallons.", 1.0, 0.0, "3 is gallon in the rewrite and liter in the reference"),
-        ("new_names", "We saw Ann.", "We saw Ann, Bea.", 1.0, 0.0, "the rewrite brings in bea"),
+        ("new_names", "We saw Ann.", "We saw Ann, Bea.", 1.0, 0.0, "the rewrite adds bea"),
         ("list", "- a\n- b\n- c", "- a\n- b", 2.0, 3.0, "the rewrite lists 2 items, the reference 3"),
         ("negation", "Do not rub the stain.", "Do rub the stain.", 1.0, 0.0,
          "the rewrite affirms 'rub', which the reference denies"),
@@ -661,7 +661,7 @@ def test_a_check_without_ground_says_so(slug: str, reference: str, rewrite: str,
         ("code", PYTHON, PYTHON.replace("a + b", "a - b"), None, None, "Add becomes Sub in otherwise equal code"),
         ("series", "Oak, ash, elm, and lime.", "Oak, ash, and elm.", 0.75, 1.0,
          "the rewrite lacks lime of 4 things in a row"),
-        ("repetition", PROSE, "so it is\n" * 3, 3.0, 2.0, "the line 'so it is' stands 3 times"),
+        ("repetition", PROSE, "so it is\n" * 3, 3.0, 2.0, "the line 'so it is' occurs 3 times"),
     ],
 )  # fmt: skip
 def test_a_failure_says_what_was_found_and_what_was_allowed(
@@ -673,8 +673,8 @@ def test_a_failure_says_what_was_found_and_what_was_allowed(
 
 def test_a_lost_sentence_and_a_new_one_are_quoted() -> None:
     found = verdicts_of(PROSE, RETOLD, covered=Covered(0.25, "It smells.", 0.125, "Ask a grocer."))
-    assert found["sentences"] == Verdict("sentences", "failed", 0.25, 0.45, "least is left of 'It smells.'")
-    assert found["new_sentences"] == Verdict("new_sentences", "failed", 0.125, 0.45, "farthest off is 'Ask a grocer.'")
+    assert found["sentences"] == Verdict("sentences", "failed", 0.25, 0.45, "the rewrite has least of 'It smells.'")
+    assert found["new_sentences"] == Verdict("new_sentences", "failed", 0.125, 0.45, "the reference has least of 'Ask a grocer.'")
 
 
 def test_a_broken_constraint_is_named_and_counted() -> None:

@@ -132,4 +132,4 @@ def test_the_stored_cosines_are_those_of_the_embedded_model(file: Path) -> None:
     assert (rewrites * references).sum(axis=1) == pytest.approx([pair["meaning"] for pair in pairs], abs=1e-3)
     found = covered([(pair["reference"], pair["rewrite"]) for pair in pairs], embedder)
     assert [one.kept for one in found] == pytest.approx([pair["kept"] for pair in pairs], abs=1e-3)
-    assert [one.given for one in found] == pytest.approx([pair["given"] for pair in pairs], abs=1e-3)
+    assert [one.added for one in found] == pytest.approx([pair["given"] for pair in pairs], abs=1e-3)

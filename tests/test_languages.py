@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from kiloset.filters import languages
-from kiloset.filters.languages import LEAST_WORDS, NAMED, SKIMMED, foreign, languages_known
+from kiloset.filters.languages import LANGUAGE_TASK, LEAST_WORDS, SKIMMED, foreign, languages_known
 
 SENTENCES = {
     "en": ["I do not know whether the train will be on time tomorrow morning, but I hope so.",
@@ -117,7 +117,7 @@ def test_seven_words_are_too_few_to_judge() -> None:
      "Übersetze das ins Spanische.", "Переведи на испанский", "翻译成西班牙语", "Dilo en francés", "Sing the anthem of Mexico."],
 )  # fmt: skip
 def test_an_instruction_that_speaks_of_languages_may_have_an_answer_in_another(instruction: str) -> None:
-    assert NAMED.search(instruction)
+    assert LANGUAGE_TASK.search(instruction)
     assert _found(SENTENCES["es"], ("en",), instruction) == [None] * 4
 
 

@@ -14,9 +14,9 @@ from kiloset.core.constraints import failing
 from kiloset.core.errors import ConfigError
 from kiloset.core.table import check_outcome, table_of
 from kiloset.data.masking import NAMES, PLACEHOLDER, masked, placeholders
-from kiloset.data.personal import CANDIDATES, finds
+from kiloset.data.personal import CANDIDATES, find_personal
 from kiloset.filters import personal
-from kiloset.filters.personal import found_personal, mask_rows, personal_pieces, seeds_told
+from kiloset.filters.personal import mask_rows, personal_pieces, personal_rows, personal_seeds
 from kiloset.filters.rules import RulesConfig, check_rule_names, drop_by_rules
 from tests import fake_run
 from tests.fakes import plausible
@@ -91,15 +91,15 @@ PIECES = [value for _, value in CASES] + FREE + [
 def test_nothing_is_found_afterwards_and_nothing_but_finds_is_changed(parts: list[list[str]], between: str) -> None:
     texts = [between.join(each) for each in parts]
     new, kinds = masked(texts, US)
-    assert not any(finds(text, US) for text in new)
+    assert not any(find_personal(text, US) for text in new)
     assert masked(new, US) == (new, [])
-    first = {kind for text in texts for _, _, kind in finds(text, US)}
+    first = {kind for text in texts for _, _, kind in find_personal(text, US)}
     assert first <= set(kinds)
     for text, after in zip(texts, new, strict=True):
         # What stands between placeholders stood in the text before, in this order.
-        kept = "[\\s\\S]*".join(re.escape(part) for part in PLACEHOLDER.sub("\0\0", after).split("\0\0"))
+        kept = "[\\s\\S]*".join(re.escape(part) for part in PLACEHOLDER.sub("\uffff", after).split("\uffff"))
         assert re.fullmatch(kept, text)
-        if not finds(text, US):
+        if not find_personal(text, US):
             assert after == text
 
 
@@ -131,7 +131,7 @@ def test_mask_keeps_every_row_without_its_values_and_says_what_it_masked() -> No
     assert outcome.kept.columns == [*before.columns, "masked"]
     rest = [name for name in before.columns if name not in ("instruction", "input", "response")]
     assert outcome.kept.select(rest).equals(before.select(rest))
-    assert found_personal(outcome.kept, US).is_empty()
+    assert personal_rows(outcome.kept, US).is_empty()
     again = drop_by_rules(outcome.kept, MASK)
     assert again.kept.equals(outcome.kept)
 
@@ -221,14 +221,16 @@ def test_what_only_a_constraint_quotes_is_masked_too() -> None:
 def test_what_was_read_for_the_list_is_not_read_again_for_the_rule(mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     before = rows({"response": f"Ask {ROE} about it."}, {"response": "In 1914-1918 and 1939-1945 there was war."}, {})
     read: list[str] = []
-    monkeypatch.setattr(personal, "finds", lambda text, regions: read.append(text) or finds(text, regions))
+    monkeypatch.setattr(
+        personal, "find_personal", lambda text, regions: read.append(text) or find_personal(text, regions)
+    )
     pieces = personal_pieces(before, US)
-    listed = found_personal(before, US, pieces)
+    listed = personal_rows(before, US, pieces)
     once = sorted(read)
     config = RulesConfig(languages=("en",), personal_data=mode)
     assert drop_by_rules(before, config, pieces).kept.equals(drop_by_rules(before, config).kept)
     assert sorted(read) == sorted(once * 2)  # the second is the call without `pieces`
-    assert listed.equals(found_personal(before, US))
+    assert listed.equals(personal_rows(before, US))
 
 
 # --------------------------------------------------------------------------------------------------------- seeds
@@ -236,19 +238,19 @@ def test_what_was_read_for_the_list_is_not_read_again_for_the_rule(mode: Any, mo
 
 def test_the_user_is_told_which_seeds_hold_personal_data_and_what_becomes_of_them() -> None:
     seeds = rows(*({"response": f"Ask {ROE} at {IBAN}."} for _ in range(7)), {})
-    found, said = seeds_told(seeds, US, "mask")
+    found, said = personal_seeds(seeds, US, "mask")
     assert found == {f"g{n:05d}": ["IBAN", "e-mail"] for n in range(7)}
     assert said.startswith(
-        "7 of 8 seeds hold personal data and are masked before a model is shown them (g00000: IBAN, e-mail address; "
+        "7 of 8 seeds hold personal data and are masked before they are shown to a model (g00000: IBAN, e-mail address; "
     )
     assert said.endswith("; and 2 more, in manifest.json)")
     assert ROE not in said
     for mode in ("flag", "drop"):
         assert (
             'are shown to models as they are; replace them, or set rules.personal_data="mask"'
-            in seeds_told(seeds, US, mode)[1]
+            in personal_seeds(seeds, US, mode)[1]
         )
-    assert seeds_told(seeds, US, "off") == seeds_told(seeds[7:], US, "mask") == ({}, "")
+    assert personal_seeds(seeds, US, "off") == personal_seeds(seeds[7:], US, "mask") == ({}, "")
 
 
 # ------------------------------------------------------------------------------------------------------ a whole run

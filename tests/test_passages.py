@@ -54,7 +54,7 @@ def test_a_lost_and_a_new_sentence_are_found() -> None:
     (found,) = covered([(old, new)], FakeEmbedder())
     assert found.new == "Nobody knows why violins were sold there by sailors."
     assert found.lost in (LONG[2], LONG[3])
-    assert max(found.kept, found.given) < 0.6
+    assert max(found.kept, found.added) < 0.6
 
 
 def test_order_and_joining_lose_nothing() -> None:
@@ -73,7 +73,7 @@ def test_all_pairs_at_once_are_those_one_by_one_and_by_brute_force() -> None:
     assert together == [covered([pair], FakeEmbedder())[0] for pair in pairs]
     embed = FakeEmbedder().embed
     for (old, new), found in zip(pairs, together, strict=True):
-        for of, among, cosine in ((old, new, found.kept), (new, old, found.given)):
+        for of, among, cosine in ((old, new, found.kept), (new, old, found.added)):
             runs = [" ".join(sentences(among)[a:b]) for a in range(5) for b in range(a + 1, 6)]
             best = [max(float(embed([s])[0] @ embed([run])[0]) for run in runs if run) for s in sentences(of)]
             # With five sentences or fewer, four of them and the whole are every run there is.
@@ -85,7 +85,7 @@ def test_nothing_to_compare_is_no_error() -> None:
     ((kept, lost, _, new),) = covered([("", "...")], FakeEmbedder())
     assert (lost, new) == ("", "...")
     assert np.isfinite(kept)
-    assert Covered(1.0, "a", 1.0, "b")._fields == ("kept", "lost", "given", "new")
+    assert Covered(1.0, "a", 1.0, "b")._fields == ("kept", "lost", "added", "new")
 
 
 @given(st.text(st.sampled_from("ab .!?\nJ,é中"), max_size=80))

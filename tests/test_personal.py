@@ -14,8 +14,8 @@ from kiloset import pipeline
 from kiloset.core.config import parse
 from kiloset.core.errors import ConfigError
 from kiloset.core.table import check_outcome, table_of
-from kiloset.data.personal import CANDIDATES, IBAN_LENGTHS, finds, is_iban, passes_luhn
-from kiloset.filters.personal import found_personal
+from kiloset.data.personal import CANDIDATES, IBAN_LENGTHS, find_personal, is_iban, passes_luhn
+from kiloset.filters.personal import personal_rows
 from kiloset.filters.rules import RulesConfig, check_rule_names, drop_by_rules
 from kiloset.settings import RunConfig
 
@@ -100,19 +100,19 @@ def test_what_its_standard_shows_is_found_whole_wherever_it_stands(kind: str, va
         ("3 of ", ", 12/27"),
     ):
         if (before, value[0].isascii()) != ("用", True) or kind == "phone":
-            assert finds(f"{before}{value}{after}", US) == [(len(before), len(before) + len(value), kind)]
+            assert find_personal(f"{before}{value}{after}", US) == [(len(before), len(before) + len(value), kind)]
 
 
 @pytest.mark.parametrize("text", FREE)
 def test_what_only_looks_like_it_is_none(text: str) -> None:
     for before, after in (("", ""), ("It is ", "."), ("(", ")")):
-        assert finds(f"{before}{text}{after}", US) == []
+        assert find_personal(f"{before}{text}{after}", US) == []
 
 
 def test_candidates_in_a_table_lose_nothing_that_is_in_its_texts() -> None:
     texts = [value for _, value in CASES] + FREE
     for column in ("instruction", "input", "response"):
-        found = found_personal(rows(*texts, column=column), US)
+        found = personal_rows(rows(*texts, column=column), US)
         assert found["kind"].to_list() == [kind for kind, _ in CASES]
         assert set(found["column"]) == {column}
         assert found["id"].to_list() == [f"g{n:05d}" for n in range(len(CASES))]
@@ -120,14 +120,14 @@ def test_candidates_in_a_table_lose_nothing_that_is_in_its_texts() -> None:
 
 def test_where_two_kinds_overlap_the_surer_one_is_named() -> None:
     text = "IBAN DE89 3704 0044 0532 0130 00, card 4111 1111 1111 1111, a.roe@acme.de, +49 30 227-32152"
-    assert [kind for _, _, kind in finds(text, US)] == ["IBAN", "card", "e-mail", "phone"]
+    assert [kind for _, _, kind in find_personal(text, US)] == ["IBAN", "card", "e-mail", "phone"]
     assert next(iter(CANDIDATES)) == "key"
 
 
 def test_phones_without_country_code_are_those_of_the_regions() -> None:
     berlin, london = "030 227-32152", "+44 20 7031 3000"
-    assert [kind for _, _, kind in finds(f"{berlin}; {london}", ())] == ["phone"]
-    assert len(finds(f"{berlin}; {london}", ("US", "DE"))) == 2
+    assert [kind for _, _, kind in find_personal(f"{berlin}; {london}", ())] == ["phone"]
+    assert len(find_personal(f"{berlin}; {london}", ("US", "DE"))) == 2
     check_rule_names(RulesConfig(phone_regions=("DE", "GB")))
     with pytest.raises(ConfigError, match=r"\[rules\] phone_regions: no region 'EU'"):
         check_rule_names(RulesConfig(phone_regions=("EU",)))
@@ -164,7 +164,7 @@ def test_every_issuer_is_known_by_its_first_digits_and_none_by_others(issuer: st
     for prefix in prefixes.split():
         rest = "7" * (length - len(prefix) - 1)
         (check,) = [c for c in "0123456789" if _luhn_by_hand(prefix + rest + c)]
-        assert finds(f"Pay with {prefix}{rest}{check}.", ()) == [(9, 9 + length, "card")]
+        assert find_personal(f"Pay with {prefix}{rest}{check}.", ()) == [(9, 9 + length, "card")]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_every_issuer_is_known_by_its_first_digits_and_none_by_others(issuer: st
 def test_other_first_digits_are_no_issuers(prefix: str) -> None:
     rest = "7" * (15 - len(prefix))
     (check,) = [c for c in "0123456789" if _luhn_by_hand(prefix + rest + c)]
-    assert finds(f"Number {prefix}{rest}{check}.", ()) == []
+    assert find_personal(f"Number {prefix}{rest}{check}.", ()) == []
 
 
 def _rest_of_97(iban: str) -> int:
@@ -191,7 +191,7 @@ def test_an_iban_leaves_1_modulo_97_and_one_wrong_character_breaks_it(country: s
     account = data.draw(st.text("0123456789ABCXYZ", min_size=length, max_size=length))
     whole = f"{country}{98 - _rest_of_97(country + '00' + account):02d}{account}"
     assert is_iban(whole)
-    assert finds(f"to {whole}.", ()) == [(3, 3 + len(whole), "IBAN")]
+    assert find_personal(f"to {whole}.", ()) == [(3, 3 + len(whole), "IBAN")]
     at = data.draw(st.integers(2, len(whole) - 1))
     other = data.draw(st.sampled_from("0123456789" if whole[at].isdigit() else "ABCXYZ"))
     assert is_iban(whole[:at] + other + whole[at + 1 :]) == (other == whole[at])
@@ -208,7 +208,7 @@ def test_drop_takes_rows_by_kind_and_place_and_never_quotes_a_value() -> None:
     check_outcome("rules", before, outcome, creates=False)
     assert outcome.kept["id"].to_list() == [f"g{len(CASES):05d}"]
     assert set(outcome.dropped["reason"]) == {"personal_data"}
-    shown = outcome.dropped["evidence"].to_list() + found_personal(before, US)["redacted"].to_list()
+    shown = outcome.dropped["evidence"].to_list() + personal_rows(before, US)["redacted"].to_list()
     for (kind, value), said in zip(CASES * 2, shown, strict=True):
         assert f"{value[0]}… ({len(value)} characters)" in said
         assert value[:4] not in said
@@ -226,12 +226,12 @@ def test_flag_and_off_drop_nothing_and_seeds_are_reported_but_never_dropped() ->
         assert drop_by_rules(rows(*texts), config).kept.equals(rows(*texts))
     seeds = rows(*texts, source="seed")
     assert drop_by_rules(seeds, DROP).kept.equals(seeds)
-    assert found_personal(seeds, US).height == len(CASES)
+    assert personal_rows(seeds, US).height == len(CASES)
 
 
 def test_a_table_without_finds_or_rows_gives_a_report_of_the_same_columns() -> None:
     for table in (rows(), rows("Nothing is in here."), rows("1914-1918 and 1939-1945")):
-        found = found_personal(table, US)
+        found = personal_rows(table, US)
         assert (found.height, found.columns) == (0, ["id", "column", "kind", "redacted"])
         assert set(found.dtypes) == {pl.String}
 
@@ -246,7 +246,7 @@ def test_the_stage_leaves_its_finds_beside_its_rows_unless_it_is_off() -> None:
         if mode == "off":
             assert (context.tables, context.notes) == ({}, {})
         else:
-            assert context.tables["personal"].equals(found_personal(before, US))
+            assert context.tables["personal"].equals(personal_rows(before, US))
             assert context.notes["personal"] == {"e-mail": 2, "phone": 1}
 
 

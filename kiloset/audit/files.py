@@ -19,7 +19,7 @@ from kiloset.data.masking import veiled
 from kiloset.filters.contamination import ContaminationConfig, Prompts
 from kiloset.filters.languages import languages_known
 from kiloset.filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
-from kiloset.filters.personal import found_personal
+from kiloset.filters.personal import personal_rows
 from kiloset.filters.rules import PART, RulesConfig, instruction_rules, row_rules
 from kiloset.pipeline import read_benchmarks
 from kiloset.settings import RunConfig
@@ -140,7 +140,7 @@ def _repeats(table: pl.DataFrame) -> list[Finding]:
 
 def _personal(table: pl.DataFrame) -> tuple[list[Finding], list[str]]:
     """Return the rows with personal data, and how many pieces of each kind there are."""
-    pieces = found_personal(table, REGIONS)
+    pieces = personal_rows(table, REGIONS)
     said: dict[str, list[str]] = defaultdict(list)
     for id, column, kind, value in pieces.select("id", "column", "kind", "redacted").iter_rows():
         said[id].append(f"{kind} {value} in the {column}")

@@ -1,6 +1,6 @@
-"""One function per constraint: does a response, which is never blank here, obey it?
+"""One function per constraint: whether a response obeys it.
 
-`core/constraints.py` is the way in; it refuses blank responses and bad arguments before anything here is called.
+Only `core/constraints.py` calls these functions, after it has rejected blank responses and invalid arguments.
 """
 
 import json
@@ -15,7 +15,7 @@ from kiloset.core.text import WORD, normal_form
 Args = Mapping[str, Any]
 
 OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
-"""What a constrained response may say."""
+"""The options of a constrained response."""
 PLACEHOLDER = re.compile(r"\[([^\[\]\n]+)\](?!\()")
 HIGHLIGHT = re.compile(r"(?<![*0-9A-Za-z_])(\*{1,3})(?![\s*])[^*\n]*?(?<!\s)\1(?![*0-9A-Za-z_])")
 TITLE = re.compile(r"<<([^<>\n]+)>>")
@@ -24,7 +24,7 @@ COMMAS = ",،、，﹐﹑︐"
 QUOTES = {'"': '"', "“": "”"}
 
 
-def _says_something(text: str) -> bool:
+def _has_text(text: str) -> bool:
     return any(c.isalnum() for c in text)
 
 
@@ -74,13 +74,13 @@ def _nth_paragraph_first_word(response: str, args: Args) -> bool:
 
 
 def _number_placeholders(response: str, args: Args) -> bool:
-    return sum(map(_says_something, PLACEHOLDER.findall(response))) >= int(args["num_placeholders"])
+    return sum(map(_has_text, PLACEHOLDER.findall(response))) >= int(args["num_placeholders"])
 
 
 def _postscript(response: str, args: Args) -> bool:
     marker = r"p\.[ ]?s\." if args["postscript_marker"] == "P.S." else r"p\.[ ]?p\.[ ]?s\.?"
-    found = re.search(rf"^[ \t*_]*+{marker}[\s*_:]*+\w", response, re.MULTILINE | re.IGNORECASE)
-    return found is not None and _says_something(response[: found.start()])
+    postscript = re.search(rf"^[ \t*_]*+{marker}[\s*_:]*+\w", response, re.MULTILINE | re.IGNORECASE)
+    return postscript is not None and _has_text(response[: postscript.start()])
 
 
 def _number_bullet_lists(response: str, args: Args) -> bool:
@@ -116,7 +116,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _title(response: str, _: Args) -> bool:
-    return any(map(_says_something, TITLE.findall(response)))
+    return any(map(_has_text, TITLE.findall(response)))
 
 
 def _two_responses(response: str, _: Args) -> bool:
@@ -125,20 +125,20 @@ def _two_responses(response: str, _: Args) -> bool:
 
 
 def _repeat_prompt(response: str, args: Args) -> bool:
-    prompt, said = folded(args["prompt_to_repeat"]), folded(response)
-    rest = said[len(prompt) :]
-    return said.startswith(prompt) and _says_something(rest) and not (prompt[-1].isalnum() and rest[0].isalnum())
+    prompt, text = folded(args["prompt_to_repeat"]), folded(response)
+    rest = text[len(prompt) :]
+    return text.startswith(prompt) and _has_text(rest) and not (prompt[-1].isalnum() and rest[0].isalnum())
 
 
 def _end_checker(response: str, args: Args) -> bool:
-    said, phrase = folded(response).strip('"“” '), folded(args["end_phrase"]).strip('"“” ')
-    before = said[: len(said) - len(phrase)][-1:]
-    return bool(phrase) and said.endswith(phrase) and not (before.isalnum() and phrase[0].isalnum())
+    text, phrase = folded(response).strip('"“” '), folded(args["end_phrase"]).strip('"“” ')
+    before = text[: len(text) - len(phrase)][-1:]
+    return bool(phrase) and text.endswith(phrase) and not (before.isalnum() and phrase[0].isalnum())
 
 
 def _quotation(response: str, _: Args) -> bool:
     text = response.strip()
-    return len(text) > 2 and QUOTES.get(text[0]) == text[-1] and _says_something(text)
+    return len(text) > 2 and QUOTES.get(text[0]) == text[-1] and _has_text(text)
 
 
 def _capital_word_frequency(response: str, args: Args) -> bool:

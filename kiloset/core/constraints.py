@@ -1,24 +1,24 @@
-"""Constraints that a program can verify, under the ids and argument names of IFEval.
+"""Constraints that a program can verify, with the ids and argument names of IFEval.
 
 Zhou et al., "Instruction-Following Evaluation for Large Language Models", 2023, arXiv:2311.07911: all 25 of its
-constraints, its strict and its loose reading. Written anew, so that generation, the rewrite gate, the rules and the
-evaluation share one reading. Departures:
+constraints, with its strict and its loose check. Our own implementation, so that generation, the rewrite gate, the rules and
+the evaluation share one definition. Departures:
 
-* A blank response fails everything. Unknown ids and arguments that are missing, superfluous or out of range raise;
-  nothing is filled in at random. A text in no recognisable language fails (there it passes).
-* Languages are told by py3langid, not by langdetect, whose answers vary from call to call; capitals are lowered first.
-  Sentences are cut by rules, not by NLTK (see `core/constraint_text.py`).
-* Keywords are literal and whole words in any case, not patterns found inside others; a keyword may be a phrase.
+* A blank response fails every constraint. Unknown ids and arguments that are missing, superfluous or out of range raise;
+  nothing is filled in at random. A text without a recognisable language fails (in IFEval it passes).
+* py3langid detects languages, not langdetect, whose results vary from call to call; capitals are lowered first. Rules divide
+  sentences, not NLTK (see `core/sentences.py`).
+* Keywords are literal whole words in any case, not patterns; a keyword may be a phrase.
 * JSON is an object or array (not `5`, not `NaN`), in at most one code fence.
-* A constrained response holds exactly one of the three options; a repeated prompt has an answer after it; an end phrase
-  is whole words; two responses are parted by exactly six asterisks and differ in more than punctuation.
-* A postscript begins a line below other text and says something. A bullet has a space and text after its mark.
-  A placeholder holds a word and is no link. Asterisks that highlight touch what they enclose. Section heads begin a line, in
-  any case, with distinct numbers. Paragraph separators stand on a line of their own.
-* First words are read without quotes, list marks and emphasis. Words in capitals have two letters or more ("I" and "A"
-  are none). Commas of other scripts count, curly quotes quote.
+* A constrained response contains exactly one of the three options; a repeated prompt has an answer after it; an end phrase
+  consists of whole words; exactly six asterisks separate two responses, which differ in more than punctuation.
+* A postscript begins a line below other text and has text itself. A bullet has a space and text after its mark. A placeholder
+  contains a word and is not a link. Asterisks of a highlight touch the enclosed text. Section heads begin a line, in any case,
+  with distinct numbers. Paragraph separators have a line of their own.
+* First words are read without quotes, list marks and emphasis. Words in capitals have at least two letters (not "I" and
+  "A"). Commas of other scripts count, and curly quotes are quotes.
 
-Words are runs of letters and digits as there, so that a Chinese clause is one word.
+Words are runs of letters and digits as in IFEval, so a Chinese clause is one word.
 """
 
 import json
@@ -35,15 +35,15 @@ from kiloset.core.text import WORD, words
 IDS: tuple[str, ...] = tuple(CHECKS)
 """The ids, in the order of the paper's table."""
 LARGEST = 10_000
-"""Largest number an argument may be; more words, letters or sections than any answer has."""
+"""Largest value of a numeric argument; no answer has so many words, letters or sections."""
 LANGUAGES = frozenset(
     words("ar bg bn de en es fa fi fr gu he hi it ja kn ko ml mr ne pa pl pt ru sw ta te th uk ur vi")
 )
-"""Languages that may be asked for: IFEval's."""
+"""Languages that a constraint may require: IFEval's."""
 
 
 def check(id: str, args: Mapping[str, Any], response: str) -> bool:
-    """Tell whether a response obeys a constraint; a blank response obeys none.
+    """Return whether a response obeys a constraint; a blank response obeys none.
 
     Raises:
         DataError: The id is unknown or the arguments are not its own.
@@ -54,7 +54,7 @@ def check(id: str, args: Mapping[str, Any], response: str) -> bool:
 
 
 def check_loose(id: str, args: Mapping[str, Any], response: str) -> bool:
-    """Tell whether any of IFEval's 8 variants obeys: as is or without asterisks; all, no first line, no last, neither.
+    """Return whether any of IFEval's 8 variants obeys: with or without asterisks, first line and last line.
 
     Raises:
         DataError: The id is unknown or the arguments are not its own.
@@ -66,7 +66,7 @@ def check_loose(id: str, args: Mapping[str, Any], response: str) -> bool:
 
 
 def failing(constraints: Iterable[Mapping[str, str]], response: str) -> list[str]:
-    """Return the ids of those of a row's constraints (`kiloset.core.table.CONSTRAINT`) that its response breaks, in order.
+    """Return, in order, the ids of a row's constraints (`kiloset.core.table.CONSTRAINT`) that its response breaks.
 
     Raises:
         DataError: An id is unknown, or arguments are not the text of a JSON object or not the constraint's own.
@@ -75,10 +75,10 @@ def failing(constraints: Iterable[Mapping[str, str]], response: str) -> list[str
 
 
 def validate(id: str, args: Mapping[str, Any]) -> None:
-    """Refuse what is no constraint.
+    """Check the id and the arguments of a constraint.
 
     Raises:
-        DataError: In one line: the id is unknown, or an argument is missing, superfluous, of the wrong type or range.
+        DataError: The id is unknown, or an argument is missing, superfluous, of the wrong type or out of range.
     """
     if not isinstance(id, str) or id not in ARGS:
         nearest = get_close_matches(str(id), IDS, n=1, cutoff=0.0)[0]
@@ -181,9 +181,9 @@ ARGS: dict[str, dict[str, Callable[[Any], str]]] = {
     "change_case:english_lowercase": {},
     "punctuation:no_comma": {},
 }  # fmt: skip
-"""The arguments of each id, and for each what it must be instead of a value, "" for one that is allowed."""
+"""The arguments of each id; each function returns "" for a valid value, or else what the value must be."""
 _NONE_IS_BLANK = {
     "length_constraints:number_sentences": "num_sentences",
     "length_constraints:number_words": "num_words",
 }
-"""Counts that only a blank response has none of."""
+"""Counts that are 0 only in a blank response."""

@@ -1,20 +1,19 @@
-"""Personal data and secrets in a text: only what its own standard, check digit or published form can show to be one.
+"""Find personal data and secrets in a text, as far as a standard, a check digit or a published form identifies them.
 
 E-mail addresses (RFC 5322's common form), phone numbers (the `phonenumbers` library), payment cards (ISO/IEC 7812: prefix of
 an issuer, length, Luhn's digit), IBAN (ISO 13616: length by country, remainder modulo 97), public IP addresses, keys and
-tokens by their publishers' patterns. What standards set aside for examples is none: RFC 2606 domains, +1 555-01xx numbers,
-private and documentation addresses. Not looked for: names, postal addresses, passport and tax numbers, bare runs of digits as
-phone numbers. One random number in ten that begins like a card passes Luhn; test numbers of issuers pass as well.
+tokens by their publishers' patterns. Values that standards reserve for examples do not count: RFC 2606 domains, +1 555-01xx
+numbers, private and documentation addresses. Not searched for: names, postal addresses, passport and tax numbers, phone numbers
+without separators. One in ten random numbers that begin like a card passes Luhn; test numbers of issuers pass as well.
 
-The tables were held against published ones on 2026-11-26 (`tests/test_personal.py` has one case of each):
+The tables were compared with published ones on 2026-11-26 (`tests/test_personal.py` has one case of each):
 
-* IBAN lengths: all 89 as in release 101 of SWIFT's registry (by python-stdnum 2.2). schwifty 2026.10.1 has 38 more, of
-  countries that are not in the registry; they are left out.
-* Card issuers: braintree's credit-card-type (commit 0bac61c). Mir, Elo, Verve, Hipercard, Hiper, JCB's 15 digits and UnionPay's 81 were
-  missing. Left out of theirs: Maestro's whole 50, 56 to 59 and 6, Visa's 18 digits and UnionPay's 14 and 15, by which far too many numbers
-  begin; Visa's 13, which they lack, stay.
-* Keys: gitleaks (commit 009e025) and detect-secrets 1.5.0. Of their more than 200 patterns those are taken that a key's own form
-  shows, without a variable's name beside it, of a dozen common services. Stripe's test keys and webhooks are left out.
+* IBAN lengths: all 89 of release 101 of SWIFT's registry (by python-stdnum 2.2), without the 38 countries that only schwifty
+  2026.10.1 has.
+* Card issuers: braintree's credit-card-type (commit 0bac61c), without Maestro's whole 50, 56 to 59 and 6, Visa's 18 digits and
+  UnionPay's 14 and 15 digits, which match far too many numbers; with Visa's 13 digits.
+* Keys: of the more than 200 patterns of gitleaks (commit 009e025) and detect-secrets 1.5.0, the patterns of a dozen common
+  services that need no variable's name beside the key; without Stripe's test keys and webhooks.
 """
 
 import base64
@@ -33,19 +32,19 @@ EXAMPLE_DOMAIN = re.compile(
 )
 """RFC 2606 and RFC 6761, and RFC 6762's local names."""
 FILE_ENDINGS = frozenset(("png", "jpg", "jpeg", "gif", "svg", "webp", "ico", "css", "js", "html"))
-"""What follows the "@2x" of an image's name is no domain."""
+"""Endings of file names such as "icon@2x.png", which are no domains."""
 CREDENTIALS = re.compile(r"://[^\s/@]*$")
 
 PUNCTUATION = " .()/\\[\\]~\u2010-\u2015\u2212\u30fc\uff0d-\uff0f\u3000\u00a0\u00ad\u200b\u2060\uff08\uff09\uff3b\uff3d\u2053\u223c\uff5e\\-"
-"""What the library lets stand between the digits of a phone number."""
+"""Characters that the library allows between the digits of a phone number."""
 SEPARATED = re.compile(r"\d\D+\d")
 FICTIONAL = re.compile(r"\d{3}55501\d{2}")
-"""Numbers of the North American plan that are kept for fiction."""
+"""Numbers of the North American plan that are reserved for fiction."""
 
 CARD = re.compile(
     r"(?<![A-Za-z_\d.])(?=(\d{13,19}|\d{4}([ -])\d{4}\2\d{4}\2\d{1,4}(?:\2\d{1,3})?|\d{4}([ -])\d{6}\3\d{4,5})(?![A-Za-z_\d]|[.,]\d))"
 )
-"""As cards print it: in one piece, in fours, or as American Express and Diners Club do."""
+"""As printed on cards: in one piece, in groups of four, or as on American Express and Diners Club cards."""
 ISSUERS = {
     "Visa": (r"4", (13, 16, 19)),
     "Mastercard": (r"5[1-5]|222[1-9]|22[3-9]|2[3-6]|27[01]|2720", (16,)),
@@ -61,7 +60,7 @@ ISSUERS = {
     "Verve": (r"506099|5061|50786[5-9]|5078[78]|507900|507941", (16, 18, 19)),
     "Hipercard, Hiper": (r"606282|637095|63737423|63743358|637568|637599|637609|637612", (16,)),
 }
-"""First digits and numbers of digits that issuers use."""
+"""First digits and lengths of the card numbers of each issuer."""
 
 IBAN = re.compile(r"(?<![A-Za-z0-9])([A-Z]{2})\d{2}(?= ?[A-Z0-9])")
 IBAN_LENGTHS = {
@@ -79,13 +78,13 @@ IBAN_LENGTHS = {
 
 IPV4 = re.compile(r"(?<![A-Za-z_\d.])(?<![A-Za-z]/)\d{1,3}(?:\.\d{1,3}){3}(?![A-Za-z_\d]|\.\d)")
 IPV6 = re.compile(r"(?<![A-Za-z_\d:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{1,34}(?![A-Za-z_\d:])")
-"""Those of 2000::/3, the only ones given out: `x[::2]` is an address too."""
+"""Only addresses of 2000::/3, the assigned range: `x[::2]` would be an address too."""
 NUMBERED = re.compile(
     r"(?:\b(?:versions?|ver|v|releases?|build|firmware|sections?|chapter|clause)\b|§)[.:]?\s*$", re.IGNORECASE
 )
-"""What says that four numbers are a version or a section; four single digits are taken for one in any case."""
+"""Words before four numbers that are a version or a section; four single digits always count as a version."""
 RESOLVERS = frozenset(("1.1.1.1", "1.0.0.1", "8.8.8.8", "8.8.4.4", "9.9.9.9", "208.67.222.222", "208.67.220.220"))
-"""Public name servers that every manual names."""
+"""Public name servers, which many manuals contain."""
 
 KEY = re.compile(
     r"(?<![A-Za-z0-9_-])(?:"
@@ -102,10 +101,10 @@ KEY = re.compile(
 )
 """AWS, GitHub, GitLab, Slack, OpenAI (and Anthropic), Stripe, Google, npm, PyPI, SendGrid; Hugging Face, DigitalOcean; RFC 7519; RFC 7468.
 
-A private key that was cut off before its end is taken as far as its lines go.
+A private key without its end is matched up to its last line.
 """
 MANY_SIGNS = 12
-"""Different characters of a key of one kind of sign: one written "xxxx" has fewer."""
+"""Least number of different characters of a key without mixed characters; "xxxx" has fewer."""
 
 CANDIDATES = {
     "key": r"(?:AKIA|ASIA|ABIA|ACCA|A3T[A-Z0-9])[A-Z2-7]|gh[pousr]_|github_pat_|glpat-|xox[abeoprs]-|xapp-|sk-[A-Za-z0-9_-]{20}"
@@ -116,11 +115,11 @@ CANDIDATES = {
     "IP address": r"\d\.\d{1,3}\.\d{1,3}\.\d|[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]",
     "phone": rf"(?:\d[{PUNCTUATION}]{{0,4}}){{7}}",
 }
-"""By kind, in order of precedence where finds overlap, what a text must hold to be read at all."""
+"""By kind, a pattern of every text that can contain it. If matches of two kinds overlap, the first kind is taken."""
 
 
-def finds(text: str, regions: Sequence[str]) -> list[tuple[int, int, str]]:
-    """Return `(start, end, kind)` of each piece in a text, in order, none within another."""
+def find_personal(text: str, regions: Sequence[str]) -> list[tuple[int, int, str]]:
+    """Return `(start, end, kind)` of each piece of personal data in a text, in order and without overlaps."""
     taken: list[tuple[int, int, str]] = []
     for kind, pattern in _PATTERNS.items():
         if pattern.search(text):
@@ -136,23 +135,23 @@ def redacted(value: str) -> str:
 
 
 def passes_luhn(digits: str) -> bool:
-    """Tell whether a number ends with the check digit of ISO/IEC 7812-1, annex B."""
+    """Return whether a number ends with the check digit of ISO/IEC 7812-1, annex B."""
     doubled = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
     return sum(doubled[int(c)] if at % 2 else int(c) for at, c in enumerate(reversed(digits))) % 10 == 0
 
 
 def is_iban(characters: str) -> bool:
-    """Tell whether an IBAN without spaces has its country's length and a remainder of 1 modulo 97."""
+    """Return whether an IBAN without spaces has its country's length and a remainder of 1 modulo 97."""
     if len(characters) != IBAN_LENGTHS.get(characters[:2]):
         return False
     return int("".join(str(int(c, 36)) for c in characters[4:] + characters[:4])) % 97 == 1
 
 
 def check_regions(regions: Sequence[str]) -> None:
-    """Refuse a code that is no region's.
+    """Check the codes of regions.
 
     Raises:
-        ConfigError: Naming it.
+        ConfigError: A code is unknown.
     """
     from phonenumbers import SUPPORTED_REGIONS
 
@@ -164,18 +163,18 @@ def check_regions(regions: Sequence[str]) -> None:
 
 
 def _emails(text: str) -> Iterator[tuple[int, int]]:
-    for found in EMAIL.finditer(text):
-        is_address = not EXAMPLE_DOMAIN.search(found[2]) and found[3].lower() not in FILE_ENDINGS
+    for match in EMAIL.finditer(text):
+        is_address = not EXAMPLE_DOMAIN.search(match[2]) and match[3].lower() not in FILE_ENDINGS
         # "git@github.com:owner/name" and "postgres://user:secret@host.com" name machines.
-        is_machine = (found[1] == "git" and text[found.end() :].startswith((":", "/"))) or CREDENTIALS.search(
-            text, max(0, found.start() - 100), found.start()
+        is_machine = (match[1] == "git" and text[match.end() :].startswith((":", "/"))) or CREDENTIALS.search(
+            text, max(0, match.start() - 100), match.start()
         )
         if is_address and not is_machine:
-            yield found.span()
+            yield match.span()
 
 
 def _phones(text: str, regions: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Find numbers written with "+", and those of the regions that are written in groups."""
+    """Yield phone numbers with "+", and the regions' phone numbers in groups of digits."""
     from phonenumbers import Leniency, PhoneNumberMatcher, PhoneNumberType, number_type
 
     firms = (
@@ -183,55 +182,55 @@ def _phones(text: str, regions: Sequence[str]) -> Iterator[tuple[int, int]]:
     )  # fmt: skip
     anywhere: list[str | None] = [None]  # needs "+", which counts in every region
     for region in regions or anywhere:
-        for found in PhoneNumberMatcher(text, region, Leniency.STRICT_GROUPING):
-            number = found.number
-            international = found.raw_string.lstrip("(（[［").startswith(("+", "＋"))
-            operand = international and re.search(r"[\d=]\s*$", text[: found.start][-8:])
+        for match in PhoneNumberMatcher(text, region, Leniency.STRICT_GROUPING):
+            number = match.number
+            international = match.raw_string.lstrip("(（[［").startswith(("+", "＋"))
+            operand = international and re.search(r"[\d=]\s*$", text[: match.start][-8:])
             fictional = number.country_code == 1 and FICTIONAL.fullmatch(str(number.national_number))
-            written = international or SEPARATED.search(found.raw_string)
+            written = international or SEPARATED.search(match.raw_string)
             if written and not operand and not fictional and number_type(number) not in firms:
                 # An opening bracket before the number may be the sentence's own.
-                lone = found.raw_string.startswith(("(", "（", "[", "［")) and not re.search(
-                    r"[)）\]］]", found.raw_string
+                lone = match.raw_string.startswith(("(", "（", "[", "［")) and not re.search(
+                    r"[)）\]］]", match.raw_string
                 )
-                yield found.start + lone, found.end
+                yield match.start + lone, match.end
 
 
 def _cards(text: str) -> Iterator[tuple[int, int]]:
-    for found in CARD.finditer(text):
-        digits = "".join(str(int(c)) for c in found[1] if c.isdecimal())  # of any script
+    for match in CARD.finditer(text):
+        digits = "".join(str(int(c)) for c in match[1] if c.isdecimal())  # of any script
         issued = any(
             len(digits) in lengths and re.match(rf"(?:{first})", digits) for first, lengths in ISSUERS.values()
         )
         if issued and passes_luhn(digits):
-            yield found.span(1)
+            yield match.span(1)
 
 
 def _ibans(text: str) -> Iterator[tuple[int, int]]:
-    for found in IBAN.finditer(text):
-        rest = IBAN_LENGTHS.get(found[1], 4) - 4
-        whole = re.compile(rf"(?: ?[A-Z0-9]){{{rest}}}(?![A-Za-z0-9])").match(text, found.end())
-        if whole and is_iban(text[found.start() : whole.end()].replace(" ", "")):
-            yield found.start(), whole.end()
+    for match in IBAN.finditer(text):
+        rest = IBAN_LENGTHS.get(match[1], 4) - 4
+        whole = re.compile(rf"(?: ?[A-Z0-9]){{{rest}}}(?![A-Za-z0-9])").match(text, match.end())
+        if whole and is_iban(text[match.start() : whole.end()].replace(" ", "")):
+            yield match.start(), whole.end()
 
 
 def _addresses(text: str) -> Iterator[tuple[int, int]]:
     for pattern in (IPV4, IPV6):
-        for found in pattern.finditer(text):
+        for match in pattern.finditer(text):
             try:
-                address = ipaddress.ip_address(found[0])
+                address = ipaddress.ip_address(match[0])
             except ValueError:
                 continue
             numbers = pattern is IPV4 and (
-                len(found[0]) == len("1.2.3.4") or NUMBERED.search(text[: found.start()][-16:])
+                len(match[0]) == len("1.2.3.4") or NUMBERED.search(text[: match.start()][-16:])
             )
-            if address.is_global and not address.is_multicast and not numbers and found[0] not in RESOLVERS:
-                yield found.span()
+            if address.is_global and not address.is_multicast and not numbers and match[0] not in RESOLVERS:
+                yield match.span()
 
 
 def _keys(text: str) -> Iterator[tuple[int, int]]:
-    for found in KEY.finditer(text):
-        kind, value = found.lastgroup, found[0]
+    for match in KEY.finditer(text):
+        kind, value = match.lastgroup, match[0]
         if (
             (kind == "aws" and not value.endswith("EXAMPLE"))
             or (kind == "token" and all(re.search(sign, value) for sign in ("[A-Z]", "[a-z]", r"\d")))
@@ -239,7 +238,7 @@ def _keys(text: str) -> Iterator[tuple[int, int]]:
             or (kind == "jwt" and _is_jwt_header(value.partition(".")[0]))
             or kind == "pem"
         ):
-            yield found.span()
+            yield match.span()
 
 
 def _is_jwt_header(part: str) -> bool:

@@ -19,7 +19,7 @@ from kiloset.core.review import read_decisions
 from kiloset.core.run import RunFolder, file_sha256, sha256_of, write_text
 from kiloset.data.curated import read_curated
 from kiloset.filters.languages import languages_known
-from kiloset.filters.personal import found_personal
+from kiloset.filters.personal import personal_rows
 from kiloset.filters.rules import RulesConfig
 from kiloset.publish.card import card
 from kiloset.publish.export import export_rows
@@ -128,7 +128,7 @@ def personal_data(rows: pl.DataFrame, config: RunConfig | None) -> pl.DataFrame:
         for id, turns in rows.select("id", "messages").iter_rows()
     ]
     rules = config.rules if config is not None else RulesConfig()
-    return found_personal(pl.DataFrame(told), rules.phone_regions)
+    return personal_rows(pl.DataFrame(told), rules.phone_regions)
 
 
 def _sources(rows: pl.DataFrame, table: pl.DataFrame) -> dict[tuple[str, str, str], int]:
