@@ -90,14 +90,14 @@ class Candidates:
 
     def __init__(
         self, table: pl.DataFrame, engine: RecordedEngine, config: GenerateConfig, templates: Templates, *,
-        seed: int, license: str, check_instructions: Filter, is_late: Callable[[Flow], bool],
+        seed: int, license: str, check: Filter, is_late: Callable[[Flow], bool],
     ) -> None:  # fmt: skip
         """Start with the rows of the table: prompts show its seeds, and no new instruction may repeat any of its rows.
 
-        `is_late` returns whether the time limit is over, so that nothing more may be sent.
+        `check` drops instructions that break a rule; `is_late` returns whether the time limit is over.
         """
         self.config, self._engine = config, engine
-        self._seed, self._license, self._check, self._is_late = seed, license, check_instructions, is_late
+        self._seed, self._license, self._check, self._is_late = seed, license, check, is_late
         self._index = NoveltyIndex()
         seeds: dict[str, list[Row]] = {}
         for row in table.iter_rows(named=True):
@@ -222,7 +222,7 @@ class Candidates:
         return None
 
     def _accept(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Return the candidates whose instruction passes the check, is new and gets constraints if its strategy requires them."""
+        """Return the candidates with a new instruction that passes the check, and with constraints if their strategy adds them."""
         if not candidates:
             return []
         dropped = self._check(table_of([candidate.row for candidate in candidates])).dropped
@@ -328,6 +328,6 @@ class Candidates:
         else:
             row["response"] = next(filter(None, finished))
             broken = ", ".join(failing(row["constraints"], row["response"]))
-            evidence = f"none of {len(finished)} responses satisfies all constraints, also not after edits; the first fails {broken}"
+            evidence = f"no response of {len(finished)} satisfies all constraints, even after edits; the first fails {broken}"
             self._drop(row, "constraint_failed", evidence)
         candidate.done = True

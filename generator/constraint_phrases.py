@@ -1,4 +1,4 @@
-"""The wording of constraints: the arguments to choose from and several phrases for each, in `prompts/constraints.jsonl`.
+"""How often constraints are sampled, their arguments and several phrases for each: `prompts/constraints.jsonl`.
 
 A phrase is a whole sentence. `$name` is an argument; `$most` is one less than the bound of "less than". `string.Template`
 inserts the values and never parses them, so braces and dollar signs in a user's text stay as they are.
@@ -34,6 +34,15 @@ TASK_WORDS = frozenset(
     """)
 )
 """Words about the task rather than about its subject."""
+
+
+@cache
+def weights() -> dict[str, int]:
+    """Return how often each constraint is sampled where it is suitable.
+
+    The weight is higher where a formal edit corrects most responses, and lower where users rarely want the constraint.
+    """
+    return {row["id"]: row["weight"] for row in _rows()}
 
 
 @cache

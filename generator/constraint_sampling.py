@@ -16,10 +16,18 @@ from itertools import combinations
 from typing import Any
 
 from kiloset.core.constraint_text import language_of
-from kiloset.core.constraints import failing, validate
+from kiloset.core.constraints import IDS, failing, validate
 from kiloset.core.form import FUNCTION_WORDS
 from kiloset.core.text import WORD, words
-from kiloset.generator.constraint_phrases import FILLERS, LEAST, LESS, TASK_WORDS, argument_choices, phrase_constraint
+from kiloset.generator.constraint_phrases import (
+    FILLERS,
+    LEAST,
+    LESS,
+    TASK_WORDS,
+    argument_choices,
+    phrase_constraint,
+    weights,
+)
 from kiloset.generator.edits import edit_to_satisfy
 
 COUNT_WEIGHTS = (5, 3, 2)
@@ -29,46 +37,16 @@ LEADS = ("Keep to these rules:", "Please also mind these points:", "What I ask o
 JSON_OBJECT = json.dumps({"type": "object"})
 LONGEST_REPEATED = 60
 """Longest instruction that a response may have to repeat, in words."""
-WEIGHTS: dict[str, int] = {
-    "keywords:existence": 5,
-    "keywords:frequency": 3,
-    "keywords:forbidden_words": 4,
-    "keywords:letter_frequency": 1,
-    "length_constraints:number_sentences": 5,
-    "length_constraints:number_paragraphs": 4,
-    "length_constraints:number_words": 6,
-    "detectable_content:number_placeholders": 2,
-    "detectable_content:postscript": 4,
-    "detectable_format:number_bullet_lists": 6,
-    "detectable_format:constrained_response": 6,
-    "detectable_format:number_highlighted_sections": 5,
-    "detectable_format:multiple_sections": 3,
-    "detectable_format:json_format": 4,
-    "detectable_format:title": 6,
-    "combination:repeat_prompt": 3,
-    "startend:end_checker": 6,
-    "startend:quotation": 4,
-    "change_case:capital_word_frequency": 3,
-    "change_case:english_capital": 3,
-    "change_case:english_lowercase": 5,
-    "punctuation:no_comma": 5,
-}
-"""How often each constraint is sampled where it is suitable: more often where a formal edit corrects most responses, less often
-where users rarely want it."""
 
-SHORT = frozenset(
-    {
-        "detectable_format:constrained_response", "detectable_format:json_format", "startend:end_checker",
-        "startend:quotation", "change_case:english_capital", "change_case:english_lowercase", "punctuation:no_comma",
-    }
-)  # fmt: skip
+SHORT = frozenset({
+    "detectable_format:constrained_response", "detectable_format:json_format", "startend:end_checker",
+    "startend:quotation", "change_case:english_capital", "change_case:english_lowercase", "punctuation:no_comma",
+})  # fmt: skip
 """Constraints for a response of a few words."""
-AROUND_CODE = frozenset(
-    {
-        "keywords:existence", "detectable_content:postscript", "detectable_format:title", "combination:repeat_prompt",
-        "startend:end_checker",
-    }
-)  # fmt: skip
+AROUND_CODE = frozenset({
+    "keywords:existence", "detectable_content:postscript", "detectable_format:title", "combination:repeat_prompt",
+    "startend:end_checker",
+})  # fmt: skip
 """Constraints that do not change code or formulas."""
 SUITABLE: dict[str, frozenset[str]] = {
     "classification": SHORT,
@@ -76,40 +54,33 @@ SUITABLE: dict[str, frozenset[str]] = {
     "closed_qa": SHORT,
     "code": AROUND_CODE,
     "maths": AROUND_CODE | {"punctuation:no_comma", "startend:quotation"},
-    "data_to_text": frozenset(WEIGHTS) - {"keywords:letter_frequency", "change_case:english_capital"},
-    "rewriting": frozenset(WEIGHTS)
-    - {"keywords:existence", "keywords:frequency", "detectable_format:multiple_sections"},
+    "data_to_text": frozenset(IDS) - {"keywords:letter_frequency", "change_case:english_capital"},
+    "rewriting": frozenset(IDS) - {"keywords:existence", "keywords:frequency", "detectable_format:multiple_sections"},
 }
 """The constraints suitable for a category, by its name; any other category may get all."""
 CODE_WORDS = re.compile(r"(?i)code|program|sql|regex|math|arithmetic|algebra|calcul")
 
-LENGTHS = frozenset(
-    {
-        "length_constraints:number_sentences", "length_constraints:number_paragraphs", "length_constraints:number_words",
-        "detectable_format:number_bullet_lists", "detectable_format:multiple_sections",
-    }
-)  # fmt: skip
-ADDITIONS = frozenset(
-    {
-        "detectable_content:postscript", "detectable_format:title", "combination:repeat_prompt", "startend:end_checker",
-    }
-)  # fmt: skip
+LENGTHS = frozenset({
+    "length_constraints:number_sentences", "length_constraints:number_paragraphs", "length_constraints:number_words",
+    "detectable_format:number_bullet_lists", "detectable_format:multiple_sections",
+})  # fmt: skip
+ADDITIONS = frozenset({
+    "detectable_content:postscript", "detectable_format:title", "combination:repeat_prompt", "startend:end_checker",
+})  # fmt: skip
 CASES = frozenset(
     {"change_case:capital_word_frequency", "change_case:english_capital", "change_case:english_lowercase"}
 )
-SHAPES = frozenset(
-    {
-        "length_constraints:number_sentences", "length_constraints:number_paragraphs",
-        "detectable_format:number_bullet_lists", "detectable_format:constrained_response",
-        "detectable_format:multiple_sections", "detectable_format:json_format",
-    }
-)  # fmt: skip
+SHAPES = frozenset({
+    "length_constraints:number_sentences", "length_constraints:number_paragraphs",
+    "detectable_format:number_bullet_lists", "detectable_format:constrained_response",
+    "detectable_format:multiple_sections", "detectable_format:json_format",
+})  # fmt: skip
 PAIRS: dict[str, frozenset[str]] = {
-    "detectable_format:json_format": frozenset(WEIGHTS)
+    "detectable_format:json_format": frozenset(IDS)
     - {"keywords:existence", "keywords:frequency", "keywords:forbidden_words", "change_case:english_lowercase"},
-    "detectable_format:constrained_response": frozenset(WEIGHTS)
+    "detectable_format:constrained_response": frozenset(IDS)
     - {"detectable_content:postscript", "detectable_format:title", "keywords:forbidden_words", "startend:end_checker"},
-    "combination:repeat_prompt": frozenset(WEIGHTS)
+    "combination:repeat_prompt": frozenset(IDS)
     - {
         "detectable_content:postscript", "detectable_format:number_bullet_lists", "keywords:existence",
         "detectable_format:number_highlighted_sections", "startend:end_checker",
@@ -211,7 +182,7 @@ def sample_constraints(
     """
     if not 1 <= count <= len(COUNT_WEIGHTS):
         raise ValueError(f"count must be 1 to {len(COUNT_WEIGHTS)}, got {count}")
-    available = {id: WEIGHTS[id] for id in suitable(instruction, has_input=has_input, category=category)}
+    available = {id: weights()[id] for id in suitable(instruction, has_input=has_input, category=category)}
     sampled: list[SampledConstraint] = []
     while available and len(sampled) < count:
         id = rng.choices(list(available), list(available.values()))[0]
@@ -231,7 +202,7 @@ def suitable(instruction: str, *, has_input: bool, category: str) -> list[str]:
     """Return the constraints that an instruction may carry, by its words and the name of its category; may be empty."""
     if OWN_FORM.search(instruction) or language_of(instruction) != "en":
         return []
-    ids = set(SUITABLE.get(category, AROUND_CODE if CODE_WORDS.search(category) else WEIGHTS))
+    ids = set(SUITABLE.get(category, AROUND_CODE if CODE_WORDS.search(category) else IDS))
     if OWN_LENGTH.search(instruction):
         ids -= LENGTHS | ADDITIONS | {"detectable_format:json_format", "keywords:frequency"}
     if not YES_OR_NO.match(instruction):
@@ -240,7 +211,7 @@ def suitable(instruction: str, *, has_input: bool, category: str) -> list[str]:
         ids.discard("detectable_content:number_placeholders")
     if has_input or instruction.rstrip().endswith(":") or len(instruction.split()) > LONGEST_REPEATED:
         ids.discard("combination:repeat_prompt")
-    return [id for id in WEIGHTS if id in ids]
+    return [id for id in weights() if id in ids]
 
 
 def compatible(one: str, other: str) -> bool:

@@ -47,7 +47,7 @@ class GenerationResult:
     outcome: Outcome
     """Kept: the table and every new row with a response. Dropped: new rows that were cut, unreadable, not new, ..."""
     ended: str
-    """`done`, `no_seeds` (no seed in a category that lacks rows), or a limit: max_requests, max_tokens, max_hours, max_waves."""
+    """`done`, `no_seeds` (a category that lacks rows has no seed) or max_requests, max_tokens, max_hours, max_waves."""
     wanted: dict[str, int]
     """Candidates wanted, by category."""
     accepted: dict[str, int]
@@ -58,8 +58,8 @@ class GenerationResult:
 
 def generate(
     table: pl.DataFrame, engine: RecordedEngine, wanted: Mapping[str, int], config: GenerateConfig, templates: Templates,
-    *, seed: int, license: str, check_instructions: Filter, check_candidates: Filter, lacking: tuple[Mapping[str, int], Yields] | None = None,
-    first: WavePlan | None = None, plan: bool = True,
+    *, seed: int, license: str, check_instructions: Filter, check_candidates: Filter,
+    lacking: tuple[Mapping[str, int], Yields] | None = None, first: WavePlan | None = None, plan: bool = True,
 ) -> GenerationResult:  # fmt: skip
     """Add generated rows until enough candidates of each category passed the cheap checks, or the budget is spent.
 
@@ -85,14 +85,7 @@ def generate(
         prompt_before_user_turn(engine, "Hello.")
     clock = _Clock(config, engine.store.spent(PURPOSES)[2])
     candidates = Candidates(
-        table,
-        engine,
-        config,
-        templates,
-        seed=seed,
-        license=license,
-        check_instructions=check_instructions,
-        is_late=clock.is_over,
+        table, engine, config, templates, seed=seed, license=license, check=check_instructions, is_late=clock.is_over
     )
     need = {name: math.ceil(rows * config.candidates_per_row) for name, rows in wanted.items() if rows}
     return _Loop(table, engine, need, candidates, check_candidates, clock).run(lacking, first, plan=plan)
@@ -115,11 +108,11 @@ class _Loop:
     """One run of the loop."""
 
     def __init__(
-        self, table: pl.DataFrame, engine: RecordedEngine, need: dict[str, int], candidates: Candidates, check_candidates: Filter,
-        clock: _Clock,
+        self, table: pl.DataFrame, engine: RecordedEngine, need: dict[str, int], candidates: Candidates,
+        check: Filter, clock: _Clock,
     ) -> None:  # fmt: skip
         self._table, self._store, self._progress = table, engine.store, engine.progress
-        self._need, self._candidates, self._check, self._clock = need, candidates, check_candidates, clock
+        self._need, self._candidates, self._check, self._clock = need, candidates, check, clock
         self._config, self._bounds = candidates.config, CostBounds(candidates.context)
         self._superseded = engine.store.superseded(PURPOSES)
         self._waves: list[Wave] = []
@@ -245,7 +238,7 @@ class _Loop:
         return wave, limit
 
     def _expected_share(self, category: str) -> float:
-        """Return the share of a category's finished candidates that was accepted; with few, that of all categories weighs in."""
+        """Return the share of a category's finished candidates that was accepted; with few, that of all categories counts too."""
         finished = [candidate.row for candidate in self._all()[: self._finished]]
         share = EXPECTED_SHARE
         for rows in (finished, [row for row in finished if row["category"] == category]):

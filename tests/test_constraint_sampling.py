@@ -13,7 +13,7 @@ from kiloset.core.constraints import IDS, check, validate
 from kiloset.core.table import table_of
 from kiloset.core.text import words
 from kiloset.filters.rules import RulesConfig, drop_by_rules
-from kiloset.generator.constraint_phrases import FILLERS, argument_choices, phrase_constraint, phrases
+from kiloset.generator.constraint_phrases import FILLERS, argument_choices, phrase_constraint, phrases, weights
 from kiloset.generator.constraint_sampling import (
     ADDITIONS,
     AROUND_CODE,
@@ -21,7 +21,6 @@ from kiloset.generator.constraint_sampling import (
     LENGTHS,
     PAIRS,
     SUITABLE,
-    WEIGHTS,
     SampledConstraint,
     compatible,
     content_words,
@@ -30,7 +29,7 @@ from kiloset.generator.constraint_sampling import (
     with_constraints,
 )
 
-CHOICES = argument_choices()
+CHOICES, WEIGHTS = argument_choices(), weights()
 ENDINGS = [args["end_phrase"] for args in CHOICES["startend:end_checker"]]
 PHRASES = {f"{id} {relation}".rstrip(): texts for (id, relation), texts in phrases().items()}
 TASK = "Explain why bread goes stale faster in the refrigerator than on the counter."
@@ -62,7 +61,7 @@ def test_what_is_drawn_validates_suits_and_never_conflicts() -> None:
     for task, category, drawn in SETS:
         ids = [one.id for one in drawn]
         assert 1 <= len(ids) == len(set(ids)) <= 3
-        assert set(ids) <= set(SUITABLE.get(category, WEIGHTS))
+        assert set(ids) <= set(SUITABLE.get(category, IDS))
         assert not {frozenset(pair) for pair in itertools.combinations(ids, 2)} & CONFLICTS
         for one in drawn:
             validate(one.id, one.args)
@@ -169,10 +168,10 @@ def test_what_cannot_be_obeyed_together_is_a_conflict(one: str, other: str) -> N
 
 
 def test_conflicts_name_two_different_drawn_ids_and_leave_everything_a_partner() -> None:
-    assert all(len(pair) == 2 and pair <= set(WEIGHTS) for pair in CONFLICTS)
-    assert set(PAIRS) | set().union(*PAIRS.values()) <= set(WEIGHTS)
+    assert all(len(pair) == 2 and pair <= set(IDS) for pair in CONFLICTS)
+    assert set(PAIRS) | set().union(*PAIRS.values()) <= set(IDS)
     assert all(any(compatible(one, other) for other in WEIGHTS if other != one) for one in WEIGHTS)
-    assert all(set(ids) <= set(WEIGHTS) for ids in SUITABLE.values())
+    assert all(set(ids) <= set(IDS) for ids in SUITABLE.values())
 
 
 def test_every_way_to_ask_has_at_least_four_phrasings_that_name_their_arguments() -> None:

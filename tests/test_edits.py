@@ -14,7 +14,8 @@ from kiloset.core.errors import DataError
 from kiloset.core.table import table_of
 from kiloset.core.text import words
 from kiloset.filters.rules import RulesConfig, drop_by_rules
-from kiloset.generator.constraint_sampling import WEIGHTS, sample_constraints
+from kiloset.generator.constraint_phrases import weights
+from kiloset.generator.constraint_sampling import sample_constraints
 from kiloset.generator.edits import ADDING, EDITS, MOST_DASHES, edit_to_satisfy, without_commas
 
 LESS, LEAST = "less than", "at least"
@@ -85,7 +86,7 @@ def test_an_edit_mends_what_it_is_for(id: str, args: dict[str, Any], answer: str
 def test_every_edit_is_seen_to_mend() -> None:
     assert {name for _, _, _, name, _ in MENDED} == {name for _, name, _ in EDITS}
     assert {name for _, name, _ in EDITS} >= ADDING
-    assert {id for id, _, _ in EDITS} <= set(WEIGHTS)
+    assert {id for id, _, _ in EDITS} <= set(weights())
 
 
 @pytest.mark.parametrize(
