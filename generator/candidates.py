@@ -328,6 +328,8 @@ class Candidates:
         else:
             row["response"] = next(filter(None, finished))
             broken = ", ".join(failing(row["constraints"], row["response"]))
-            evidence = f"no response of {len(finished)} satisfies all constraints, even after edits; the first fails {broken}"
+            evidence = (
+                f"no response of {len(finished)} satisfies all constraints, even after edits; the first fails {broken}"
+            )
             self._drop(row, "constraint_failed", evidence)
         candidate.done = True
