@@ -178,10 +178,10 @@ def test_a_plan_of_another_runs_folder_or_of_bad_input_is_refused_as_dataset_wou
 
 
 @pytest.mark.parametrize("command", ["audit", "train"])
-def test_commands_on_no_run_say_how_to_make_one(kiloset, tmp_path, command):
+def test_commands_without_a_run_name_the_command_that_makes_one(kiloset, tmp_path, command):
     ran = kiloset(command, "--runs", tmp_path / "runs")
     assert ran.returncode == 2
-    assert "make one with `make dataset`" in ran.stderr
+    assert "`kiloset dataset` makes one" in ran.stderr
     assert len(ran.stderr.splitlines()) == 1
 
 

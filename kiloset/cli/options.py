@@ -71,7 +71,7 @@ def find_run(run: str | None, runs: Path) -> "RunFolder":
     if run is None:
         manifests = sorted(runs.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
         if not manifests:
-            raise DataError("KS852", f"{runs}: no run in it; make one with `make dataset`")
+            raise DataError("KS852", f"{runs}: no run in it; `kiloset dataset` makes one")
         run = manifests[-1].parent.name
     folder = RunFolder(runs / run)
     folder.require()

@@ -132,7 +132,7 @@ class ConsoleProgress:
                 bars.add_task(printable(name), total=progress.wanted[name], text="")
         bars.generation.add(progress)
         most = max(NAMED, self._console.size.height - MARGIN_LINES)
-        visible = set([*progress.furthest_behind(), *progress.wanted][:most])
+        visible = [*dict.fromkeys([*progress.furthest_behind(), *progress.wanted])][:most]
         for task, (name, wanted) in zip(bars.tasks, progress.wanted.items(), strict=True):
             accepted, requested = progress.accepted.get(name, 0), progress.requested.get(name, 0)
             text = f"yield {accepted / requested:.2f} of {requested} requested" if requested else ""
