@@ -3,7 +3,7 @@
 Texts of 36 words are drawn again for each round from the words of the bundled seeds. The static embedder is first distilled into
 an empty cache; that time is printed separately.
 
-With --selection FILE (JSON lines with instruction, input and output) a tenth of its rows is selected by `kiloset.filters.balance` with
+With --selection FILE (JSON lines with instruction, input and output) a tenth of its rows is selected by `kiloset.filters.selection` with
 each embedder, under the same quality (the number of words in the output). The benchmark prints the overlap of the two selections
 beside that of two runs with MiniLM and different seeds of k-means, that with a selection by quality alone, and that of random
 selections; and the Vendi score of each selection in the space of each embedder.
@@ -34,8 +34,9 @@ from kiloset.core.table import full_instruction, table_of
 from kiloset.engines.embedded import model_identity, model_path
 from kiloset.engines.embedder import SentenceEmbedder
 from kiloset.engines.static import StaticEmbedder
-from kiloset.filters.balance import BalanceConfig, balance
 from kiloset.filters.diversity import vendi_score
+from kiloset.filters.selection import SelectConfig
+from kiloset.filters.selection import select as run_selection
 
 MODEL = "embedded:all-minilm-l6-v2"
 WORDS = 36
@@ -88,10 +89,8 @@ def compare_speed(slow: Embedder, fast: Embedder, rounds: int) -> None:
 
 def select_rows(table: pl.DataFrame, vectors: NDArray[np.float32], select: int, selector: str, seed: int) -> set[int]:
     """Return the positions of the selected rows."""
-    config = BalanceConfig(selector=selector, reserve=0.0)  # type: ignore[arg-type]
-    kept = balance(
-        table, FixedEmbedder(vectors), {"all": select}, config, seed=seed, seeds_in_set=False, fill=False
-    ).kept
+    config = SelectConfig(selector=selector, reserve=0.0)  # type: ignore[arg-type]
+    kept = run_selection(table, FixedEmbedder(vectors), {"all": select}, config, seed=seed, fill=False).kept
     assert kept.height == select
     return {int(id[1:]) for id in kept["id"]}
 

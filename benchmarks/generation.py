@@ -24,8 +24,10 @@ from kiloset.core.models import Request, seed_of
 from kiloset.core.progress import Silent
 from kiloset.engines.embedded import model_path
 from kiloset.engines.vllm import cores, cpu_environment, has_cuda
+from kiloset.inputs import read_inputs
 from kiloset.models import RunModels
-from kiloset.pipeline import context_of, generate_rows, read_inputs
+from kiloset.recipe import add_generated
+from kiloset.runner import context_of
 from kiloset.settings import RunConfig, load_config
 
 
@@ -38,7 +40,7 @@ def run_stage(config: RunConfig, folder: Path) -> tuple[float, int]:
         models.generator.submit([("0" * 64, Request("Warm up.", "warm", 4, 1.0, 1.0, raw=True))])
         models.generator.receive()
         started = time.monotonic()
-        generate_rows(table, context)
+        add_generated(table, context)
         seconds = time.monotonic() - started
     tokens = sum(spent["completion_tokens"] for spent in store.account().values())
     store.close()

@@ -27,16 +27,17 @@ from near_duplicates import write_texts
 from numpy.typing import NDArray
 
 from kiloset.core.table import ROW
-from kiloset.filters.balance import BalanceConfig, balance
 from kiloset.filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
 from kiloset.filters.rules import RulesConfig, drop_by_rules
+from kiloset.filters.selection import SelectConfig
+from kiloset.filters.selection import select as select_rows
 from kiloset.filters.semantic import SemanticConfig, drop_semantic_duplicates
 
 DIMS, CATEGORIES, THEMES = 384, 14, 200
 BLOCK = 10_000
 WARM = 200
 """Rows that pass all stages before the timed run, so that imports and numba's compilation are not timed."""
-STAGES = ("rules", "near_duplicates", "semantic", "balance")
+STAGES = ("rules", "near_duplicates", "semantic", "select")
 BASELINES = ("random", "longest", "quality")
 
 
@@ -102,12 +103,9 @@ def run_stages(path: Path, select: int) -> dict[str, list[float]]:
     share, more = divmod(select, CATEGORIES)
     wanted = {f"category {n}": share + (n < more) for n in range(CATEGORIES)}
     for selector in ("balanced", *BASELINES):
-        config = BalanceConfig(selector=selector, reserve=0.0)  # type: ignore[arg-type]
-        with measured("balance" if selector == "balanced" else f"selector {selector}") as kept:
-            figures: dict[str, object] = {}
-            kept.append(
-                balance(table, embedder, wanted, config, seed=0, seeds_in_set=False, fill=False, figures=figures).kept
-            )
+        config = SelectConfig(selector=selector, reserve=0.0)  # type: ignore[arg-type]
+        with measured("select" if selector == "balanced" else f"selector {selector}") as kept:
+            kept.append(select_rows(table, embedder, wanted, config, seed=0, fill=False).kept)
     return costs
 
 

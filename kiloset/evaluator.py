@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from kiloset.core.calls import CallStore
+from kiloset.core.closure import code_sha256
 from kiloset.core.loading import check_adapter, free_gpu_memory
 from kiloset.core.progress import Progress
 from kiloset.core.recorded import RecordedEngine
-from kiloset.core.run import RunFolder, code_sha256, file_sha256, sha256_of, write_text
+from kiloset.core.run import RunFolder, file_sha256, sha256_of, write_text
 from kiloset.data.curated import read_curated
 from kiloset.engines.embedded import model_identity, model_path
 from kiloset.engines.scorer import TransformersScorer
@@ -103,7 +104,7 @@ class Evaluator:
     ) -> Evaluation:
         config, length = self._config.evaluation, self._config.engine.max_model_len
         fingerprint = sha256_of(
-            [engine.identity, asdict(config), asdict(self._suite), base_neutral, length, code_sha256("evaluation")]
+            [engine.identity, asdict(config), asdict(self._suite), base_neutral, length, code_sha256(evaluate_model, TransformersScorer)]
         )  # fmt: skip
         if (stored := _read(target / METRICS, fingerprint)) is not None:
             return stored

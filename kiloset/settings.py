@@ -25,11 +25,11 @@ from kiloset.core.run import sha256_of
 from kiloset.data.examples import PoolConfig, SeedsConfig
 from kiloset.engines.settings import EngineConfig
 from kiloset.evaluation.settings import EvaluationConfig, ProveConfig
-from kiloset.filters.balance import BalanceConfig
 from kiloset.filters.contamination import ContaminationConfig
 from kiloset.filters.near_duplicates import NearDuplicatesConfig
 from kiloset.filters.quality import QualityConfig
 from kiloset.filters.rules import RulesConfig
+from kiloset.filters.selection import SelectConfig
 from kiloset.filters.semantic import SemanticConfig
 from kiloset.generator.categories import CategoriesConfig
 from kiloset.generator.settings import GenerateConfig
@@ -112,7 +112,7 @@ class RunConfig:
     contamination: ContaminationConfig = field(default_factory=ContaminationConfig)
     semantic: SemanticConfig = field(default_factory=SemanticConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
-    balance: BalanceConfig = field(default_factory=BalanceConfig)
+    select: SelectConfig = field(default_factory=SelectConfig)
     rewrite: RewriteConfig = field(default_factory=RewriteConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     style: StyleConfig = field(default_factory=StyleConfig)

@@ -26,8 +26,8 @@ from kiloset.core.progress import Progress
 from kiloset.core.table import STAGE_VERDICT, full_instruction, table_of
 from kiloset.engines.ray_data import Part, broadcast, map_groups, map_parts
 from kiloset.engines.settings import EngineConfig
-from kiloset.filters.balance import tempered_quotas
 from kiloset.filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
+from kiloset.filters.selection import tempered_quotas
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def thin(
         near: The `[near_duplicates]` table.
         engine: The `[engine]` table.
         seed: Seed of the hash functions, the sample and the draw.
-        temper: As `[balance] temper`.
+        temper: As `[select] temper`.
         make_embedder: Makes, on any machine, an embedder whose vector of a text does not depend on the rest of a batch.
         progress: Receives the progress.
 

@@ -18,15 +18,19 @@ from kiloset.core.models import Capabilities, Embedder, Scorer, TextEngine
 from kiloset.core.progress import Progress
 from kiloset.core.recorded import RecordedEmbedder, RecordedEngine, RecordedScorer
 from kiloset.core.review import read_decisions
-from kiloset.core.run import RunFolder
+from kiloset.core.run import RunFolder, last_verdict
 from kiloset.core.table import STAGE_VERDICT, VERDICT, table_of
+from kiloset.filters.chain import FilterChain
 from kiloset.filters.contamination import Prompts
 from kiloset.filters.rules import instruction_rules, screen_instructions, with_languages
 from kiloset.generator.templates import Templates
-from kiloset.pipeline import STAGES, Context, Inputs, Stage, judged, read_benchmarks
+from kiloset.inputs import Inputs, read_benchmarks
+from kiloset.recipe import STAGE_NAMES, Context, Stage, stage_number, stages_between
+from kiloset.review.apply import Review
+from kiloset.runner import execute
 from kiloset.settings import RunConfig, load_config
 
-FIRST, LAST = "rules", "balance"
+FIRST, LAST = "rules", "select"
 """The stages that can be judged again: those between what models write first and what they write of selected rows."""
 
 
@@ -41,7 +45,7 @@ class Difference:
     changed: pl.DataFrame
     """Rows of another fate: `id`, `category`, `instruction`, `then` and `now` (`selected`, or why and by which stage it left)."""
     selected: tuple[int, int, int]
-    """Rows that balance takes, then, now, and both times."""
+    """Selected rows: then, now, and both times."""
     unasked: int
     """Instructions that rules dropped while the set was generated and would not now: no answer was asked for."""
     moved: bool
@@ -54,7 +58,7 @@ def what_if(
     """Return what would change.
 
     Args:
-        folder: A run that has come to the end of balance.
+        folder: A run whose rows are selected.
         overrides: `table.key=value`.
         load_embedder: Gives the embedder of a config and so many rows of seeds and pool, for texts without a stored vector;
             it may load its model when first asked.
@@ -67,7 +71,7 @@ def what_if(
     then, now = load_config(folder.config, []), load_config(folder.config, list(overrides))
     settings = _differences(then, now)
     stages = _stages(settings)
-    before, born = _stored(folder, stages[0].name), _stored(folder, "generate")
+    before, born = _input_of(folder, stages[0].name), _input_of(folder, "generate")
     with closing(CallStore.read_only(folder.calls)) as store:
         loaded = load_embedder(then, born.height)
         embedder = RecordedEmbedder(loaded, store, progress) if loaded.is_costly else loaded
@@ -76,7 +80,8 @@ def what_if(
         )
     ledger = folder.dropped()
     names = [stage.name for stage in stages]
-    stored = ledger.filter(pl.col("stage").is_in(names)).select("id", "stage", "reason").sort("id")
+    last = ledger.select("id", stage=last_verdict("stage"), reason=last_verdict("reason"))
+    stored = last.filter(pl.col("stage").is_in(names)).sort("id")
     return Difference(
         settings,
         [
@@ -105,43 +110,39 @@ def _differences(then: RunConfig, now: RunConfig) -> dict[str, tuple[Any, Any]]:
     return found
 
 
-def _stages(settings: Mapping[str, Any]) -> list[Stage]:
-    """Return the stages from the first one that these settings concern."""
-    names = [stage.name for stage in STAGES]
-    judging = STAGES[names.index(FIRST) : names.index(LAST) + 1]
-    known = {table for stage in judging for table in stage.tables}
+def _stages(settings: Mapping[str, Any]) -> tuple[Stage, ...]:
+    """Return the stages to run again: from the first one that these settings concern to selection."""
+    known = {table for stage in stages_between(FIRST, LAST) for table in stage.settings}
+    tables = {name.split(".")[0] for name in settings}
     for name in settings:
         if name.split(".")[0] not in known:
             raise ConfigError(
                 "KS865",
-                f"{name}: models would have to write anew; only [{'], ['.join(sorted(known))}] can be judged again; "
-                f"`kiloset dataset --from` makes such a run",
+                f"{name}: this setting changes what models write; only [{'], ['.join(sorted(known))}] can be judged again; "
+                f"make such a run with `kiloset dataset --from`",
             )
-    tables = {name.split(".")[0] for name in settings}
-    return list(judging[next(at for at, stage in enumerate(judging) if tables & {*stage.tables}) :])
+    stages = stages_between(FIRST, LAST)
+    return next(stages[at:] for at, stage in enumerate(stages) if tables & {*stage.settings})
 
 
-def _stored(folder: RunFolder, stage: str) -> pl.DataFrame:
-    """Return the rows that a stage got."""
-    names = [each.name for each in STAGES]
-    if not folder.stage_file(names.index(LAST) + 1, LAST).exists():
-        raise DataError("KS867", f"{folder.path}: its rows are not selected yet; `make dataset` goes on with it")
-    return _kept_by(folder, names[names.index(stage) - 1])
-
-
-def _kept_by(folder: RunFolder, stage: str) -> pl.DataFrame:
-    number = [each.name for each in STAGES].index(stage) + 1
-    return pl.read_parquet(folder.stage_file(number, stage))
+def _input_of(folder: RunFolder, stage: str) -> pl.DataFrame:
+    """Return the rows that a stage got: those that the stage before it kept."""
+    if not folder.stage_file(stage_number(LAST), LAST).exists():
+        raise DataError("KS867", f"{folder.path}: its rows are not selected yet; `make dataset` continues it")
+    number = stage_number(stage) - 1
+    return pl.read_parquet(folder.stage_file(number, STAGE_NAMES[number - 1]))
 
 
 def _context(config: RunConfig, folder: RunFolder, store: CallStore, embedder: Embedder, progress: Progress) -> Context:
     nothing, models = table_of([]), _Models(embedder)
     benchmarks = read_benchmarks(config.contamination.files)
+    prompts = Prompts(benchmarks, config.contamination)
     return Context(
-        config, Inputs(nothing, nothing, nothing, Templates(), None, benchmarks), models,
-        RecordedEngine(models.generator, store, progress), RecordedEngine(models.rewriter, store, progress),
-        RecordedScorer(models.scorer, store, progress), embedder, store,
-        Prompts(benchmarks, config.contamination), folder.manifest["target"], read_decisions(folder.review),
+        config=config, inputs=Inputs(nothing, nothing, nothing, Templates(), None, benchmarks), models=models,
+        generator=RecordedEngine(models.generator, store, progress), rewriter=RecordedEngine(models.rewriter, store, progress),
+        scorer=RecordedScorer(models.scorer, store, progress), embedder=embedder, store=store,
+        filters=FilterChain(config.rules, config.near_duplicates, prompts, config.run.seed),
+        review=Review(read_decisions(folder.review)), wanted=folder.manifest["target"],
     )  # fmt: skip
 
 
@@ -149,10 +150,12 @@ def _fates(stages: Sequence[Stage], table: pl.DataFrame, context: Context) -> pl
     """Return what becomes of each row: the columns of a verdict, null for those that are kept."""
     gone = []
     for stage in stages:
-        outcome = judged(stage, table, context)
+        outcome = execute(stage, table, context)
         gone.append(
             outcome.dropped.select("id", "category", "instruction", pl.lit(stage.name).alias("stage"), *STAGE_VERDICT)
         )
+        if outcome.set_aside is not None:
+            gone.append(outcome.set_aside.select("id", "category", "instruction", stage=pl.lit(stage.name)))
         table = outcome.kept
     return pl.concat([*gone, table.select("id", "category", "instruction")], how="diagonal")
 

@@ -9,7 +9,8 @@ from kiloset.core.config import parse
 from kiloset.core.models import Capabilities
 from kiloset.core.progress import Silent
 from kiloset.core.run import RunFolder
-from kiloset.pipeline import read_inputs, run_pipeline
+from kiloset.inputs import read_inputs
+from kiloset.runner import run_pipeline
 from kiloset.settings import RunConfig
 from tests.fakes import FakeEmbedder, FakeEngine, FakeScorer
 from tests.paths import ROOT

@@ -97,7 +97,7 @@ def test_no_file_imports_a_heavy_library_when_it_is_imported(module):
 
 
 def test_the_command_line_starts_without_any_heavy_library():
-    code = "import sys, kiloset.cli.app, kiloset.pipeline, kiloset.models, kiloset.cli.show; print(*sys.modules)"
+    code = "import sys, kiloset.cli.app, kiloset.runner, kiloset.models, kiloset.cli.show; print(*sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert not set(ran.stdout.split()) & HEAVY
 

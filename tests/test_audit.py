@@ -63,7 +63,7 @@ REWRITTEN = {
     "reference_surprisal": 4.0,
     "surprisal": 3.25,
 }
-NAMES = ("seeds", "generate", "rules", "near_duplicates", "balance", "rewrite", "style")
+NAMES = ("seeds", "generate", "rules", "near_duplicates", "select", "rewrite", "style")
 
 
 def rows_of(rows: Sequence[dict[str, Any]], **same: Any) -> pl.DataFrame:
@@ -373,7 +373,7 @@ def test_the_life_of_a_kept_row(run: RunFolder) -> None:
     assert (stored["prompt"], stored["text"], missing) == (REQUEST.prompt, "Say \x1b[1mx", "gone")
     assert [(p.stage, p.added) for p in life.passages if p.added] == [
         ("near_duplicates", {"nearest": 0.9}),
-        ("balance", {"cluster": 1}),
+        ("select", {"cluster": 1}),
         ("rewrite", REWRITTEN),
     ]
     assert [p.stage for p in life.passages] == list(NAMES[1:])

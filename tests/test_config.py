@@ -20,7 +20,7 @@ from tests.paths import ROOT
         ("categories.target={maths=-1}", r"\[categories\] target must be .*greater than 0"),
         ("categories.target={maths=inf}", r"\[categories\] target must be .*finite number"),
         ("categories.target={}", r"\[categories\] target must be .* or a table with at least 1 item.*, got {}"),
-        ("balance.temper=1.5", r"\[balance\] temper must be less than or equal to 1, got 1.5"),
+        ("select.temper=1.5", r"\[select\] temper must be less than or equal to 1, got 1.5"),
         ("run.size=" + "9" * 5000, r"\[run\] size must be a valid integer"),
         ("models.generator=big", r"\[models.generator\] must be a table, got 'big'"),
         ("models.base.nam=big", r"\[models.base\] has no setting 'nam'; did you mean 'name'\?"),

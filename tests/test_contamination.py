@@ -19,7 +19,8 @@ from kiloset.core.table import check_outcome, table_of
 from kiloset.evaluation.forgetting import choices
 from kiloset.evaluation.held_out import tasks_of
 from kiloset.filters.contamination import BENCHMARKS, ContaminationConfig, Prompts, drop_contaminated
-from kiloset.pipeline import read_inputs, run_pipeline
+from kiloset.inputs import read_inputs
+from kiloset.runner import run_pipeline
 from kiloset.settings import RunConfig
 from tests import fake_run
 from tests.paths import ROOT

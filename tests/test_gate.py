@@ -674,7 +674,9 @@ def test_a_failure_says_what_was_found_and_what_was_allowed(
 def test_a_lost_sentence_and_a_new_one_are_quoted() -> None:
     found = verdicts_of(PROSE, RETOLD, covered=Covered(0.25, "It smells.", 0.125, "Ask a grocer."))
     assert found["sentences"] == Verdict("sentences", "failed", 0.25, 0.45, "the rewrite has least of 'It smells.'")
-    assert found["new_sentences"] == Verdict("new_sentences", "failed", 0.125, 0.45, "the reference has least of 'Ask a grocer.'")
+    assert found["new_sentences"] == Verdict(
+        "new_sentences", "failed", 0.125, 0.45, "the reference has least of 'Ask a grocer.'"
+    )
 
 
 def test_a_broken_constraint_is_named_and_counted() -> None:

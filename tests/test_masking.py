@@ -301,7 +301,7 @@ def test_no_value_is_in_what_a_run_writes_from_the_rules_on(tmp_path) -> None:
     rewriting = [prompt for prompt in prompts if "This answer was given" in prompt]
     assert any("[e-mail address" in prompt for prompt in rewriting)
     assert not any(address.search(prompt) for prompt in rewriting)
-    offered = tables["08-rewrite.parquet"].explode("rewrites").unnest("rewrites").filter(pl.col("text").is_not_null())
+    offered = tables["09-rewrite.parquet"].explode("rewrites").unnest("rewrites").filter(pl.col("text").is_not_null())
     made_up = offered.filter(pl.col("text").str.contains(r"made\.up"))
     assert made_up.height
     assert set(made_up["status"]) == {"rejected"}

@@ -10,13 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kiloset import pipeline
 from kiloset.core.config import parse
 from kiloset.core.errors import ConfigError
 from kiloset.core.table import check_outcome, table_of
 from kiloset.data.personal import CANDIDATES, IBAN_LENGTHS, find_personal, is_iban, passes_luhn
+from kiloset.filters.chain import FilterChain
+from kiloset.filters.contamination import BENCHMARKS, ContaminationConfig, Prompts
+from kiloset.filters.near_duplicates import NearDuplicatesConfig
 from kiloset.filters.personal import personal_rows
 from kiloset.filters.rules import RulesConfig, check_rule_names, drop_by_rules
+from kiloset.recipe import apply_rules
 from kiloset.settings import RunConfig
 
 US = ("US",)
@@ -236,18 +239,22 @@ def test_a_table_without_finds_or_rows_gives_a_report_of_the_same_columns() -> N
         assert set(found.dtypes) == {pl.String}
 
 
+NO_BENCHMARK = pl.DataFrame(schema=BENCHMARKS)
+
+
 def test_the_stage_leaves_its_finds_beside_its_rows_unless_it_is_off() -> None:
     before = rows("Ask a.roe@acme.de or +49 30 227-32152.", "Ask b.roe@acme.de.", "Ask no one.")
     for mode, kept in (("flag", 3), ("drop", 1), ("off", 3)):
-        context: Any = SimpleNamespace(
-            config=RunConfig(rules=RulesConfig(languages=("en",), personal_data=mode)), tables={}, notes={}
-        )
-        assert pipeline._rules(before, context).kept.height == kept
+        rules = RulesConfig(languages=("en",), personal_data=mode)
+        filters = FilterChain(rules, NearDuplicatesConfig(), Prompts(NO_BENCHMARK, ContaminationConfig()), 0)
+        context: Any = SimpleNamespace(config=RunConfig(rules=rules), filters=filters)
+        outcome = apply_rules(before, context)
+        assert outcome.kept.height == kept
         if mode == "off":
-            assert (context.tables, context.notes) == ({}, {})
+            assert (outcome.tables, outcome.notes) == ({}, {})
         else:
-            assert context.tables["personal"].equals(personal_rows(before, US))
-            assert context.notes["personal"] == {"e-mail": 2, "phone": 1}
+            assert outcome.tables["personal"].equals(personal_rows(before, US))
+            assert outcome.notes["personal"] == {"e-mail": 2, "phone": 1}
 
 
 def test_the_setting_is_one_of_four() -> None:

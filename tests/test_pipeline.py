@@ -2,6 +2,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,12 +13,15 @@ import pytest
 
 from kiloset.core.calls import CallStore
 from kiloset.core.config import parse
-from kiloset.core.errors import ConfigError, EmptyError
+from kiloset.core.errors import ConfigError, DataError, EmptyError
 from kiloset.core.progress import Silent
-from kiloset.core.run import RunFolder
+from kiloset.core.run import RunFolder, last_verdict
+from kiloset.core.table import table_of, with_verdicts
 from kiloset.generator.settings import PURPOSES
+from kiloset.inputs import read_inputs
 from kiloset.models import embedder_of
-from kiloset.pipeline import STAGES, probe, read_inputs
+from kiloset.recipe import RECIPE
+from kiloset.runner import begin, probe, reuse_completions, with_first_verdicts
 from kiloset.settings import RunConfig
 from tests import fake_run
 from tests.fake_run import FakeModels, Halt, Moments
@@ -70,11 +74,12 @@ def test_a_run_gives_exactly_the_rows_asked_for_in_the_categories_asked_for(undi
 def test_every_row_ever_born_is_kept_or_dropped_exactly_once(undisturbed):
     folder, *_ = undisturbed
     run = RunFolder(folder)
-    born = pl.concat([pl.Series(range(1, 33)).map_elements("s{:04d}".format, return_dtype=pl.String)])
+    seeds = {f"s{number:04d}" for number in range(1, 33)}
     ledger, (_, last) = run.dropped(), run.stages()[-1]
     everything = ledger["id"].to_list() + last["id"].to_list()
     assert len(everything) == len(set(everything))
-    assert set(born) <= set(everything)
+    assert set(run.stages()[0][1]["id"]) == seeds
+    assert not seeds & set(everything)  # shown to the model, and neither in the set nor dropped
     numbers = sorted(int(id[1:]) for id in everything if id.startswith("g"))
     assert numbers == list(range(1, len(numbers) + 1))
     assert ledger["reason"].null_count() == ledger["evidence"].null_count() == 0
@@ -83,11 +88,11 @@ def test_every_row_ever_born_is_kept_or_dropped_exactly_once(undisturbed):
 def test_the_manifest_adds_up(undisturbed):
     folder, *_ = undisturbed
     stages = RunFolder(folder).manifest["stages"]
-    assert list(stages) == [stage.name for stage in STAGES]
+    assert list(stages) == [stage.name for stage in RECIPE]
     before = 0
     for stage in stages.values():
         assert stage["in"] == before
-        assert stage["in"] + stage["born"] == stage["kept"] + sum(stage["dropped"].values())
+        assert stage["in"] + stage["born"] == stage["kept"] + stage["set_aside"] + sum(stage["dropped"].values())
         before = stage["kept"]
 
 
@@ -212,7 +217,7 @@ def test_where_later_stages_take_rows_away_generation_goes_back_for_them(tmp_pat
     assert (result.ended, result.shortfalls) == ("done", ())
     lost = [reasons.get("too_long_for_base", 0) for reasons in result.dropped.values()]
     assert sum(lost) > 6
-    assert result.dropped["balance"]["too_long_for_base"] > 0  # lost once, and not selected again
+    assert result.dropped["rewrite"]["too_long_for_base"] > 0  # lost once, and not selected again
     with closing(CallStore(tmp_path / "plain" / "calls.sqlite")) as store:
         first_pass = store.waves()
     with closing(CallStore(tmp_path / "picky" / "calls.sqlite")) as store:
@@ -306,7 +311,7 @@ def test_a_run_with_a_larger_budget_goes_on_in_the_same_folder(fell_short, tmp_p
 
 def test_nothing_accepted_is_an_error_that_names_the_reasons(tmp_path):
     nothing = {**fake_run.TABLE, "generate": {"max_requests": 1}}
-    with pytest.raises(EmptyError, match="no row was accepted; dropped: balance/seed_kept_apart 32"):
+    with pytest.raises(EmptyError, match="no row was accepted; dropped: nothing was generated"):
         fake_run.run(tmp_path / "nothing", table=nothing)
 
 
@@ -414,7 +419,57 @@ def test_a_large_pool_gets_the_static_embedder_and_a_small_one_the_model_itself(
 def test_what_the_manifest_says_of_an_earlier_pass_does_not_count(finished):
     run = RunFolder(finished)
     stages = run.manifest["stages"]
-    run.update_manifest({"stages": {**stages, "balance": {**stages["balance"], "fingerprint": "other", "kept": 5}}})
+    run.update_manifest({"stages": {**stages, "select": {**stages["select"], "fingerprint": "other", "kept": 5}}})
     fake_run.run(finished)
-    assert run.manifest["stages"]["balance"]["kept"] == stages["balance"]["kept"]
-    assert run.manifest["stages"]["balance"]["fingerprint"] == stages["balance"]["fingerprint"]
+    assert run.manifest["stages"]["select"]["kept"] == stages["select"]["kept"]
+    assert run.manifest["stages"]["select"]["fingerprint"] == stages["select"]["fingerprint"]
+
+
+def test_a_row_keeps_the_stage_and_reason_of_its_first_drop_when_a_later_pass_meets_it_again(tmp_path):
+    store = CallStore(tmp_path / "calls.sqlite")
+    rows = table_of([{"id": f"g{n}", "instruction": f"task {n}", "category": "maths"} for n in range(4)])
+    verdicts = {id: {"reason": "too_long_for_base", "evidence": "now", "measured": 2.0} for id in ("g0", "g1", "g2")}
+    dropped = with_verdicts(rows, verdicts).dropped
+    store.set_drops(
+        [
+            (
+                "g0",
+                "rewrite",
+                "too_long_for_base",
+                "first",
+                1.0,
+                None,
+                None,
+            ),  # lost by a later stage: its verdict stands
+            ("g1", "near_duplicates", "near_duplicate", "first", 0.8, 0.7, "g3"),  # this pass carried it beyond that
+        ]
+    )
+    ledger = with_first_verdicts(dropped, "select", store)
+    columns = ("id", "stage", "reason", "evidence", "measured", "again")
+    assert ledger.select(columns).rows() == [
+        ("g0", "rewrite", "too_long_for_base", "first", 1.0, "select/too_long_for_base"),
+        ("g1", "select", "too_long_for_base", "now", 2.0, None),
+        ("g2", "select", "too_long_for_base", "now", 2.0, None),
+    ]
+    last = ledger.select(stage=last_verdict("stage"), reason=last_verdict("reason"))
+    assert set(last.rows()) == {("select", "too_long_for_base")}
+    store.close()
+
+
+def test_a_run_of_an_older_version_is_refused_in_one_line_and_its_completions_can_be_reused(kiloset, finished):
+    run = RunFolder(finished)
+    manifest = run.manifest
+    del manifest["format"]
+    run.manifest_file.write_text(json.dumps(manifest))
+    for command in (("audit",), ("explain", "g00001"), ("train",), ("export",)):
+        ran = kiloset(*command, "--run", "mine", "--runs", finished.parent)
+        assert ran.returncode == 2
+        assert re.fullmatch(r"kiloset: KS059 .*kiloset dataset --from mine .*\n", ran.stderr)
+    config = parse(RunConfig, fake_run.TABLE)
+    with pytest.raises(DataError) as refused:
+        begin(config, run)
+    assert refused.value.code == "KS059"
+    new = RunFolder(finished.parent / "new")
+    reuse_completions(config, read_inputs(config), new, run)
+    fake_run.run(new.path, models=FakeModels(Moments(1, lambda: pytest.fail("a model was used"))))
+    assert new.curated.read_bytes() == run.curated.read_bytes()

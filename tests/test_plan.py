@@ -134,7 +134,7 @@ def test_strategies_share_the_candidates_by_weight_and_have_their_own_yield_and_
 def test_rewriting_takes_the_reserve_too_and_has_the_base_models_price_and_speed():
     config = config_of(
         rewrite={"enabled": True, "plain": 2, "guided": 3},
-        balance={"reserve": 0.15},
+        select={"reserve": 0.15},
         models={
             "generator": {"name": MODEL, "price_prompt": 1.0, "price_written": 10.0},
             "base": {"name": BASE, "price_prompt": 2.0, "price_written": 4.0},
@@ -307,7 +307,7 @@ def written(runs, name, *, model=f"{MODEL}@abc", base=f"{MODEL}@abc", age=0.0, a
     folder.write_stage(1, "seeds", "f", table_of([seed]), nothing)
     folder.write_stage(2, "generate", "f", kept, verdict)
     folder.write_stage(3, "rules", "f", good, nothing)
-    folder.write_stage(4, "balance", "f", good, nothing)
+    folder.write_stage(4, "select", "f", good, nothing)
     folder.write_stage(5, "rewrite", "f", table_of(rewritten), nothing)
     stages = {"generate": {"models": {"generator": model}}, "rewrite": {"models": {"rewriter": base, "scorer": "x"}}}
     folder.update_manifest({"name": name, "stages": stages})
@@ -386,7 +386,7 @@ def test_the_run_itself_comes_first_with_what_it_has_paid(tmp_path):
 
 def test_a_run_stopped_while_it_generated_borrows_the_yields_of_another(tmp_path):
     mine = written(tmp_path, "mine")
-    for number, name in enumerate(("seeds", "generate", "rules", "balance", "rewrite"), 1):
+    for number, name in enumerate(("seeds", "generate", "rules", "select", "rewrite"), 1):
         mine.stage_file(number, name).unlink()
     mine.manifest_file.write_text('{"name": "mine"}')
     alone = find_evidence(config_of(), mine, tmp_path)

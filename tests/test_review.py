@@ -82,7 +82,7 @@ def make_run(path, texts=None, kept=36):
     stages = {
         "seeds": (seeds, empty), "generate": (everything, empty), "rules": (rules.kept, rules.dropped),
         "near_duplicates": (near.kept, near.dropped), "semantic": (near.kept, empty),
-        "balance": (balanced.kept, balanced.dropped), "rewrite": (styled, empty), "style": (styled, empty),
+        "select": (balanced.kept, balanced.dropped), "rewrite": (styled, empty), "style": (styled, empty),
     }  # fmt: skip
     said = {}
     for number, (name, (rows, gone)) in enumerate(stages.items(), start=1):

@@ -64,7 +64,7 @@ def test_a_rejected_row_is_replaced_and_the_others_stay(folder):
     assert len(before.keys() & after.keys()) == 11
     gone = _dropped(folder)[row["id"]]
     assert (gone["stage"], gone["reason"], gone["evidence"]) == (
-        "balance", "rejected_in_review", "rejected in review: false",
+        "select", "rejected_in_review", "rejected in review: false",
     )  # fmt: skip
     assert result.review.rejected == 1
     assert result.review.accepted == 0
@@ -130,7 +130,7 @@ def test_an_accepted_row_stays_under_settings_that_would_drop_it(folder):
 def test_a_dropped_row_can_be_called_back_from_every_stage_before_selection_and_from_selection(folder):
     ledger = folder.dropped().filter(pl.col("category").is_in(["maths", "open_qa", "summarising"]))
     first = ledger.filter(pl.col("source") == "generated").group_by("stage", "reason").first()
-    assert {"generate", "balance", "style"} <= set(first["stage"])
+    assert {"generate", "select", "style"} <= set(first["stage"])
     for row in first.iter_rows(named=True):
         _decide(folder, row, response=row["response"] or "An answer.", instruction=row["instruction"] or "A task.")
     result = _again(folder)
@@ -138,21 +138,21 @@ def test_a_dropped_row_can_be_called_back_from_every_stage_before_selection_and_
     assert set(first["id"]) <= set(after)
     assert not set(first["id"]) & set(_dropped(folder))
     assert result.review.accepted == first.height
-    early = first.filter(~pl.col("stage").is_in(["balance", "style"]))
+    early = first.filter(~pl.col("stage").is_in(["select", "style"]))
     assert result.review.called_back == early.height > 0
     assert result.rows == 12 + result.review.beyond
 
 
 def test_rows_accepted_beyond_a_target_enlarge_the_set_and_leave_no_other_category_short(folder):
-    rows = folder.dropped().filter((pl.col("category") == "maths") & (pl.col("stage") == "balance"))
-    seeds = rows.filter(pl.col("source") == "seed").head(6)
-    assert seeds.height == 6
+    rows = folder.dropped().filter((pl.col("category") == "maths") & (pl.col("response") != "")).head(6)
+    assert rows.height == 6
     wanted = folder.manifest["target"]["maths"]
-    for row in seeds.iter_rows(named=True):
+    for row in rows.iter_rows(named=True):
         _decide(folder, row)
     result = _again(folder)
-    assert result.got["maths"] == max(6, wanted)
-    assert result.review.beyond == max(0, 6 - wanted)
+    assert wanted < 6
+    assert result.got["maths"] == 6
+    assert result.review.beyond == 6 - wanted
     assert result.rows == 12 + result.review.beyond
     assert result.shortfall == {}
 
@@ -202,7 +202,7 @@ def test_the_same_decisions_and_completions_give_the_same_bytes(folder, tmp_path
     with closing(CallStore.read_only(folder.calls)) as store:
         store.copy_to(other.calls)
     _again(other)
-    for name in ("curated.jsonl", "dropped.parquet", "10-review.parquet"):
+    for name in ("curated.jsonl", "dropped.parquet", "11-review.parquet"):
         assert (other.path / name).read_bytes() == (folder.path / name).read_bytes()
 
 

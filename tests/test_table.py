@@ -2,7 +2,7 @@ import polars as pl
 import pytest
 
 from kiloset.core.errors import StageError
-from kiloset.core.table import ROW, VERDICT, Outcome, check_outcome, no_rows, table_of, user_turn, with_verdicts
+from kiloset.core.table import ROW, STAGE_VERDICT, Outcome, check_outcome, no_rows, table_of, user_turn, with_verdicts
 
 
 def _rows(*ids):
@@ -27,7 +27,7 @@ def test_with_verdicts_splits_in_order_and_keeps_the_row_itself():
 def test_no_rows_is_what_a_stage_drops_that_drops_nothing():
     before = _rows("a", "b").with_columns(quality=pl.lit(1.0))
     dropped = no_rows(before)
-    assert (dropped.height, dropped.columns) == (0, [*before.columns, *list(VERDICT)[1:]])
+    assert (dropped.height, dropped.columns) == (0, [*before.columns, *STAGE_VERDICT])
     assert "stage" not in dropped.columns
     assert [dropped.schema[name] for name in ("measured", "limit", "twin")] == [pl.Float64, pl.Float64, pl.String]
     check_outcome("s", before, Outcome(before, dropped), creates=False)

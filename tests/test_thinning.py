@@ -17,8 +17,8 @@ from kiloset.core.errors import DataError, EmptyError
 from kiloset.core.folders import read_part, row_groups, write_part
 from kiloset.core.progress import Silent
 from kiloset.engines.settings import EngineConfig
-from kiloset.filters.balance import tempered_quotas
 from kiloset.filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
+from kiloset.filters.selection import tempered_quotas
 from kiloset.thinning import _table, thin
 from tests.fakes import FakeEmbedder
 

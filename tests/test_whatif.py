@@ -12,7 +12,7 @@ from kiloset.core.progress import Silent
 from kiloset.core.run import RunFolder
 from kiloset.filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
 from kiloset.filters.rules import RulesConfig, drop_by_rules
-from kiloset.pipeline import STAGES
+from kiloset.recipe import STAGE_NAMES
 from kiloset.whatif import what_if
 from tests import fake_run
 from tests.fakes import FakeEmbedder
@@ -48,7 +48,7 @@ def judged(folder, *settings):
 
 def stored(folder, stage):
     """The rows a stage kept."""
-    number = [each.name for each in STAGES].index(stage) + 1
+    number = STAGE_NAMES.index(stage) + 1
     return pl.read_parquet(folder / f"{number:02d}-{stage}.parquet")
 
 
@@ -65,7 +65,7 @@ def test_the_runs_own_settings_give_what_the_run_gave(undisturbed):
         (name, stored(folder, name).height) for name, *_ in found.stages
     ]
     assert all(then == now for _, then, now, _ in found.stages)
-    selected = stored(folder, "balance").height
+    selected = stored(folder, "select").height
     assert found.selected == (selected, selected, selected)
 
 
@@ -88,7 +88,7 @@ def test_another_threshold_is_judged_as_the_stage_itself_would(pooled, threshold
 
 def test_a_stricter_rule_changes_all_stages_after_it_and_says_why(undisturbed):
     folder, *_ = undisturbed
-    limit = int(stored(folder, "balance")["response"].str.split(" ").list.len().max()) - 1
+    limit = int(stored(folder, "select")["response"].str.split(" ").list.len().max()) - 1
     found = judged(folder, f"rules.max_response_words={limit}")
     strict = drop_by_rules(stored(folder, "generate"), RulesConfig(max_response_words=limit))
     assert kept(found, "rules")[1] == strict.kept.height < stored(folder, "rules").height
@@ -112,7 +112,7 @@ def test_nothing_in_the_folder_changes(finished):
         return {path.name: path.read_bytes() for path in finished.iterdir() if path.is_file()}
 
     before = content()
-    judged(finished, "near_duplicates.threshold=0.4", "balance.max_cosine=0.5")
+    judged(finished, "near_duplicates.threshold=0.4", "select.max_cosine=0.5")
     assert content() == before
 
 
@@ -121,19 +121,22 @@ def test_nothing_in_the_folder_changes(finished):
     [
         (["near_duplicates.threshold=0.7"], "nothing is changed"),
         ([], "nothing is changed"),
-        (["generate.temperature=0.1"], "generate.temperature: models would have to write anew; only [balance], ["),
+        (
+            ["generate.temperature=0.1"],
+            "generate.temperature: this setting changes what models write; only [contamination], [",
+        ),
         (["near_duplicates.threshold=7"], r"\[near_duplicates\] threshold must be less than or equal to 1"),
         (["near_duplicates.treshold=0.8"], "did you mean 'threshold'"),
     ],
 )
 def test_what_cannot_be_judged_is_refused(undisturbed, settings, message):
-    with pytest.raises(ConfigError, match=message.replace("only [balance], [", r"only \[balance\], \[")):
+    with pytest.raises(ConfigError, match=message.replace("only [contamination], [", r"only \[contamination\], \[")):
         judged(undisturbed[0], *settings)
 
 
 def test_a_run_that_is_not_that_far_is_refused(finished):
-    number = [stage.name for stage in STAGES].index("balance") + 1
-    (finished / f"{number:02d}-balance.parquet").unlink()
+    number = STAGE_NAMES.index("select") + 1
+    (finished / f"{number:02d}-select.parquet").unlink()
     with pytest.raises(DataError, match="not selected yet"):
         judged(finished, "near_duplicates.threshold=0.8")
 
@@ -144,7 +147,7 @@ def test_a_new_run_from_another_pays_for_nothing_twice(undisturbed, tmp_path):
     with closing(CallStore.read_only(undisturbed[0] / "calls.sqlite")) as store:
         store.copy_to(folder.calls)
         paid = store.account()
-    table = {**fake_run.TABLE, "balance": {"temper": 0.0}}
+    table = {**fake_run.TABLE, "select": {"temper": 0.0}}
     models = fake_run.FakeModels()
     fake_run.run(folder.path, table=table, models=models)
     with closing(CallStore(folder.calls)) as store:
@@ -152,6 +155,6 @@ def test_a_new_run_from_another_pays_for_nothing_twice(undisturbed, tmp_path):
         for purpose in ("instruction", "input", "response"):
             if purpose in paid:
                 assert store.account()[purpose]["sent"] == paid[purpose]["sent"]
-    balanced = stored(folder.path, "balance")
-    found = judged(undisturbed[0], "balance.temper=0.0")
+    balanced = stored(folder.path, "select")
+    found = judged(undisturbed[0], "select.temper=0.0")
     assert found.selected[1] == balanced.height

@@ -17,11 +17,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kiloset.core.closure import code_sha256
 from kiloset.core.errors import EmptyError
 from kiloset.core.loading import load_model, load_tokenizer
 from kiloset.core.logits import check_logits
 from kiloset.core.progress import Progress
-from kiloset.core.run import RunFolder, code_sha256, file_sha256, sha256_of
+from kiloset.core.run import RunFolder, file_sha256, sha256_of
 from kiloset.data.curated import read_curated
 from kiloset.data.splitting import SPLITS
 from kiloset.train.adapter import add_adapter, partial_folder, replaced_by, save_adapter
@@ -105,7 +106,9 @@ def train_adapter(
         check_logits(model.get_base_model().eval(), first.input_ids, first.attention_mask, first.is_response)
         packed, fused = use_packing(model.get_base_model()), fuse_adapters(model)
         relevant = asdict(config) | {"checkpoint_seconds": 0, "tokens_at_once": None}
-        fingerprint = sha256_of([relevant, rows_sha256, str(model_path), code_sha256("train"), torch.__version__])
+        fingerprint = sha256_of(
+            [relevant, rows_sha256, str(model_path), code_sha256("kiloset.train.lora"), torch.__version__]
+        )
         partial = partial_folder(folder)
         if read_fingerprint(partial / CHECKPOINT) != fingerprint:
             shutil.rmtree(partial, ignore_errors=True)

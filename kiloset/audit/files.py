@@ -21,7 +21,7 @@ from kiloset.filters.languages import languages_known
 from kiloset.filters.near_duplicates import NearDuplicatesConfig, drop_near_duplicates
 from kiloset.filters.personal import personal_rows
 from kiloset.filters.rules import PART, RulesConfig, instruction_rules, row_rules
-from kiloset.pipeline import read_benchmarks
+from kiloset.inputs import read_benchmarks
 from kiloset.settings import RunConfig
 
 LONGEST = 600

@@ -49,9 +49,9 @@ def plan(
     """
     from kiloset.cli.plan_report import show_plan
     from kiloset.models import RunModels
-    from kiloset.pipeline import probe
     from kiloset.plan.estimate import estimate, rows_wanted
     from kiloset.plan.evidence import assume_nothing_measured, find_evidence
+    from kiloset.runner import probe
     from kiloset.settings import check_same
 
     settings, inputs, folder = prepare(config, all_overrides(size, seeds, model, base, set_), run, runs)
@@ -90,21 +90,15 @@ def dataset(
     Example: `kiloset dataset --seeds my-seeds.jsonl --size 500`
     """
     from kiloset.cli.show import show_result
-    from kiloset.core.calls import CallStore
+    from kiloset.core.run import RunFolder
     from kiloset.models import RunModels
-    from kiloset.pipeline import begin, check_same_categories, run_pipeline
+    from kiloset.runner import begin, reuse_completions, run_pipeline
 
     with progress_on_stderr(progress) as display:
         settings, inputs, folder = prepare(config, all_overrides(size, seeds, model, base, set_), run, runs)
-        other = None if from_ is None else find_run(from_, runs)
-        if other is not None:
-            with closing(CallStore.read_only(other.calls)) as store:
-                check_same_categories(store, inputs.labelled["category"], other.path.name)
+        if from_ is not None:
+            reuse_completions(settings, inputs, folder, RunFolder(runs / from_))
         begin(settings, folder)
-        if other is not None:
-            with folder.lock(), closing(CallStore.read_only(other.calls)) as store:
-                if not folder.calls.exists():
-                    store.copy_to(folder.calls)
         counts = inputs.seeds.height, inputs.pool.height, settings.run.size
         logger.info("%s: %d seeds, %d pool rows, %d rows wanted", folder.path, *counts)
         with closing(RunModels(settings, sum(counts[:2]), folder.engine_log, display)) as models:
@@ -122,7 +116,7 @@ def whatif(
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, with all changed rows.")] = False,
     runs: Runs = Path("runs"),
 ) -> None:  # fmt: skip
-    """Show which rows other settings of rules, duplicates, quality and balance would keep and drop.
+    """Show which rows other settings of rules, duplicates, quality and selection would keep and drop.
 
     It changes nothing and sends no request: it uses what the run has stored and takes seconds. To make the set with these
     settings, use `kiloset dataset --from RUN --set TABLE.KEY=VALUE`.
@@ -175,7 +169,7 @@ def thin(
     with progress_on_stderr(progress) as display:
         thinned = thin_pool(
             pool, out, rows, settings.near_duplicates, settings.engine, seed=settings.run.seed,
-            temper=settings.balance.temper, make_embedder=static_embedder_factory(settings), progress=display,
+            temper=settings.select.temper, make_embedder=static_embedder_factory(settings), progress=display,
         )  # fmt: skip
     reasons = ", ".join(f"{reason} {n:,}" for reason, n in thinned.dropped.items()) or "nothing"
     print(f"{out}/kept: {thinned.kept:,} of {thinned.rows:,} rows; dropped: {reasons}")

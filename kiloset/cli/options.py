@@ -10,7 +10,7 @@ from kiloset.cli.progress import Mode
 
 if TYPE_CHECKING:
     from kiloset.core.run import RunFolder
-    from kiloset.pipeline import Inputs
+    from kiloset.inputs import Inputs
     from kiloset.settings import RunConfig
 
 Seeds = Annotated[str | None, typer.Option(help="Seed examples: a .jsonl, .json, .csv or .parquet file, a folder of them or a hub id.")]  # fmt: skip
@@ -48,8 +48,8 @@ def prepare(
 ) -> "tuple[RunConfig, Inputs, RunFolder]":
     """Read and check the config, the input files and the model names, before any model loads and anything is written."""
     from kiloset.core.run import RunFolder
+    from kiloset.inputs import read_inputs
     from kiloset.models import check_models
-    from kiloset.pipeline import read_inputs
     from kiloset.settings import load_config, run_name
 
     path = config_path(config)

@@ -14,7 +14,7 @@ from kiloset.core.run import RunFolder
 from kiloset.core.statistics import Interval
 from kiloset.evaluation.comparison import Compared, Proof, verdict
 from kiloset.evaluation.metrics import Metric, difference
-from kiloset.pipeline import Result
+from kiloset.result import Result
 from kiloset.review.apply import Reviewed
 from kiloset.train.loss import MaskedRow
 from kiloset.train.report import TrainReport

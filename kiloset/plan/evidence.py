@@ -171,7 +171,7 @@ def _rows(folder: RunFolder) -> tuple[pl.DataFrame, set[str], pl.DataFrame] | No
     """Return all generated rows of a run, the ids of its candidates and its selected rows; None before generation ended."""
     stages = dict(folder.stages())
     names = list(stages)
-    before = names[: names.index("balance")] if "balance" in names else names
+    before = names[: names.index("select")] if "select" in names else names
     if "generate" not in before or before[-1] == "generate":
         return None
     is_generated, columns = pl.col("source") == "generated", ("id", "strategy", "calls")

@@ -26,7 +26,7 @@ STAGES = {
     "near_duplicates": "{gone:,} rows repeated another one almost word for word.",
     "contamination": "{gone:,} rows repeated a prompt of the benchmarks named below, if any.",
     "semantic": "{gone:,} rows said what another one says in other words.",
-    "balance": "Of {entered:,} rows {kept:,} were selected: as many of each category as wanted and a reserve, unlike each other.",
+    "select": "Of {entered:,} rows {kept:,} were selected: as many of each category as wanted and a reserve, unlike each other.",
     "rewrite": "Rewrites of the answers were tried, and taken only where checks of numbers, names, code, negations and length found nothing changed and the base model found them more natural; {gone:,} rows were dropped.",
     "style": "Of {entered:,} rows those with the most even style stayed; {gone:,} of the reserve were given up.",
     "review": "The decisions of a reviewer were applied, if there are any.",

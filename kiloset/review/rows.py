@@ -18,7 +18,7 @@ from kiloset.data.curated import read_curated
 from kiloset.review.borderline import Near, in_order
 from kiloset.review.filter import Filter
 
-SELECTION = "balance"
+SELECTION = "select"
 """From this stage on rows have what an earlier review decided; before it they are as they were born."""
 SAID = {"id": pl.String, "verdict": pl.String, **{f"said_{name}": pl.String for name in TEXTS}}
 

@@ -1,10 +1,10 @@
 """Select the wanted number of rows of each category, spread over clusters.
 
-Spherical k-means on sentence embeddings within each category, so that more candidates in one leave the choice in the others
-as it is; quotas per cluster in proportion to the square root of its size, within a
-cluster the best quality first, and nothing too close to what is taken already (DEITA's filter, arXiv:2312.15685, but
-against *taken* rows of all categories and on cosine similarity). Baselines to hold that against are one word away:
-`balance.selector`.
+The method clusters the sentence embeddings of each category with spherical k-means, so that more candidates in one category
+leave the choice in the others as it is. Each cluster gets a quota in proportion to the square root of its size. Within a
+cluster the rows of the best quality come first, and a row that is too close to one already taken is passed over (DEITA's
+filter, arXiv:2312.15685; we compare with the taken rows of all categories, by cosine). `select.selector` names
+baselines to compare the method with.
 """
 
 import hashlib
@@ -30,8 +30,8 @@ JUDGED = 512
 
 
 @settings
-class BalanceConfig:
-    """The `[balance]` table of a run's TOML."""
+class SelectConfig:
+    """The `[select]` table of a run's TOML."""
 
     selector: Literal["balanced", "random", "longest", "quality"] = "balanced"
     """How a category's rows are chosen: `balanced` is the method of this table; the others are baselines that take the wanted
@@ -50,35 +50,33 @@ class BalanceConfig:
         return wanted + (math.ceil(wanted * self.reserve - 1e-9) if self.selector == "balanced" else 0)
 
 
-def balance(
-    table: pl.DataFrame, embedder: Embedder, wanted: Mapping[str, int], config: BalanceConfig,
-    *, seed: int, seeds_in_set: bool, fill: bool, figures: dict[str, Any] | None = None,
-) -> Outcome:  # fmt: skip
-    """Keep `wanted` rows of each category and the reserve; add the column `cluster`, and `nearest_cosine` to taken rows.
+def select(
+    table: pl.DataFrame, embedder: Embedder, wanted: Mapping[str, int], config: SelectConfig, *, seed: int, fill: bool
+) -> Outcome:
+    """Keep `wanted` rows of each category and the reserve; add `cluster`, and `nearest_cosine` to the selected rows.
 
-    Both are null with another selector than `balanced`. The order of the rows does not matter, only their ids.
+    Both columns are null with another selector than `balanced`. The result depends on the rows' ids, not on their order. The note
+    `diversity` compares the candidates, the selected rows and as many random ones (`kiloset.filters.diversity`), in the same
+    clusters for every selector.
 
-    Rows that a reviewer accepted (column `review`) are taken first, whatever else is said here, and count for their category;
-    rows that he rejected are not taken, but hold their place in the clusters, and keep out what is too similar, as they did
-    when they were taken: so that others come in their stead and the rest stays.
+    Rows that a reviewer accepted (column `review`) are selected first, whatever their rank, and count for their category. Rows
+    that he rejected are not selected, but they keep their place in the clusters and still exclude rows that are too
+    similar to them, so that one row replaces each of them and the rest of the selection stays.
 
     Args:
         table: Candidates with the columns `quality` and, for the selector `longest`, `response_words`.
-        embedder: For instruction and input.
+        embedder: Embeds instruction and input.
         wanted: Rows of each category.
-        config: The `[balance]` table.
-        seed: Of k-means, and of the selector `random`.
-        seeds_in_set: Whether seeds may be taken; otherwise they leave as `seed_kept_apart`.
-        fill: Whether other categories make up for one that falls short.
-        figures: Told how diverse the candidates, the taken rows and as many random ones are (`kiloset.filters.diversity`), if given;
-            by the same clusters with every selector.
+        config: The `[select]` table.
+        seed: Seed of k-means and of the selector `random`.
+        fill: Whether rows of other categories replace what one category lacks.
     """
-    apart = _apart(table, wanted, seeds_in_set=seeds_in_set)
+    unwanted = _unwanted(table, wanted)
     known = table.select("id", "category").with_row_index("place")
     # Clusters depend on the order in which k-means is given its rows.
-    known = known.join(apart, on="place", how="anti").sort("id")
+    known = known.join(unwanted, on="place", how="anti").sort("id")
     if known.is_empty():
-        return _outcome(table, apart)
+        return _outcome(table, unwanted, {})
     candidates = table[known["place"]]
     vectors = embedder.embed(full_instruction(candidates))  # (candidates, dims), rows of length 1
     labels = _labels(candidates["category"], vectors, wanted, config, seed)
@@ -90,14 +88,13 @@ def balance(
     ).with_row_index("row")  # of `vectors`; `place` is that of `table`
     if config.selector == "balanced":
         ranked = known.with_columns(quality=candidates["quality"].cast(pl.Float64)).sort(-pl.col("quality"), "id")
-        said = _verdicts(ranked, _pick(ranked, vectors, wanted, config, fill=fill), config.max_cosine)
+        verdicts = _verdicts(ranked, _pick(ranked, vectors, wanted, config, fill=fill), config.max_cosine)
     else:
         ranked = known.with_columns(rank=_ranks(candidates, config.selector, seed)).sort("rank", "id")
-        said = _baseline(ranked, wanted, config.selector, fill=fill)
-    if figures is not None:
-        taken = said.filter(pl.col("reason").is_null())["row"].sort().to_numpy().astype(np.int64)
-        figures |= diversity(vectors, taken, seed, labels)
-    return _outcome(table, pl.concat([apart, _with_rejected(said, table)], how="diagonal"))
+        verdicts = _baseline(ranked, wanted, config.selector, fill=fill)
+    taken = verdicts.filter(pl.col("reason").is_null())["row"].sort().to_numpy().astype(np.int64)
+    figures = diversity(vectors, taken, seed, labels)
+    return _outcome(table, pl.concat([unwanted, _with_rejected(verdicts, table)], how="diagonal"), figures)
 
 
 def cluster_count(wanted: int, candidates: int) -> int:
@@ -190,7 +187,7 @@ class _Picker:
 
 
 def _pick(
-    ranked: pl.DataFrame, vectors: NDArray[np.float32], wanted: Mapping[str, int], config: BalanceConfig, *, fill: bool
+    ranked: pl.DataFrame, vectors: NDArray[np.float32], wanted: Mapping[str, int], config: SelectConfig, *, fill: bool
 ) -> _Picker:
     """Take what stays, then each category's rows cluster by cluster, then its best left; to fill, the best left of all."""
     pinned = ranked.filter("stays")
@@ -274,7 +271,7 @@ def _baseline(ranked: pl.DataFrame, wanted: Mapping[str, int], selector: str, *,
 
 
 def _labels(
-    categories: pl.Series, vectors: NDArray[np.float32], wanted: Mapping[str, int], config: BalanceConfig, seed: int
+    categories: pl.Series, vectors: NDArray[np.float32], wanted: Mapping[str, int], config: SelectConfig, seed: int
 ) -> NDArray[np.int32]:
     """Return each row's cluster; no two categories share one."""
     labels = np.zeros(len(categories), np.int32)
@@ -287,23 +284,18 @@ def _labels(
     return labels
 
 
-def _apart(table: pl.DataFrame, wanted: Mapping[str, int], *, seeds_in_set: bool) -> pl.DataFrame:
-    """Say of the rows that are no candidates why; what a reviewer accepted is one."""
-    known = table.select("source", "category").with_row_index("place").filter(~stays(table))
-    seeds = known.filter((pl.col("source") == "seed") & (not seeds_in_set))
-    others = known.join(seeds, on="place", how="anti").filter(~pl.col("category").is_in(list(wanted)))
-    why = "seeds are not selected ([seeds] in_set = false)"
-    return pl.concat(
-        [
-            seeds.select("place", reason=pl.lit("seed_kept_apart"), evidence=pl.lit(why)),
-            others.select("place", reason=pl.lit("category_not_wanted"), evidence=pl.format("no row of {} is wanted", "category")),
-        ]
-    )  # fmt: skip
+def _unwanted(table: pl.DataFrame, wanted: Mapping[str, int]) -> pl.DataFrame:
+    """Return the verdicts of rows whose category is not wanted; a row that a reviewer accepted is always a candidate."""
+    rows = table.select("category").with_row_index("place").filter(~stays(table))
+    return rows.filter(~pl.col("category").is_in(list(wanted))).select(
+        "place", reason=pl.lit("category_not_wanted"), evidence=pl.format("no row of {} is wanted", "category")
+    )
 
 
-def _outcome(table: pl.DataFrame, said: pl.DataFrame) -> Outcome:
-    """Split a table by what is said of each place, all of them; rows without a reason are kept."""
+def _outcome(table: pl.DataFrame, verdicts: pl.DataFrame, figures: dict[str, Any]) -> Outcome:
+    """Split a table by the verdict on each place; rows without a reason are kept."""
     kinds = {"place": pl.UInt32, "cluster": pl.Int32, "nearest_cosine": pl.Float64, **STAGE_VERDICT}
-    said = pl.concat([pl.DataFrame(schema=kinds), said], how="diagonal").select(*kinds).sort("place").drop("place")
-    whole, dropped = table.with_columns(said.get_columns()), said["reason"].is_not_null()
-    return Outcome(kept=whole.filter(~dropped).drop(*STAGE_VERDICT), dropped=whole.filter(dropped))
+    every = pl.concat([pl.DataFrame(schema=kinds), verdicts], how="diagonal").select(*kinds).sort("place").drop("place")
+    whole, dropped = table.with_columns(every.get_columns()), every["reason"].is_not_null()
+    kept = whole.filter(~dropped).drop(*STAGE_VERDICT)
+    return Outcome(kept, whole.filter(dropped), notes={"diversity": figures})

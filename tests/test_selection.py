@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from kiloset.core.config import parse
 from kiloset.core.errors import ConfigError
 from kiloset.core.table import Outcome, check_outcome, table_of
-from kiloset.filters.balance import BalanceConfig, balance, cluster_count, tempered_quotas
 from kiloset.filters.diversity import vendi_score
 from kiloset.filters.nearest import cluster
+from kiloset.filters.selection import SelectConfig, cluster_count, select, tempered_quotas
 
 
 class Known:
@@ -53,11 +53,11 @@ def candidates(categories: Sequence[str], seed: int = 0, crowding: float = 0.5) 
 
 
 def run(
-    rows: pl.DataFrame, embedder: Known, wanted: Mapping[str, int], config: BalanceConfig | None = None, **given: Any
+    rows: pl.DataFrame, embedder: Known, wanted: Mapping[str, int], config: SelectConfig | None = None, **given: Any
 ) -> Outcome:
-    options = {"seed": 0, "seeds_in_set": True, "fill": False, **given}
-    outcome = balance(rows, embedder, wanted, config or BalanceConfig(reserve=0.0), **options)
-    check_outcome("balance", rows, outcome, creates=False)
+    options = {"seed": 0, "fill": False, **given}
+    outcome = select(rows, embedder, wanted, config or SelectConfig(reserve=0.0), **options)
+    check_outcome("select", rows, outcome, creates=False)
     for half in (outcome.kept, outcome.dropped):
         assert half["id"].to_list() == [id for id in rows["id"] if id in set(half["id"])]
     return outcome
@@ -125,7 +125,7 @@ def test_exactly_the_wanted_rows_and_the_reserve_are_kept() -> None:
     rows, embedder = candidates(["a"] * 120 + ["b"] * 150 + ["c"] * 9, crowding=5.0)
     for reserve in ("0", "0.07", "0.15", "0.2", "0.333"):  # in floats, 100 * 0.07 is more than 7
         kept = run(
-            rows, embedder, {"a": 20, "b": 100, "c": 9}, BalanceConfig(reserve=float(reserve), max_cosine=1.0)
+            rows, embedder, {"a": 20, "b": 100, "c": 9}, SelectConfig(reserve=float(reserve), max_cosine=1.0)
         ).kept
         sizes = Counter(kept["category"])
         exact = {name: math.ceil(count * (1 + Fraction(reserve))) for name, count in {"a": 20, "b": 100}.items()}
@@ -136,7 +136,7 @@ def test_exactly_the_wanted_rows_and_the_reserve_are_kept() -> None:
 @pytest.mark.parametrize("max_cosine", [0.6, 0.8, 0.9])
 def test_no_two_kept_rows_are_closer_than_the_cap_and_each_refusal_names_a_kept_row(max_cosine: float) -> None:
     rows, embedder = candidates(["a", "b"] * 80, crowding=0.3)
-    outcome = run(rows, embedder, {"a": 40, "b": 40}, BalanceConfig(reserve=0.0, max_cosine=max_cosine))
+    outcome = run(rows, embedder, {"a": 40, "b": 40}, SelectConfig(reserve=0.0, max_cosine=max_cosine))
     vector = dict(zip(rows["id"], embedder.embed(rows["instruction"].to_list()).astype(np.float64), strict=True))
     for one, other in itertools.combinations(outcome.kept["id"], 2):
         assert vector[one] @ vector[other] < max_cosine
@@ -156,7 +156,7 @@ def test_a_row_is_held_against_taken_rows_only() -> None:
     rows = rows.with_columns(quality=pl.Series([3.0, 2.0, 1.0]))
     embedder = Known({f"task {n}": v for n, v in enumerate(unit(np.stack([np.cos(turns), np.sin(turns)], axis=1)))})
     outcome = run(
-        rows, embedder, {"a": 3}, BalanceConfig(reserve=0.0, max_cosine=math.cos(math.radians(25)), clusters=1)
+        rows, embedder, {"a": 3}, SelectConfig(reserve=0.0, max_cosine=math.cos(math.radians(25)), clusters=1)
     )
     assert outcome.kept["id"].to_list() == ["g00000", "g00002"]
     assert outcome.dropped.select("id", "reason", "twin").rows() == [("g00001", "too_similar", "g00000")]
@@ -168,23 +168,20 @@ def test_a_cosine_at_the_limit_is_too_similar() -> None:
     rows, _ = candidates(["a"] * 2)
     embedder = Known({"task 0": np.float32([1, 0]), "task 1": np.float32([0.8, 0.6])})
     for limit, kept in ((0.8, 1), (0.81, 2)):
-        assert run(rows, embedder, {"a": 2}, BalanceConfig(reserve=0.0, max_cosine=limit)).kept.height == kept
+        assert run(rows, embedder, {"a": 2}, SelectConfig(reserve=0.0, max_cosine=limit)).kept.height == kept
 
 
 @pytest.mark.parametrize("fill", [False, True])
 @pytest.mark.parametrize("max_cosine", [0.9, 1.0])
 def test_every_dropped_row_has_a_true_reason(fill: bool, max_cosine: float) -> None:
     rows, embedder = candidates(["a"] * 90 + ["b"] * 12 + ["c"] * 60 + ["spam"] * 5, crowding=0.4)
-    rows = rows.with_columns(source=pl.when(pl.int_range(pl.len()) % 10 == 0).then(pl.lit("seed")).otherwise("source"))
-    config = BalanceConfig(reserve=0.1, max_cosine=max_cosine, clusters=5)
-    outcome = run(rows, embedder, {"a": 20, "b": 30, "c": 10}, config, seeds_in_set=False, fill=fill)
+    config = SelectConfig(reserve=0.1, max_cosine=max_cosine, clusters=5)
+    outcome = run(rows, embedder, {"a": 20, "b": 30, "c": 10}, config, fill=fill)
     kept = outcome.kept.to_dicts()
     reasons = Counter(outcome.dropped["reason"])
-    assert set(reasons) >= {"over_quota", "seed_kept_apart", "category_not_wanted"}
+    assert set(reasons) >= {"over_quota", "category_not_wanted"}
     for row in outcome.dropped.to_dicts():
-        if row["reason"] == "seed_kept_apart":
-            assert row["source"] == "seed"
-        elif row["reason"] == "category_not_wanted":
+        if row["reason"] == "category_not_wanted":
             assert row["category"] == "spam"
             assert "spam" in row["evidence"]
         elif row["reason"] == "over_quota":
@@ -201,14 +198,14 @@ def test_every_dropped_row_has_a_true_reason(fill: bool, max_cosine: float) -> N
 
 def test_within_a_cluster_the_best_are_taken() -> None:
     rows, embedder = candidates(["a"] * 60, crowding=5.0)
-    kept = run(rows, embedder, {"a": 12}, BalanceConfig(reserve=0.0, max_cosine=1.0, clusters=1)).kept
+    kept = run(rows, embedder, {"a": 12}, SelectConfig(reserve=0.0, max_cosine=1.0, clusters=1)).kept
     best = rows.sort("quality", descending=True)["id"].head(12)
     assert set(kept["id"]) == set(best)
 
 
 def test_clusters_share_a_category_by_their_tempered_sizes() -> None:
     rows, embedder = candidates(["a"] * 200, crowding=0.2)
-    config = BalanceConfig(reserve=0.0, max_cosine=1.0, clusters=6)
+    config = SelectConfig(reserve=0.0, max_cosine=1.0, clusters=6)
     outcome = run(rows, embedder, {"a": 40}, config)
     every = Counter([*outcome.kept["cluster"], *outcome.dropped["cluster"]])
     assert dict(Counter(outcome.kept["cluster"])) == tempered_quotas(dict(sorted(every.items())), 40, 0.5)
@@ -218,7 +215,7 @@ def test_what_a_crowded_cluster_cannot_give_the_others_give() -> None:
     rows, _ = candidates(["a"] * 20)
     turns = np.radians([0.0] * 10 + [90.0 + 2 * n for n in range(10)])  # ten copies, and ten rows two degrees apart
     embedder = Known({f"task {n}": v for n, v in enumerate(unit(np.stack([np.cos(turns), np.sin(turns)], axis=1)))})
-    config = BalanceConfig(reserve=0.0, max_cosine=0.9999, clusters=2)
+    config = SelectConfig(reserve=0.0, max_cosine=0.9999, clusters=2)
     outcome = run(rows, embedder, {"a": 8}, config)
     copies = {f"g{n:05d}" for n in range(10)}
     assert (outcome.kept.height, len(copies & set(outcome.kept["id"]))) == (8, 1)
@@ -227,26 +224,13 @@ def test_what_a_crowded_cluster_cannot_give_the_others_give() -> None:
 
 def test_other_categories_fill_what_one_lacks_only_if_asked() -> None:
     rows, embedder = candidates(["a"] * 40 + ["b"] * 3, crowding=5.0)
-    wanted, config = {"a": 10, "b": 10}, BalanceConfig(reserve=0.0, max_cosine=1.0, clusters=1)
+    wanted, config = {"a": 10, "b": 10}, SelectConfig(reserve=0.0, max_cosine=1.0, clusters=1)
     short = run(rows, embedder, wanted, config, fill=False).kept
     assert Counter(short["category"]) == {"a": 10, "b": 3}
     full = run(rows, embedder, wanted, config, fill=True).kept
     assert Counter(full["category"]) == {"a": 17, "b": 3}
     best = rows.filter(pl.col("category") == "a").sort("quality", descending=True)["id"].head(17)
     assert set(full.filter(pl.col("category") == "a")["id"]) == set(best)
-
-
-def test_seeds_are_in_the_set_or_kept_apart() -> None:
-    rows, embedder = candidates(["a"] * 6, crowding=5.0)
-    rows = rows.with_columns(source=pl.Series(["seed", "seed", "pool", *["generated"] * 3]))
-    config = BalanceConfig(reserve=0.0, max_cosine=1.0)
-    assert run(rows, embedder, {"a": 6}, config).kept.height == 6
-    apart = run(rows, embedder, {"a": 6}, config, seeds_in_set=False)
-    assert apart.kept["id"].to_list() == ["g00002", "g00003", "g00004", "g00005"]
-    assert apart.dropped.select("id", "reason").rows() == [(f"g0000{n}", "seed_kept_apart") for n in (0, 1)]
-    alone = run(rows[:2], embedder, {"a": 6}, config, seeds_in_set=False)
-    assert (alone.kept.height, alone.dropped["reason"].to_list()) == (0, ["seed_kept_apart"] * 2)
-    assert alone.kept.schema["cluster"] == pl.Int32
 
 
 def test_the_same_seed_gives_the_same_rows() -> None:
@@ -259,7 +243,7 @@ def test_the_same_seed_gives_the_same_rows() -> None:
 @pytest.mark.parametrize("clusters", [0, 1, 7])
 def test_the_order_of_the_rows_does_not_matter(clusters: int) -> None:
     rows, embedder = candidates(["a", "b", "c"] * 40, crowding=0.4)
-    config = BalanceConfig(reserve=0.1, clusters=clusters)
+    config = SelectConfig(reserve=0.1, clusters=clusters)
     one = run(rows, embedder, {"a": 10, "b": 20, "c": 5}, config)
     other = run(rows.sample(fraction=1.0, shuffle=True, seed=3), embedder, {"c": 5, "b": 20, "a": 10}, config)
     assert other.kept.sort("id").equals(one.kept)
@@ -268,7 +252,7 @@ def test_the_order_of_the_rows_does_not_matter(clusters: int) -> None:
 
 def test_more_clusters_than_rows_are_no_error() -> None:
     rows, embedder = candidates(["a"] * 5, crowding=5.0)
-    kept = run(rows, embedder, {"a": 2}, BalanceConfig(reserve=0.0, max_cosine=1.0, clusters=50)).kept
+    kept = run(rows, embedder, {"a": 2}, SelectConfig(reserve=0.0, max_cosine=1.0, clusters=50)).kept
     assert kept.height == 2
 
 
@@ -317,7 +301,7 @@ def test_clusters_are_a_tenth_of_the_wanted_rows_and_at_most_an_eighth_of_the_ca
 def test_each_category_has_as_many_clusters_as_the_rule_says_or_the_config() -> None:
     rows, embedder = candidates(["a"] * 200 + ["b"] * 40 + ["c"] * 12, crowding=5.0)
     for config, counts in ((0, {"a": 5, "b": 5, "c": 1}), (7, {"a": 7, "b": 7, "c": 7})):
-        outcome = run(rows, embedder, {"a": 50, "b": 90, "c": 3}, BalanceConfig(reserve=0.0, clusters=config))
+        outcome = run(rows, embedder, {"a": 50, "b": 90, "c": 3}, SelectConfig(reserve=0.0, clusters=config))
         every = pl.concat([outcome.kept, outcome.dropped], how="diagonal")
         assert dict(every.group_by("category").agg(pl.col("cluster").n_unique()).iter_rows()) == counts
         assert every["cluster"].n_unique() == sum(counts.values())
@@ -343,7 +327,7 @@ def test_a_large_category_is_trained_on_a_sample_as_faiss_draws_it_and_all_of_it
 def test_rows_judged_in_blocks_are_those_judged_one_by_one(
     judged: int, fill: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kiloset.filters.balance.JUDGED", judged)
+    monkeypatch.setattr("kiloset.filters.selection.JUDGED", judged)
     rows, embedder = candidates(["a", "b", "b"] * 70, crowding=0.25, seed=9)
     rows = rows.with_columns(pl.col("quality").round(0))  # ties are broken by id
     vectors = embedder.embed(rows["instruction"].to_list()).astype(np.float64)
@@ -360,7 +344,7 @@ def test_rows_judged_in_blocks_are_those_judged_one_by_one(
                     close[at] = round(cosine, 4), twin
                 if not taken or close[at][0] < 0.9:
                     taken.append(at)
-    outcome = run(rows, embedder, wanted, BalanceConfig(reserve=0.0, clusters=1), fill=fill)
+    outcome = run(rows, embedder, wanted, SelectConfig(reserve=0.0, clusters=1), fill=fill)
     assert outcome.kept["id"].to_list() == [rows["id"][at] for at in sorted(taken)]
     assert outcome.kept["nearest_cosine"].to_list() == [close[at][0] if at in close else None for at in sorted(taken)]
     similar = outcome.dropped.filter(pl.col("reason") == "too_similar").select("id", "measured", "twin").rows()
@@ -371,16 +355,13 @@ def test_rows_judged_in_blocks_are_those_judged_one_by_one(
 
 def test_every_selector_is_told_how_evenly_it_takes_from_the_same_clusters() -> None:
     rows, embedder = candidates(["a"] * 90 + ["b"] * 60, crowding=1.0)
-    rows = rows.with_columns(
-        source=pl.when(pl.int_range(pl.len()) % 5 == 0).then(pl.lit("seed")).otherwise("source"),
-        response_words=pl.lit(3.0),
-    )
+    rows = rows.with_columns(response_words=pl.lit(3.0))
     told: dict[str, dict[str, Any]] = {}
     for selector in ("balanced", "random", "longest", "quality"):
-        config = BalanceConfig(selector=selector, reserve=0.0, clusters=4)  # type: ignore[arg-type]
-        told[selector] = {}
-        outcome = run(rows, embedder, {"a": 20, "b": 10}, config, figures=told[selector], seeds_in_set=False)
-        assert [told[selector][name]["rows"] for name in ("candidates", "selected", "random")] == [120, 30, 30]
+        config = SelectConfig(selector=selector, reserve=0.0, clusters=4)  # type: ignore[arg-type]
+        outcome = run(rows, embedder, {"a": 20, "b": 10}, config)
+        told[selector] = outcome.notes["diversity"]
+        assert [told[selector][name]["rows"] for name in ("candidates", "selected", "random")] == [150, 30, 30]
         taken = embedder.embed(outcome.kept["instruction"].to_list())
         assert told[selector]["selected"]["vendi"] == pytest.approx(vendi_score(taken), abs=0.01)
         if selector == "balanced":
@@ -415,7 +396,7 @@ def test_each_row_is_with_the_mean_direction_it_is_nearest_to_in_angle() -> None
 )
 def test_a_setting_whose_powers_or_products_overflow_is_refused(name: str, value: float, limit: int) -> None:
     with pytest.raises(ConfigError, match=rf"{name} must be (less|greater) than or equal to {limit}, got"):
-        parse(BalanceConfig, {name: value})
+        parse(SelectConfig, {name: value})
 
 
 @pytest.mark.parametrize("selector", ["random", "longest", "quality"])
@@ -424,7 +405,7 @@ def test_a_baseline_takes_the_first_of_each_category_by_its_own_order(selector: 
     rng = np.random.default_rng(1)
     rows = rows.with_columns(response_words=pl.Series(rng.integers(1, 12, rows.height).astype(float)))
     wanted = {"a": 7, "b": 3, "c": 5}
-    config = BalanceConfig(selector=selector, reserve=0.5)  # type: ignore[arg-type]
+    config = SelectConfig(selector=selector, reserve=0.5)  # type: ignore[arg-type]
     outcome = run(rows, embedder, wanted, config)
     assert Counter(outcome.kept["category"]) == {"a": 7, "b": 3, "c": 2}
     if selector != "random":
@@ -450,7 +431,7 @@ def test_a_baseline_takes_the_first_of_each_category_by_its_own_order(selector: 
 
 def test_chance_takes_every_row_equally_often_and_another_seed_takes_others() -> None:
     rows, embedder = candidates(["a"] * 40)
-    config = BalanceConfig(selector="random")
+    config = SelectConfig(selector="random")
     taken = Counter(id for seed in range(200) for id in run(rows, embedder, {"a": 10}, config, seed=seed).kept["id"])
     assert sum(taken.values()) == 2000
     assert len(taken) == 40
@@ -467,7 +448,7 @@ def reviewed(rows: pl.DataFrame, **verdicts: str) -> pl.DataFrame:
 def test_a_rejected_row_gives_its_place_to_one_other_of_its_category_and_the_rest_stays(selector: str) -> None:
     rows, embedder = candidates(["a", "b", "c"] * 60, crowding=3.0)
     rows = rows.with_columns(response_words=pl.int_range(pl.len()).cast(pl.Float64))
-    wanted, config = {"a": 10, "b": 14, "c": 6}, BalanceConfig(selector=selector, max_cosine=0.99)
+    wanted, config = {"a": 10, "b": 14, "c": 6}, SelectConfig(selector=selector, max_cosine=0.99)
     before = run(rows, embedder, wanted, config).kept
     for id, category in before.select("id", "category").rows()[::4]:
         outcome = run(reviewed(rows, **{id: "rejected"}), embedder, wanted, config)
@@ -482,7 +463,7 @@ def test_a_rejected_row_gives_its_place_to_one_other_of_its_category_and_the_res
 def test_accepted_rows_are_taken_whatever_they_are_like_and_count_for_their_category(selector: str) -> None:
     rows, embedder = candidates(["a", "b"] * 40, crowding=0.2)
     rows = rows.with_columns(response_words=pl.int_range(pl.len()).cast(pl.Float64))
-    wanted, config = {"a": 8, "b": 5}, BalanceConfig(selector=selector)
+    wanted, config = {"a": 8, "b": 5}, SelectConfig(selector=selector)
     out = run(rows, embedder, wanted, config).dropped
     some = [id for name in ("a", "b") for id in out.filter(pl.col("category") == name)["id"].to_list()[:6]]
     kept = run(reviewed(rows, **dict.fromkeys(some, "accepted")), embedder, wanted, config).kept

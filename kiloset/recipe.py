@@ -1,0 +1,230 @@
+"""The pipeline, from seeds to the curated set: every stage, in order, with what it needs.
+
+A stage is a function of the table and the run's `Context`. It returns an `Outcome` and changes nothing that it was given.
+`RECIPE` at the end of this file lists the stages; `kiloset.runner` runs them.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from kiloset.core.calls import CallStore
+from kiloset.core.errors import ConfigError
+from kiloset.core.models import Embedder
+from kiloset.core.recorded import RecordedEngine, RecordedScorer
+from kiloset.core.review import stays
+from kiloset.core.table import Outcome, keep_all, no_rows, with_verdicts
+from kiloset.filters.chain import FilterChain
+from kiloset.filters.personal import mask_rows
+from kiloset.filters.quality import with_quality
+from kiloset.filters.rules import screen_instructions, with_languages
+from kiloset.filters.selection import select
+from kiloset.filters.semantic import drop_semantic_duplicates
+from kiloset.generator.categories import label_by_neighbours
+from kiloset.generator.loop import GenerationResult, generate
+from kiloset.generator.planning import WavePlan, Yields
+from kiloset.inputs import Inputs
+from kiloset.models import Models
+from kiloset.review.apply import Review
+from kiloset.rewrite.rewrite import rewrite
+from kiloset.rewrite.style import rank_by_style
+from kiloset.settings import RunConfig
+
+
+@dataclass(frozen=True)
+class Shortage:
+    """What the set lacks after a pass through all stages."""
+
+    rows: Mapping[str, int]
+    """Missing rows, by category."""
+    yields: Yields
+    """Requested instructions, and those that came through every stage or were only beyond the wanted number."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage may use besides its table."""
+
+    config: RunConfig
+    inputs: Inputs
+    models: Models
+    generator: RecordedEngine
+    rewriter: RecordedEngine
+    scorer: RecordedScorer
+    embedder: Embedder
+    store: CallStore
+    filters: FilterChain
+    review: Review
+    wanted: Mapping[str, int] = field(default_factory=dict)
+    """Wanted rows, by category."""
+    shortage: Shortage | None = None
+    """What the previous pass left missing, for the generation that goes back for it."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One entry of the recipe."""
+
+    name: str
+    act: Callable[[pl.DataFrame, Context], Outcome]
+    code: tuple[Callable[..., Any], ...]
+    """Functions and classes that `act` uses. A change in the closure of their modules invalidates the stage's result."""
+    settings: tuple[str, ...] = ()
+    """Tables of the config that change the result; `run` and `categories` count for every stage."""
+    models: tuple[str, ...] = ()
+    """Models whose identity changes the result."""
+    creates: bool = False
+    """Whether it adds rows."""
+
+
+def label_seeds(_: pl.DataFrame, context: Context) -> Outcome:
+    """Start the table: seeds and pool, each row with a category."""
+    seeds, rules = context.inputs.seeds, context.config.rules
+    if rules.personal_data == "mask":
+        seeds = mask_rows(seeds, rules.phone_regions)  # before a model is shown them
+    both = pl.concat([seeds, context.inputs.pool], how="diagonal")
+    neighbours = context.config.categories.neighbours
+    return keep_all(label_by_neighbours(both, context.inputs.labelled, context.embedder, neighbours))
+
+
+def add_generated(table: pl.DataFrame, context: Context) -> Outcome:
+    """Add generated rows until enough candidates of each category pass the cheap filters."""
+    if not context.config.generate.enabled:
+        return keep_all(table)
+    made = generated(table, context)
+    notes = {"generate": {"ended": made.ended, "candidates_wanted": made.wanted, "candidates": made.accepted}}
+    return Outcome(made.outcome.kept, made.outcome.dropped, notes=notes)
+
+
+def generated(
+    table: pl.DataFrame, context: Context, *, first: WavePlan | None = None, plan: bool = True
+) -> GenerationResult:
+    """Run the generation loop; `first` and `plan` are those of `kiloset.generator.loop.generate`."""
+    config, shortage = context.config, context.shortage
+    seeds = table.filter(pl.col("source") == "seed")
+    check_same_categories(context.store, seeds["category"], "another run")
+    rules = with_languages(config.rules, table)
+    return generate(
+        table, context.generator, context.wanted, config.generate, context.inputs.templates, seed=config.run.seed,
+        license=config.models.generator.license, check_instructions=lambda rows: screen_instructions(rows, rules),
+        check_candidates=context.filters.candidates, first=first, plan=plan,
+        lacking=(shortage.rows, shortage.yields) if shortage else None,
+    )  # fmt: skip
+
+
+def apply_rules(table: pl.DataFrame, context: Context) -> Outcome:
+    """Drop rows that break a rule; list, mask or drop personal data."""
+    outcome, personal = context.filters.by_rules(table)
+    if context.config.rules.personal_data == "off":
+        return outcome
+    counts = dict(personal["kind"].value_counts().sort("kind").iter_rows())
+    return Outcome(outcome.kept, outcome.dropped, notes={"personal": counts}, tables={"personal": personal})
+
+
+def drop_near(table: pl.DataFrame, context: Context) -> Outcome:
+    """Drop exact and near-duplicates."""
+    return context.filters.by_near_duplicates(table)
+
+
+def drop_contaminated(table: pl.DataFrame, context: Context) -> Outcome:
+    """Drop rows that repeat a benchmark; seeds only where they may become part of the set."""
+    judged = table if context.config.seeds.in_set else table.filter(pl.col("source") != "seed")
+    return with_verdicts(table, context.filters.contaminated(judged))
+
+
+def drop_semantic(table: pl.DataFrame, context: Context) -> Outcome:
+    """Drop rows that ask for the same as a kept row in other words."""
+    config = context.config
+    # A static embedder takes the mean of word vectors: "who is" and "who was" are almost the same to it.
+    if not config.semantic.enabled or not context.embedder.is_costly:
+        return keep_all(table)
+    found = drop_semantic_duplicates(
+        table, context.embedder, config.semantic, protect_pool=config.near_duplicates.protect_pool, seed=config.run.seed
+    )
+    kept, dropped = found.outcome
+    return Outcome(kept, dropped, notes={"borderline": found.pairs}, tables={"borderline": found.borderline})
+
+
+def score(table: pl.DataFrame, context: Context) -> Outcome:
+    """Mark what a reviewer decided, add each row's quality, and set seeds aside unless they may become part of the set."""
+    config = context.config
+    scored = with_quality(context.review.mark(table), config.quality, config.rules, context.embedder)
+    apart = (scored["source"] == "seed") & ~stays(scored) & (not config.seeds.in_set)
+    return Outcome(scored.filter(~apart), no_rows(scored), set_aside=scored.filter(apart))
+
+
+def select_rows(table: pl.DataFrame, context: Context) -> Outcome:
+    """Select the wanted rows of each category and a reserve, spread over clusters."""
+    config = context.config
+    # Rows that later stages dropped in an earlier pass are not selected again.
+    lost = {id: {"reason": reason, "evidence": evidence} for id, (reason, evidence) in context.store.lost().items()}
+    rest, gone = with_verdicts(table, lost)
+    chosen = select(
+        rest, context.embedder, context.wanted, config.select, seed=config.run.seed, fill=config.categories.fill
+    )
+    dropped = pl.concat([gone, chosen.dropped], how="diagonal_relaxed")
+    return Outcome(chosen.kept, dropped, notes=chosen.notes)
+
+
+def rewrite_responses(table: pl.DataFrame, context: Context) -> Outcome:
+    """Replace a response by a rewrite of the base model that keeps its facts and is likelier."""
+    config = context.config
+    return rewrite(table, context.rewriter, context.scorer, context.embedder, config.rewrite, config.gate)
+
+
+def rank_style(table: pl.DataFrame, context: Context) -> Outcome:
+    """Give up the reserve, preferring quality and one consistent style."""
+    return rank_by_style(table, context.wanted, context.config.style, fill=context.config.categories.fill)
+
+
+def settle_review(table: pl.DataFrame, context: Context) -> Outcome:
+    """Give the rows that a reviewer accepted the texts that he accepted."""
+    return keep_all(context.review.settle(table, context.scorer))
+
+
+def check_same_categories(store: CallStore, known: Iterable[str], name: str) -> None:
+    """Check that the stored waves asked only for categories that these seeds have.
+
+    Raises:
+        ConfigError: A wave asked for a category that they lack.
+    """
+    asked = {name for wave in store.waves() for name in wave}
+    if lacking := sorted(asked - {*known}):
+        raise ConfigError(
+            "KS857",
+            f"--from {name}: that run asked for {', '.join(lacking)}, and these seeds have none of that; reuse its completions "
+            f"only with seeds of the same categories",
+        )
+
+
+RECIPE = (
+    Stage("seeds", label_seeds, (label_by_neighbours, mask_rows), ("seeds", "pool"), ("embedder",), creates=True),
+    Stage(
+        "generate", add_generated, (generate, FilterChain, screen_instructions),
+        ("generate", "rules", "near_duplicates", "contamination"), ("generator",), creates=True,
+    ),
+    Stage("rules", apply_rules, (FilterChain,), ("rules",)),
+    Stage("near_duplicates", drop_near, (FilterChain,), ("near_duplicates",)),
+    Stage("contamination", drop_contaminated, (FilterChain,), ("contamination",)),
+    Stage("semantic", drop_semantic, (drop_semantic_duplicates,), ("semantic",), ("embedder",)),
+    Stage("score", score, (with_quality, Review), ("quality", "rules"), ("embedder",)),
+    Stage("select", select_rows, (select,), ("select",), ("embedder",)),
+    Stage("rewrite", rewrite_responses, (rewrite,), ("rewrite", "gate"), ("rewriter", "scorer", "embedder")),
+    Stage("style", rank_style, (rank_by_style,), ("style",)),
+    Stage("review", settle_review, (Review,), (), ("scorer",)),
+)  # fmt: skip
+"""The stages in order."""
+
+STAGE_NAMES = tuple(stage.name for stage in RECIPE)
+
+
+def stages_between(first: str, last: str) -> tuple[Stage, ...]:
+    """Return the stages from `first` to `last`, both included."""
+    return RECIPE[STAGE_NAMES.index(first) : STAGE_NAMES.index(last) + 1]
+
+
+def stage_number(name: str) -> int:
+    """Return a stage's place in the recipe, from 1."""
+    return STAGE_NAMES.index(name) + 1
