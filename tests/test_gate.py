@@ -744,9 +744,7 @@ def test_a_text_is_faithful_to_itself(text: str, category: str) -> None:
      "rub it. ", "not rub it. ", "warm ", "cold air. ", "Ann ", "Ann saw Bea. ", "3 ", "3 km ", "six ", "-",
      "a, ", "a or ", "a: ", "a:\n", "a into b ", "1764 ", "on. ", "a and ", "the answer ", "a, and "],
 )  # fmt: skip
-@pytest.mark.timeout(
-    30
-)  # 1 s of work; a loop over all pairs of words, or a pattern with nested repetition, takes minutes
+@pytest.mark.timeout(20)  # 0.5 s of work; a pattern with nested repetition takes hours
 def test_a_long_monotonous_text_is_compared_with_itself_within_seconds(piece: str) -> None:
-    text = piece * (40_000 // len(piece)) + "x"
+    text = piece * (20_000 // len(piece)) + "x"
     assert list(verdicts_of(text, text, category="code")) == SLUGS
