@@ -82,7 +82,7 @@ def test_the_shipped_configs_are_valid_and_written_back_unchanged(name, tmp_path
     assert load_config(tmp_path / "config.toml", []) == config
 
 
-def test_every_setting_says_what_it_means():
+def test_every_setting_has_a_meaning():
     undocumented = [f"{table}.{key}" for table, key, _, text in describe(RunConfig) if not text]
     assert undocumented == []
 

@@ -50,18 +50,18 @@ def test_values_and_gradients_are_pefts(dtype: torch.dtype, tolerance: float, rs
     expected = outcome(adapted(dtype=dtype, use_rslora=rslora), x)
     model = adapted(dtype=dtype, use_rslora=rslora)
     assert fuse_adapters(model) == 2
-    found = outcome(model, x)
-    assert found[0].dtype == expected[0].dtype
+    actual = outcome(model, x)
+    assert actual[0].dtype == expected[0].dtype
     scale = expected[0].float().abs().max().item()
-    torch.testing.assert_close(found[0], expected[0], atol=tolerance * scale, rtol=tolerance)
-    assert found[1].keys() == expected[1].keys()
-    assert len(found[1]) == 4  # A and B of two layers, and no frozen weight
+    torch.testing.assert_close(actual[0], expected[0], atol=tolerance * scale, rtol=tolerance)
+    assert actual[1].keys() == expected[1].keys()
+    assert len(actual[1]) == 4  # A and B of two layers, and no frozen weight
     for name, gradient in expected[1].items():
-        assert found[1][name].dtype == gradient.dtype
+        assert actual[1][name].dtype == gradient.dtype
         size = gradient.abs().max().item()
-        torch.testing.assert_close(found[1][name], gradient, atol=tolerance * size, rtol=tolerance)
+        torch.testing.assert_close(actual[1][name], gradient, atol=tolerance * size, rtol=tolerance)
     size = expected[2].float().abs().max().item()
-    torch.testing.assert_close(found[2], expected[2], atol=tolerance * size, rtol=tolerance)
+    torch.testing.assert_close(actual[2], expected[2], atol=tolerance * size, rtol=tolerance)
 
 
 def test_gradients_with_dropout_are_those_of_finite_differences() -> None:

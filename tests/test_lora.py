@@ -104,8 +104,8 @@ def trained(folder: Path, rows: Sequence[dict[str, Any]], config: TrainConfig, p
 def loss_by_full_logits(model: Any, tokenizer: Any, rows: Sequence[dict[str, Any]]) -> float:
     """Return the mean loss in nats per response token, row by row, by transformers' own labels."""
     total, counted = 0.0, 0
-    for given in rows:
-        question, answer = given["messages"]
+    for changes in rows:
+        question, answer = changes["messages"]
         prompt = f"<|im_start|>user\n{question['content']}<|im_end|>\n<|im_start|>assistant\n"
         start = len(tokenizer(prompt).input_ids)
         ids = torch.tensor([tokenizer(f"{prompt}{answer['content']}<|im_end|>").input_ids])
@@ -232,7 +232,9 @@ def test_the_adapter_of_the_best_epoch_is_the_one_saved(model_path: Path, tmp_pa
     assert saved == pytest.approx(min(losses), abs=1e-5)
 
 
-def test_without_validation_rows_the_last_epoch_is_kept_and_said_so(model_path: Path, tmp_path: Path) -> None:
+def test_without_validation_rows_the_last_epoch_is_kept_and_the_report_states_it(
+    model_path: Path, tmp_path: Path
+) -> None:
     report = trained(tmp_path, TRAIN, PLAIN, model_path)
     assert (report.validation_before, report.validation_after, report.best_epoch) == (None, None, 2)
     assert report.chosen_by == "last epoch, there are no validation rows"
@@ -286,11 +288,11 @@ def test_the_manifest_holds_the_settings_and_the_report(model_path: Path, tmp_pa
     run = run_of(tmp_path, [*TRAIN, *VALIDATION])
     run.update_manifest({"stages": ["seeds"]})
     report = train_run(run, PLAIN, model_path, Silent())
-    told = run.manifest["train"]
+    options = run.manifest["train"]
     assert run.manifest["stages"] == ["seeds"]
-    assert told["config"] == {**asdict(PLAIN), "targets": ["all-linear"]}
-    assert {name: told[name] for name in asdict(report)} == asdict(report)
-    assert told["rows_sha256"] == hashlib.sha256(run.curated.read_bytes()).hexdigest()
+    assert options["config"] == {**asdict(PLAIN), "targets": ["all-linear"]}
+    assert {name: options[name] for name in asdict(report)} == asdict(report)
+    assert options["rows_sha256"] == hashlib.sha256(run.curated.read_bytes()).hexdigest()
     adapted = [(32, 32), (32, 16), (32, 16), (32, 32), (32, 48), (32, 48), (48, 32)]  # q k v o gate up down
     assert report.trainable_parameters == 2 * sum(4 * (wide + high) for wide, high in adapted)
     base = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(model_path).parameters())
@@ -326,7 +328,7 @@ def test_training_that_diverges_stops_and_leaves_the_older_adapter(model_path: P
     assert [path.name for path in (tmp_path / "adapter").iterdir()] == ["older.bin"]
 
 
-def test_a_model_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_model_that_is_missing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="nowhere: no such folder"):
         trained(tmp_path, TRAIN, PLAIN, tmp_path / "nowhere")
 
@@ -395,5 +397,5 @@ def test_impossible_settings_are_refused_in_one_line(table: dict[str, Any], mess
 
 def test_the_settings_load_without_the_heavy_libraries() -> None:
     code = "import sys, kiloset.train.lora, kiloset.train.settings; print({'torch', 'peft', 'transformers', 'datasets'} & set(sys.modules))"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout == "set()\n"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert printed.stdout == "set()\n"

@@ -346,11 +346,11 @@ def test_the_embedded_model_is_converted_once_and_whole(tmp_path, monkeypatch, c
     assert len(caplog.messages) == 1
     assert "quantization_config" not in json.loads((target / "config.json").read_text())
     with (
-        safe_open(target / "model.safetensors", "pt") as there,
+        safe_open(target / "model.safetensors", "pt") as stored,
         safe_open(Path(language_model) / "model.safetensors", "pt") as here,
     ):
-        assert set(there.keys()) == set(here.keys())
-        assert (there.get_tensor("model.norm.weight") == here.get_tensor("model.norm.weight")).all()
+        assert set(stored.keys()) == set(here.keys())
+        assert (stored.get_tensor("model.norm.weight") == here.get_tensor("model.norm.weight")).all()
 
 
 def test_a_changed_package_file_is_refused(tmp_path, monkeypatch):

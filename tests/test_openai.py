@@ -33,7 +33,7 @@ class _Http(ThreadingHTTPServer):
 
 
 class Server:
-    """Answers each request as `behave(prompt, attempt)` says: `(status, body)`, `(status, body, headers)` or a name.
+    """Answers each request as `behave(prompt, attempt)` returns: `(status, body)`, `(status, body, headers)` or a name.
 
     `None` is a good completion; "cut" ends the connection within the body, "drop" before it, "stall" keeps it waiting, "trickle" never ends.
     """
@@ -107,7 +107,7 @@ class Server:
 
 
 def good(body, text=None, reason="stop", **more):
-    """A completion that says which request it answers."""
+    """A completion that names its request."""
     asked = body["prompt"] if "prompt" in body else body["messages"][-1]["content"]
     text = f"answer to {asked}" if text is None else text
     choice = {"index": 0, "finish_reason": reason}
@@ -455,7 +455,7 @@ def test_failures_between_which_the_server_completes_others_do_not_add_up(serve)
         assert engine.receive()[1].text == f"answer to p{number}"
 
 
-def test_a_server_that_is_not_there_is_said_so(serve):
+def test_a_missing_server_is_an_error(serve):
     server, engine = serve()
     server.close()
     engine.submit(requests(engine, 3))
@@ -485,14 +485,14 @@ def test_closing_cancels_the_requests_in_flight(serve):
     assert not [thread for thread in threading.enumerate() if thread.name == "kiloset-openai"]
 
 
-def test_of_several_errors_the_first_is_told(serve):
-    told = threading.Event()
+def test_of_several_errors_the_first_is_raised(serve):
+    release = threading.Event()
 
     def behave(prompt, attempt):
         if prompt == "p0":
-            told.wait(STALL_SECONDS)
+            release.wait(STALL_SECONDS)
             return (403, error("later"))
-        threading.Timer(0.2, told.set).start()
+        threading.Timer(0.2, release.set).start()
         return (401, error("first"))
 
     _, engine = serve(behave)

@@ -26,7 +26,7 @@ HEADS: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "ma
 LENGTHS = [5, 1, 23, 9]
 
 
-def made(build: Any, config: Any) -> Any:
+def built(build: Any, config: Any) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return build(config).eval()
@@ -53,7 +53,7 @@ def examples_of(vocabulary: int) -> list[torch.Tensor]:
     ids=["llama", "qwen3", "mistral with a window", "mistral without"],
 )
 def test_packed_examples_have_the_states_they_have_alone(build: Any, config: Any) -> None:
-    model = made(build, config)
+    model = built(build, config)
     examples = examples_of(100)
     alone = states_alone(model, examples)
     assert use_packing(model)
@@ -63,7 +63,7 @@ def test_packed_examples_have_the_states_they_have_alone(build: Any, config: Any
 
 
 def test_no_example_reaches_another_not_even_by_its_gradient() -> None:
-    model = made(LlamaForCausalLM, LlamaConfig(**SIZES, **HEADS))
+    model = built(LlamaForCausalLM, LlamaConfig(**SIZES, **HEADS))
     assert use_packing(model)
     ids = torch.cat(examples_of(100), 1)
     embedded = model.get_input_embeddings()(ids).detach().requires_grad_()
@@ -83,8 +83,8 @@ def test_no_example_reaches_another_not_even_by_its_gradient() -> None:
     ],
     ids=["a recurrent state", "capped scores"],
 )
-def test_a_model_that_cannot_be_packed_is_told_and_left_as_it_was(build: Any, config: Any) -> None:
-    model = made(build, config)
+def test_a_model_that_cannot_be_packed_is_reported_and_not_changed(build: Any, config: Any) -> None:
+    model = built(build, config)
     examples = examples_of(100)
     before, implementation = states_alone(model, examples), model.config._attn_implementation
     assert not use_packing(model)
@@ -93,7 +93,7 @@ def test_a_model_that_cannot_be_packed_is_told_and_left_as_it_was(build: Any, co
 
 
 def test_learned_positions_start_at_zero_in_each_example() -> None:
-    model = made(GPT2LMHeadModel, GPT2Config(vocab_size=100, n_embd=32, n_layer=2, n_head=4, n_positions=128))
+    model = built(GPT2LMHeadModel, GPT2Config(vocab_size=100, n_embd=32, n_layer=2, n_head=4, n_positions=128))
     examples = examples_of(100)
     alone = states_alone(model, examples)
     assert use_packing(model)

@@ -31,7 +31,7 @@ STORE = 200 * 2**20
 
 
 class SlowEngine(FakeEngine):
-    """A fake that may be asked from two threads, takes its time, and can be told to die."""
+    """A fake for two threads that takes its time and can be ordered to die."""
 
     def __init__(self, pause=0.005, deadly="", log=None):
         super().__init__()
@@ -121,7 +121,7 @@ def test_a_node_and_an_actor_lost_cost_what_was_under_way_and_nothing_else(two_n
     engine.close()
 
 
-def test_a_request_that_kills_its_engine_is_told_of_and_does_not_go_round_for_ever(two_nodes):
+def test_a_request_that_kills_its_engine_is_an_error_after_three_deaths(two_nodes):
     make = partial(SlowEngine, 0.001, "prompt 3")
     engine = RayEngine("fake@1", FakeEngine(), make, _config(two_nodes))
     engine.submit(_requests(8))
@@ -129,7 +129,7 @@ def test_a_request_that_kills_its_engine_is_told_of_and_does_not_go_round_for_ev
         _ = [engine.receive() for _ in range(8)]
 
 
-def test_an_engine_that_cannot_be_made_is_told_of_with_its_cause(two_nodes):
+def test_an_engine_that_cannot_be_created_is_an_error_with_its_cause(two_nodes):
     engine = RayEngine("fake@1", FakeEngine(), broken, _config(two_nodes))
     with pytest.raises(ModelError, match=r"died 3 times: .*no model here"):
         engine.submit(_requests(2))

@@ -1,4 +1,4 @@
-"""Joining a cluster: whose it is, and what is said where there is none. No cluster is started here."""
+"""Joining a cluster, and the errors if there is none. No cluster is started here."""
 
 import socket
 import sys
@@ -35,7 +35,7 @@ def test_an_address_is_knocked_at_before_it_is_joined(asked):
     assert asked == [address]
 
 
-def test_what_ray_says_of_a_cluster_it_cannot_join_is_one_line(asked, monkeypatch):
+def test_an_error_of_ray_becomes_one_line(asked, monkeypatch):
     def fails(**_):
         raise ConnectionError("nobody\nat home")
 

@@ -63,7 +63,7 @@ def loss(folder: Path, prompt: str, response: str) -> float:
         return float(model(torch.tensor([loaded + answer]), labels=torch.tensor([[-100] * len(loaded) + answer])).loss)
 
 
-def as_told(folder: Path, instruction: str) -> str:
+def rendered(folder: Path, instruction: str) -> str:
     """Return the prompt, written by hand."""
     template = AutoTokenizer.from_pretrained(folder).chat_template
     if template is None:
@@ -85,7 +85,7 @@ def test_scores_are_those_of_transformers(folder: Path) -> None:
     result = scored(TransformersScorer(str(folder), "x", 512), PROMPTS, RESPONSES)
     for (instruction, response), (nats, tokens) in zip(ROWS, result, strict=True):
         assert tokens == len(response.encode()) + 1
-        assert -nats / tokens == pytest.approx(loss(folder, as_told(folder, instruction), response), abs=1e-5)
+        assert -nats / tokens == pytest.approx(loss(folder, rendered(folder, instruction), response), abs=1e-5)
 
 
 def test_a_score_is_the_same_to_the_last_digit_in_any_company(folder: Path) -> None:

@@ -17,8 +17,8 @@ def test_the_mean_of_two_values_has_both_values_as_bounds() -> None:
 def test_the_bounds_are_the_quantiles_over_all_resamples() -> None:
     values = [0.0, 0.0, 0.0, 1.0, 5.0]
     means = [sum(drawn) / 5 for drawn in product(values, repeat=5)]
-    found = mean_interval(values)
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=0.21)
+    interval = mean_interval(values)
+    assert (interval.low, interval.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=0.21)
 
 
 def test_a_ratio_weighs_every_observation_by_its_count() -> None:
@@ -26,10 +26,10 @@ def test_a_ratio_weighs_every_observation_by_its_count() -> None:
 
 
 def test_fewer_than_two_observations_have_no_bounds() -> None:
-    found = mean_interval([2.0])
-    assert found.value == 2.0
-    assert math.isnan(found.low)
-    assert found.sign == 0
+    interval = mean_interval([2.0])
+    assert interval.value == 2.0
+    assert math.isnan(interval.low)
+    assert interval.sign == 0
     assert math.isnan(mean_interval([]).value)
 
 
@@ -42,9 +42,9 @@ def test_groups_are_resampled_independently() -> None:
     """The variance of a sum of two independent means is the sum of their variances."""
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=400), rng.normal(size=400)
-    found = bootstrap_interval([400, 400], lambda i, j: a[i].mean(-1) + b[j].mean(-1))
+    interval = bootstrap_interval([400, 400], lambda i, j: a[i].mean(-1) + b[j].mean(-1))
     width = 2 * 1.96 * math.sqrt(a.var() / 400 + b.var() / 400)
-    assert found.high - found.low == pytest.approx(width, rel=0.07)
+    assert interval.high - interval.low == pytest.approx(width, rel=0.07)
 
 
 def test_of_a_hundred_intervals_about_95_cover_the_true_mean() -> None:
@@ -58,5 +58,5 @@ def test_of_a_hundred_intervals_about_95_cover_the_true_mean() -> None:
 def test_a_difference_over_seeds_draws_seeds_and_items() -> None:
     """Seeds that disagree by 1 about every item: the resamples draw seeds (0, 0), (0, 1), (1, 0) or (1, 1)."""
     zeros, ones = np.zeros((2, 40)), np.ones((2, 40))
-    found = difference_interval((np.stack([zeros[0], ones[0]]), zeros), (ones, ones))
-    assert found == Interval(0.5, 0.0, 1.0)
+    interval = difference_interval((np.stack([zeros[0], ones[0]]), zeros), (ones, ones))
+    assert interval == Interval(0.5, 0.0, 1.0)
