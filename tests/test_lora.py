@@ -24,6 +24,7 @@ from transformers import (
 
 from kiloset.core.config import parse, settings
 from kiloset.core.errors import ConfigError, DataError, EmptyError, ModelError
+from kiloset.core.logits import padded
 from kiloset.core.progress import Silent
 from kiloset.core.run import RunFolder
 from kiloset.data.curated import read_curated
@@ -32,7 +33,6 @@ from kiloset.train.data import Example, micro_batches, planned, split_datasets, 
 from kiloset.train.fused import fuse_adapters
 from kiloset.train.loop import accumulate_gradients, fit
 from kiloset.train.lora import train_run
-from kiloset.train.loss import collate
 from kiloset.train.packed import use_packing
 from kiloset.train.report import TrainReport
 from kiloset.train.settings import TrainConfig
@@ -133,10 +133,14 @@ def test_the_loss_before_training_is_the_base_models_by_full_logits(model_path: 
     assert report.validation_before == pytest.approx(expected, abs=1e-5)
 
 
+def batch_of(examples: list[Example]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return padded([(example.prompt, example.response) for example in examples], torch.device("cpu"))
+
+
 def test_the_mask_covers_the_response_and_its_end_token_and_nothing_else(model_path: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model_path)
-    batch = collate(examples_of(model_path, tmp_path), torch.device("cpu"))
-    counted = [tokenizer.decode(ids[mask]) for ids, mask in zip(batch.input_ids, batch.is_response, strict=True)]
+    ids, _, is_response = batch_of(examples_of(model_path, tmp_path))
+    counted = [tokenizer.decode(row[mask]) for row, mask in zip(ids, is_response, strict=True)]
     assert counted == [f"{answer}<|im_end|>" for answer in COLORS.values()]
 
 
@@ -152,9 +156,9 @@ def test_gradients_however_cut_are_those_of_full_logits_in_one_batch(
     generator = torch.Generator().manual_seed(0)
     for parameter in adapter:  # B starts at zero, and A would have no gradient
         parameter.data.normal_(0, 0.1, generator=generator)
-    batch = collate(examples, torch.device("cpu"))
-    labels = batch.input_ids.where(batch.is_response, torch.tensor(-100))
-    whole = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=labels).loss
+    ids, mask, is_response = batch_of(examples)
+    labels = ids.where(is_response, torch.tensor(-100))
+    whole = model(input_ids=ids, attention_mask=mask, labels=labels).loss
     expected = torch.autograd.grad(whole, adapter)
 
     assert not packed or use_packing(model.get_base_model())
@@ -180,15 +184,15 @@ def test_what_the_mask_leaves_out_moves_no_weight(model_path: Path, tmp_path: Pa
     """Of two trainings, one sees another continuation behind the response; and no gradient reaches a prompt's own logits."""
     examples = examples_of(model_path, tmp_path)
     model = add_adapter(AutoModelForCausalLM.from_pretrained(model_path), PLAIN)
-    batch = collate(examples, torch.device("cpu"))
-    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    ids, mask, is_response = batch_of(examples)
+    logits = model(input_ids=ids, attention_mask=mask).logits
     logits.retain_grad()
-    labels = batch.input_ids.where(batch.is_response, torch.tensor(-100))
+    labels = ids.where(is_response, torch.tensor(-100))
     torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()).backward()
     gradient = logits.grad
     assert gradient is not None
     moves = gradient.abs().sum(-1) > 0
-    assert torch.equal(moves[:, :-1], batch.is_response[:, 1:])
+    assert torch.equal(moves[:, :-1], is_response[:, 1:])
     counted = sum(len(example.response) for example in examples)
     assert int(moves.sum()) == counted
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from kiloset.core.closure import code_sha256
 from kiloset.core.errors import EmptyError
 from kiloset.core.loading import load_model, load_tokenizer
-from kiloset.core.logits import check_logits
+from kiloset.core.logits import check_logits, padded
 from kiloset.core.progress import Progress
 from kiloset.core.run import RunFolder, file_sha256, sha256_of
 from kiloset.data.curated import read_curated
@@ -30,7 +30,6 @@ from kiloset.train.checkpoint import CHECKPOINT, read_fingerprint
 from kiloset.train.data import split_datasets, tokenize_rows
 from kiloset.train.fused import fuse_adapters
 from kiloset.train.loop import fit, trainable
-from kiloset.train.loss import collate
 from kiloset.train.packed import use_packing
 from kiloset.train.report import TrainReport, peak_flops, peak_memory_gib
 from kiloset.train.settings import TrainConfig
@@ -102,8 +101,8 @@ def train_adapter(
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(config.seed)
         model = add_adapter(base, config)
-        first = collate(kept["train"][:1], model.device)
-        check_logits(model.get_base_model().eval(), first.input_ids, first.attention_mask, first.is_response)
+        first = kept["train"][0]
+        check_logits(model.get_base_model().eval(), *padded([(first.prompt, first.response)], model.device))
         packed, fused = use_packing(model.get_base_model()), fuse_adapters(model)
         relevant = asdict(config) | {"checkpoint_seconds": 0, "tokens_at_once": None}
         fingerprint = sha256_of(

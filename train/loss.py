@@ -27,15 +27,6 @@ CHUNK = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Examples padded on the right to the longest."""
-
-    input_ids: "torch.Tensor"  # (rows, tokens) int64
-    attention_mask: "torch.Tensor"  # (rows, tokens) int64, 0 on padding
-    is_response: "torch.Tensor"  # (rows, tokens) bool, True on the tokens whose loss counts
-
-
-@dataclass(frozen=True, slots=True)
 class MaskedRow:
     """A row as the model sees it."""
 
@@ -60,11 +51,6 @@ def masked_rows(run: RunFolder, config: TrainConfig, model_path: Path, count: in
             yield MaskedRow(row["id"], tuple((tokenizer.decode([id]), counts) for id, counts in ids))
 
 
-def collate(examples: Sequence[Example], device: "torch.device") -> Batch:
-    """Pad examples to one length."""
-    return Batch(*padded([(example.prompt, example.response) for example in examples], device))
-
-
 def response_states(model: Any, examples: Sequence[Example], *, packed: bool) -> "tuple[torch.Tensor, torch.Tensor]":
     """Return the hidden states that predict response tokens, (response tokens, dims), and those tokens' ids.
 
@@ -77,9 +63,8 @@ def response_states(model: Any, examples: Sequence[Example], *, packed: bool) ->
 
     base = model.get_base_model()
     if not packed:
-        batch = collate(examples, model.device)
-        states = states_at(base, batch.input_ids, batch.attention_mask, batch.is_response)
-        return states, batch.input_ids[batch.is_response]
+        ids, mask, is_response = padded([(one.prompt, one.response) for one in examples], model.device)
+        return states_at(base, ids, mask, is_response), ids[is_response]
     ids = torch.tensor([[id for one in examples for id in (*one.prompt, *one.response)]], device=model.device)
     is_response = torch.cat([torch.arange(one.tokens) >= len(one.prompt) for one in examples]).to(model.device)
     states = packed_states(base, ids, [one.tokens for one in examples])

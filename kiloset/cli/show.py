@@ -12,7 +12,7 @@ from rich.text import Text
 from kiloset.cli.text import printable
 from kiloset.core.run import RunFolder
 from kiloset.core.statistics import Interval
-from kiloset.evaluation.comparison import Compared, Proof, verdict
+from kiloset.evaluation.comparison import MetricComparison, Proof, verdict
 from kiloset.evaluation.metrics import Metric, difference
 from kiloset.result import Result
 from kiloset.review.apply import Reviewed
@@ -206,7 +206,7 @@ def show_proof(proof: Proof, folder: Path, console: Console) -> None:
     _line(console, str(folder))
 
 
-def _against_random(compared: Compared) -> tuple[str, str, str]:
+def _against_random(compared: MetricComparison) -> tuple[str, str, str]:
     interval = "" if compared.to_random is None else _interval(compared.to_random)
     return f"{compared.arm:.3f}", interval, compared.verdict
 

@@ -17,7 +17,7 @@ GUARDED = (
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class MetricComparison:
     """A metric of an arm, compared with the base model and with the arm of random rows."""
 
     metric: str
@@ -60,7 +60,7 @@ class Proof:
     verdict: str
     """better, worse or not distinguishable: the curated set against random rows on the target."""
     guards: tuple[Guard, ...]
-    figures: dict[str, tuple[Compared, ...]]
+    figures: dict[str, tuple[MetricComparison, ...]]
     """By arm."""
 
     @property
@@ -116,9 +116,9 @@ def _compare(
     base: Mapping[str, Metric],
     arm: Sequence[Mapping[str, Metric]],
     random: Sequence[Mapping[str, Metric]] | None,
-) -> Compared:
+) -> MetricComparison:
     metric, tuned = base[name], [one[name] for one in arm]
-    return Compared(
+    return MetricComparison(
         metric=name, unit=metric.unit, better=metric.better, base=metric.mean, arm=fmean(one.mean for one in tuned),
         to_base=difference_over_seeds(tuned, [metric] * len(tuned)),
         to_random=None if random is None else difference_over_seeds(tuned, [one[name] for one in random]),
