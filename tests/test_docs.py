@@ -46,5 +46,14 @@ def test_a_results_page_has_one_claim_one_command_and_one_run(page: Path) -> Non
     assert f"]({page.name})" in (page.parent / "README.md").read_text(encoding="utf-8")
 
 
+def test_a_stage_works_alone_as_the_methods_page_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    exec(block, {})
+    printed = capsys.readouterr().out
+    assert printed.startswith("['p1'] ")
+    assert "exact_duplicate" in printed
+
+
 def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_bytes()) < 10_000
