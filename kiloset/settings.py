@@ -75,7 +75,7 @@ class EmbedderSettings:
     name: str = "embedded:all-minilm-l6-v2"
     """A sentence-transformers model: a local folder, a hub id (owner/model), or the embedded one."""
     static_above: Natural = 20_000
-    """Rows of seeds and pool above which a static embedder takes the model's place: distilled from it once, kept in the cache, over 100 times as fast, and coarser (README, "Large pools"). 0: always."""
+    """Rows of seeds and pool above which a static embedder takes the model's place: distilled from it once, kept in the cache, over 100 times as fast, and coarser (docs/configuration.md). 0: always."""
 
 
 @settings
