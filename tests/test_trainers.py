@@ -1,4 +1,4 @@
-"""An export in another trainer: TRL loads it by the lines that the README gives, and trains on the answers alone."""
+"""An export in another trainer: TRL loads it as docs/export.md shows, and trains on the answers alone."""
 
 import math
 from pathlib import Path
