@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from kiloset.core.closure import code_sha256
 from kiloset.core.loading import free_gpu_memory
 from kiloset.core.progress import Progress
 from kiloset.core.run import RunFolder, sha256_of, write_text
@@ -85,7 +86,7 @@ def _train_arm(arm: Arm, sha256: str, config: TrainConfig, model_path: Path, tar
     from datasets import Dataset
 
     relevant = {**asdict(config), "checkpoint_seconds": None, "tokens_at_once": None}
-    fingerprint = sha256_of([relevant, sha256, str(model_path)])
+    fingerprint = sha256_of([relevant, sha256, str(model_path), code_sha256(train_adapter)])
     report = target / "train.json"
     if report.is_file() and json.loads(report.read_text(encoding="utf-8")).get("fingerprint") == fingerprint:
         return

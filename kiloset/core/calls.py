@@ -40,9 +40,9 @@ CREATE TABLE vectors (key TEXT PRIMARY KEY, vector BLOB NOT NULL);
 
 DROPS = """
 CREATE TABLE IF NOT EXISTS drops (id TEXT PRIMARY KEY, stage TEXT NOT NULL, reason TEXT NOT NULL, evidence TEXT,
-  measured REAL, "limit" REAL, twin TEXT)
+  measured REAL, "limit" REAL, "twin" TEXT)
 """
-"""A table that stores of older versions lack, so that it is made when it is needed."""
+"""A table that the stores of older versions lack; it is created when it is needed."""
 
 
 class CallStore:
