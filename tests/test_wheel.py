@@ -7,6 +7,7 @@ Python appends a path that a `.pth` file names to `sys.path`, and does not read 
 import hashlib
 import json
 import os
+import re
 import shutil
 import site
 import subprocess
@@ -18,6 +19,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import kiloset
 from tests import planted
 from tests.paths import ROOT
 
@@ -170,16 +172,47 @@ def test_an_instruction_file_is_audited(command, tmp_path):
     assert "<h1>" in page.read_text(encoding="utf-8")
 
 
-def test_a_run_of_two_rows_on_fakes_ends_with_two_rows(command, tmp_path):
+@pytest.fixture
+def helpers(tmp_path):
+    """A folder with the modules that run the pipeline on fakes; the wheel does not have them."""
     (tmp_path / "tests").mkdir()
     for name in HELPERS:
         shutil.copy(ROOT / "tests" / name, tmp_path / "tests" / name)
+    return tmp_path
+
+
+def test_a_run_of_two_rows_on_fakes_ends_with_two_rows(command, helpers, tmp_path):
     code = """if True:
         import sys
         from tests import fake_run
-        table = {**fake_run.TABLE, "run": {"size": 2}, "style": {}}
-        fake_run.run(sys.argv[1], table=table)
+        fake_run.run(sys.argv[1], table={**fake_run.TABLE, "run": {"size": 2}})
     """
-    command("python", "-c", code, tmp_path / "run", helpers=[tmp_path])
+    command("python", "-c", code, tmp_path / "run", helpers=[helpers])
     lines = (tmp_path / "run" / "curated.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["messages"][0]["role"] for line in lines] == ["user", "user"]
+
+
+@pytest.mark.skipif(not hasattr(kiloset, "make_dataset"), reason="the public API does not exist yet")
+def test_the_python_example_of_the_readme_runs_on_fakes(command, helpers, installed):
+    (example,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    assert "size=500" in example
+    fakes = """if True:
+        import kiloset.models
+        from tests import fake_run
+
+        class Fakes(fake_run.FakeModels):
+            def __init__(self, *_, **__):
+                super().__init__()
+
+            def close(self):
+                pass
+
+        kiloset.models.RunModels = Fakes
+    """
+    rows = planted.clean(20)
+    planted.write(installed.folder / "theirs.jsonl", [*rows, rows[0]])
+    shutil.copy(ROOT / "tests" / "seeds.jsonl", installed.folder / "my-seeds.jsonl")
+    output = command("python", "-c", fakes + "\n" + example.replace("size=500", "size=5"), helpers=[helpers])
+    assert re.search(r"shape: \(5, 4\)", output)
+    assert "report.html" in output
+    assert "exact_duplicate" in output
