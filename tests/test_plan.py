@@ -270,7 +270,7 @@ def test_hours_that_cannot_be_checked_are_named():
 # ------------------------------------------------------------------------------------------------------------- evidence
 
 
-def written(runs, name, *, model=f"{MODEL}@abc", base=f"{MODEL}@abc", age=0.0, accepted=3):
+def written(runs, name, *, model=f"{MODEL}@abc", base=f"{MODEL}@abc", age=0.0, accepted=3, selection="select"):
     """A run folder as a run leaves it: eight rows of self_instruct and two of evolve, half a second a completion."""
     folder = RunFolder(runs / name)
     folder.create()
@@ -307,7 +307,7 @@ def written(runs, name, *, model=f"{MODEL}@abc", base=f"{MODEL}@abc", age=0.0, a
     folder.write_stage(1, "seeds", "f", table_of([seed]), nothing)
     folder.write_stage(2, "generate", "f", kept, verdict)
     folder.write_stage(3, "rules", "f", good, nothing)
-    folder.write_stage(4, "select", "f", good, nothing)
+    folder.write_stage(4, selection, "f", good, nothing)
     folder.write_stage(5, "rewrite", "f", table_of(rewritten), nothing)
     stages = {"generate": {"models": {"generator": model}}, "rewrite": {"models": {"rewriter": base, "scorer": "x"}}}
     folder.update_manifest({"name": name, "stages": stages})
@@ -330,6 +330,12 @@ def test_evidence_is_what_a_run_folder_shows(tmp_path):
     assert evidence.speeds == {"generator": pytest.approx(840 / 9.5)}
     assert evidence.rewritten == 0.5
     assert evidence.paid == {}
+
+
+def test_a_run_from_before_balance_was_split_gives_the_same_yields(tmp_path):
+    written(tmp_path, "cpu-1", selection="balance")
+    evidence = find_evidence(config_of(), RunFolder(tmp_path / "new"), tmp_path)
+    assert evidence.yields == {"self_instruct": Yield(8, 3), "evolve": Yield(2, 0)}
 
 
 def test_several_answers_to_one_row_are_one_row_that_was_answered(tmp_path):

@@ -1,5 +1,6 @@
 """What earlier runs measured: candidates per instruction, requests and tokens per purpose, speeds."""
 
+import itertools
 from collections import Counter
 from collections.abc import Collection, Mapping
 from contextlib import closing
@@ -18,6 +19,8 @@ from kiloset.settings import ModelSettings, RunConfig
 
 REWRITES = ("plain", "guided")
 """Purposes of the requests to the model that rewrites."""
+SELECTION = ("select", "balance")
+"""Stages that select rows; `balance` is the name in runs of earlier versions."""
 FOLLOWING = ("input", "labelled_input", "response")
 """Purposes of the requests that may follow the one for an instruction."""
 
@@ -171,7 +174,7 @@ def _rows(folder: RunFolder) -> tuple[pl.DataFrame, set[str], pl.DataFrame] | No
     """Return all generated rows of a run, the ids of its candidates and its selected rows; None before generation ended."""
     stages = dict(folder.stages())
     names = list(stages)
-    before = names[: names.index("select")] if "select" in names else names
+    before = [*itertools.takewhile(lambda name: name not in SELECTION, names)]
     if "generate" not in before or before[-1] == "generate":
         return None
     is_generated, columns = pl.col("source") == "generated", ("id", "strategy", "calls")
