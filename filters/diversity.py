@@ -11,7 +11,7 @@ BLOCK = 1024
 WIDE = 16_384
 """Rows at a time in double precision."""
 DRAWS = 5
-"""Random sets of the same size that a selection is held against."""
+"""Random sets of the same size that a selection is compared with."""
 MOST = 20_000
 """Rows of which the nearest are looked for; of more, so many are drawn."""
 
@@ -41,14 +41,14 @@ def diversity(
         if drawn[0]["nearest"]
         else [],
     }
-    found = {"candidates": _figures(vectors, rng), "selected": _figures(vectors[taken], rng), "random": chance}
+    figures = {"candidates": _figures(vectors, rng), "selected": _figures(vectors[taken], rng), "random": chance}
     if labels is not None:
         clusters = len(np.unique(labels))
         even = [evenness(labels[rows], clusters) for rows in sets]
-        found["candidates"] |= evenness(labels, clusters)
-        found["selected"] |= evenness(labels[taken], clusters)
-        found["random"] |= {name: round(float(np.mean([each[name] for each in even])), 4) for name in even[0]}
-    return found
+        figures["candidates"] |= evenness(labels, clusters)
+        figures["selected"] |= evenness(labels[taken], clusters)
+        figures["random"] |= {name: round(float(np.mean([each[name] for each in even])), 4) for name in even[0]}
+    return figures
 
 
 def evenness(labels: NDArray[np.int32], clusters: int) -> dict[str, float]:
@@ -101,10 +101,10 @@ def nearest_cosines(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     Args:
         vectors: `(rows, dims)`, rows of length 1, two at least.
     """
-    found = np.empty(len(vectors), np.float32)
+    nearest = np.empty(len(vectors), np.float32)
     for begin in range(0, len(vectors), BLOCK):
         cosines = vectors[begin : begin + BLOCK] @ vectors.T
         at = np.arange(len(cosines))
         cosines[at, at + begin] = -1.0
-        found[begin : begin + BLOCK] = cosines.max(axis=1)
-    return found
+        nearest[begin : begin + BLOCK] = cosines.max(axis=1)
+    return nearest

@@ -26,7 +26,7 @@ from kiloset.filters.diversity import diversity
 from kiloset.filters.nearest import cluster
 
 JUDGED = 512
-"""Rows held against those taken at a time, at most."""
+"""Rows compared with the selected ones at a time, at most."""
 
 
 @settings
@@ -130,7 +130,7 @@ def tempered_quotas(sizes: Mapping[int, int], total: int, temper: float) -> dict
 
 
 class _Picker:
-    """The rows taken so far, and of each row that was held against them the nearest."""
+    """The rows selected so far, and the nearest one of each row that was compared with them."""
 
     def __init__(self, vectors: NDArray[np.float32], most: int, max_cosine: float, rejected: NDArray[np.int64]) -> None:
         self.vectors, self.max_cosine = vectors, max_cosine
@@ -167,23 +167,23 @@ class _Picker:
     def _judge(self, rows: NDArray[np.int64], full: int) -> None:
         vectors = self.vectors[rows]
         among = vectors @ vectors.T
-        cosines, twins = np.full(len(rows), -np.inf, np.float32), np.zeros(len(rows), np.int64)
+        cosines, nearest = np.full(len(rows), -np.inf, np.float32), np.zeros(len(rows), np.int64)
         if self._holds:
             held = vectors @ self._held[: self._holds].T
             at = held.argmax(axis=1)
-            cosines, twins = held[np.arange(len(rows)), at], self._rows[at]
+            cosines, nearest = held[np.arange(len(rows)), at], self._rows[at]
         for at, row in enumerate(rows):
             if self._holds:
                 # In double precision, so that the block a row is judged in does not show in the last digit.
-                cosine = float(vectors[at].astype(np.float64) @ self.vectors[twins[at]].astype(np.float64))
-                self.nearest[row], self.twin[row] = round(cosine, 4), twins[at]
+                cosine = float(vectors[at].astype(np.float64) @ self.vectors[nearest[at]].astype(np.float64))
+                self.nearest[row], self.twin[row] = round(cosine, 4), nearest[at]
                 if self.nearest[row] >= self.max_cosine:
                     continue
             self._hold(row)
             if self.taken == full:
                 return
             closer = among[at] > cosines
-            cosines[closer], twins[closer] = among[at, closer], row
+            cosines[closer], nearest[closer] = among[at, closer], row
 
 
 def _pick(
@@ -200,45 +200,45 @@ def _pick(
         sizes = {label: clusters[label].height for label in sorted(clusters)}
         full = pick.taken + config.rows(wanted[category]) - int(rows["stays"].sum())
         for label, quota in tempered_quotas(sizes, config.rows(wanted[category]), config.temper).items():
-            left = min(quota - int(clusters[label]["stays"].sum()), full - pick.taken)
-            pick.take(clusters[label]["row"].to_numpy(), left)
+            missing = min(quota - int(clusters[label]["stays"].sum()), full - pick.taken)
+            pick.take(clusters[label]["row"].to_numpy(), missing)
         pick.take(rows["row"].to_numpy(), full - pick.taken)
     if fill:
         pick.take(ranked["row"].to_numpy(), sum(wanted.values()) + ranked["beyond"][0] - pick.taken)
     return pick
 
 
-def _with_rejected(said: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
-    """Give the rows that a reviewer rejected that reason."""
+def _with_rejected(verdicts: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
+    """Give the rows that a reviewer rejected the reason `rejected_in_review`."""
     if "review_reason" not in table.columns:
-        return said
+        return verdicts
     known = table.select("review_reason").with_row_index("place").filter(is_rejected(table))
     why = pl.format("rejected in review: {}", pl.col("review_reason").replace("", "no reason given"))
     rejected = known.select("place", reason=pl.lit("rejected_in_review"), evidence=why)
-    others = said.join(rejected, on="place", how="anti")
-    return pl.concat([others, rejected.join(said.select("place"), on="place", how="semi")], how="diagonal")
+    others = verdicts.join(rejected, on="place", how="anti")
+    return pl.concat([others, rejected.join(verdicts.select("place"), on="place", how="semi")], how="diagonal")
 
 
 def _verdicts(ranked: pl.DataFrame, pick: _Picker, max_cosine: float) -> pl.DataFrame:
-    """Say of every row in which cluster it is, and of those not taken why."""
+    """Return the cluster of every row, and the reason of every row that was not selected."""
     rows = ranked["row"].to_numpy()
-    said = ranked.with_columns(
+    judged = ranked.with_columns(
         number=pl.int_range(1, pl.len() + 1).over("cluster"), taken=pl.Series(pick.is_taken[rows]),
         cosine=pl.Series(pick.nearest[rows], nan_to_null=True), twin=ranked.sort("row")["id"].gather(pick.twin[rows]),
     ).with_columns(share=pl.col("taken").sum().over("cluster"))  # fmt: skip
-    taken = said.filter("taken").select("place", "row", "cluster", nearest_cosine="cosine")
-    left = said.filter(~pl.col("taken"))
+    taken = judged.filter("taken").select("place", "row", "cluster", nearest_cosine="cosine")
+    others = judged.filter(~pl.col("taken"))
     # Polars writes no fixed number of decimals.
-    shown = [f"{value:.2f}" for value in left.select(pl.coalesce("cosine", "quality")).to_series()]
-    left = left.with_columns(shown=pl.Series(shown, dtype=pl.String))
-    similar = left.filter(pl.col("cosine").is_not_null()).select(
+    texts = [f"{value:.2f}" for value in others.select(pl.coalesce("cosine", "quality")).to_series()]
+    others = others.with_columns(number_text=pl.Series(texts, dtype=pl.String))
+    similar = others.filter(pl.col("cosine").is_not_null()).select(
         "place", "row", "cluster", "twin", reason=pl.lit("too_similar"), measured="cosine", limit=pl.lit(max_cosine),
-        evidence=pl.format(f"cosine {{}} with {{}}, which was taken (limit {max_cosine:.2f})", "shown", "twin"),
+        evidence=pl.format(f"cosine {{}} with {{}}, which was taken (limit {max_cosine:.2f})", "number_text", "twin"),
     )  # fmt: skip
     evidence = "number {} by quality ({}) in cluster {} of {}, from which {} were taken"
-    over = left.filter(pl.col("cosine").is_null()).select(
+    over = others.filter(pl.col("cosine").is_null()).select(
         "place", "row", "cluster", reason=pl.lit("over_quota"), measured=pl.col("number").cast(pl.Float64),
-        limit=pl.col("share").cast(pl.Float64), evidence=pl.format(evidence, "number", "shown", "cluster", "category", "share"),
+        limit=pl.col("share").cast(pl.Float64), evidence=pl.format(evidence, "number", "number_text", "cluster", "category", "share"),
     )  # fmt: skip
     return pl.concat([taken, similar, over], how="diagonal")
 
@@ -252,22 +252,22 @@ def _ranks(candidates: pl.DataFrame, selector: str, seed: int) -> pl.Series:
 
 
 def _baseline(ranked: pl.DataFrame, wanted: Mapping[str, int], selector: str, *, fill: bool) -> pl.DataFrame:
-    """Say of all rows but the first ones of each category, by their rank, why they were not taken."""
+    """Return the reason of all rows but the first ones of each category, by their rank."""
     quota = pl.col("category").replace_strict(dict(wanted), default=0, return_dtype=pl.Int64)
     order = ranked.sort(pl.col("rejected"), ~pl.col("stays"), maintain_order=True)
-    said = order.with_columns(number=pl.int_range(1, pl.len() + 1).over("category"))
-    said = said.with_columns(taken=pl.col("stays") | ((pl.col("number") <= quota) & ~pl.col("rejected")))
-    if fill and said.height:
-        short = sum(wanted.values()) + said["beyond"][0] - int(said["taken"].sum())
+    judged = order.with_columns(number=pl.int_range(1, pl.len() + 1).over("category"))
+    judged = judged.with_columns(taken=pl.col("stays") | ((pl.col("number") <= quota) & ~pl.col("rejected")))
+    if fill and judged.height:
+        short = sum(wanted.values()) + judged["beyond"][0] - int(judged["taken"].sum())
         free = ~pl.col("taken") & ~pl.col("rejected")
-        said = said.with_columns(pl.col("taken") | (free & (free.cum_sum() <= short)))
-    said = said.with_columns(share=pl.col("taken").sum().over("category"))
+        judged = judged.with_columns(pl.col("taken") | (free & (free.cum_sum() <= short)))
+    judged = judged.with_columns(share=pl.col("taken").sum().over("category"))
     evidence = f"number {{}} of {{}} by selector {selector}, of which {{}} were taken"
-    left = said.filter(~pl.col("taken")).select(
+    others = judged.filter(~pl.col("taken")).select(
         "place", "row", reason=pl.lit("over_quota"), measured=pl.col("number").cast(pl.Float64),
         limit=pl.col("share").cast(pl.Float64), evidence=pl.format(evidence, "number", "category", "share"),
     )  # fmt: skip
-    return pl.concat([said.filter("taken").select("place", "row"), left], how="diagonal")
+    return pl.concat([judged.filter("taken").select("place", "row"), others], how="diagonal")
 
 
 def _labels(

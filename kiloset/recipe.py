@@ -40,7 +40,7 @@ class Shortage:
     rows: Mapping[str, int]
     """Missing rows, by category."""
     yields: Yields
-    """Requested instructions, and those that came through every stage or were only beyond the wanted number."""
+    """Requested instructions, and the good ones: kept by every stage, or dropped only for being beyond the wanted number."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ def add_generated(table: pl.DataFrame, context: Context) -> Outcome:
     """Add generated rows until enough candidates of each category pass the cheap filters."""
     if not context.config.generate.enabled:
         return keep_all(table)
-    made = generated(table, context)
-    notes = {"generate": {"ended": made.ended, "candidates_wanted": made.wanted, "candidates": made.accepted}}
-    return Outcome(made.outcome.kept, made.outcome.dropped, notes=notes)
+    result = generated(table, context)
+    notes = {"generate": {"ended": result.ended, "candidates_wanted": result.wanted, "candidates": result.accepted}}
+    return Outcome(result.outcome.kept, result.outcome.dropped, notes=notes)
 
 
 def generated(
@@ -140,11 +140,11 @@ def drop_semantic(table: pl.DataFrame, context: Context) -> Outcome:
     # A static embedder takes the mean of word vectors: "who is" and "who was" are almost the same to it.
     if not config.semantic.enabled or not context.embedder.is_costly:
         return keep_all(table)
-    found = drop_semantic_duplicates(
+    result = drop_semantic_duplicates(
         table, context.embedder, config.semantic, protect_pool=config.near_duplicates.protect_pool, seed=config.run.seed
     )
-    kept, dropped = found.outcome
-    return Outcome(kept, dropped, notes={"borderline": found.pairs}, tables={"borderline": found.borderline})
+    kept, dropped = result.outcome
+    return Outcome(kept, dropped, notes={"borderline": result.pairs}, tables={"borderline": result.borderline})
 
 
 def score(table: pl.DataFrame, context: Context) -> Outcome:

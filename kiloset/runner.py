@@ -139,10 +139,10 @@ def probe(config: RunConfig, inputs: Inputs, folder: RunFolder, models: Models, 
         strategies = [name for name, weight in config.generate.strategies.items() if weight]
         some = names[:: math.ceil(len(names) / PROBED)] if names else []
         first = {name: dict.fromkeys(strategies, config.generate.samples_per_prompt) for name in some}
-        made = generated(table, context, first=first, plan=False)
-        rows = pl.concat([made.outcome.kept, made.outcome.dropped], how="diagonal_relaxed")
+        result = generated(table, context, first=first, plan=False)
+        rows = pl.concat([result.outcome.kept, result.outcome.dropped], how="diagonal_relaxed")
         new = rows.filter(pl.col("source") == "generated")
-        return measured_evidence(f"a probe of {store.spent(PURPOSES)[0]} requests", new, made.accepted_ids, store)
+        return measured_evidence(f"a probe of {store.spent(PURPOSES)[0]} requests", new, result.accepted_ids, store)
 
 
 def context_of(
@@ -320,7 +320,7 @@ def _lost(ledger: pl.DataFrame, short: Mapping[str, int]) -> list[tuple[str, str
 
 
 def _yields(table: pl.DataFrame, ledger: pl.DataFrame) -> Yields:
-    """Count, by category and strategy, the generated rows and those that no stage but selection dropped."""
+    """Count, by category and strategy, all generated rows, and the rows that were kept or dropped by selection alone."""
     mine = pl.col("source") == "generated"
     gone = ledger.filter(mine)
     spare = gone.filter(last_verdict("reason").is_in(SURPLUS))

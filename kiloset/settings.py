@@ -177,13 +177,13 @@ def check_same(config: RunConfig, written: str, folder: Path) -> None:
     Raises:
         ConfigError: Naming the first settings that differ.
     """
-    there = data_relevant(parse(RunConfig, read_toml_text(written, folder / "config.toml")))
+    stored = data_relevant(parse(RunConfig, read_toml_text(written, folder / "config.toml")))
     here = data_relevant(config)
     differ = [
-        f"[{table}] {key} = {there[table].get(key)!r} there, {value!r} here"
+        f"[{table}] {key} = {stored[table].get(key)!r} there, {value!r} here"
         for table in here
         for key, value in here[table].items()
-        if there[table].get(key) != value
+        if stored[table].get(key) != value
     ]
     if differ:
         more = f" and {len(differ) - 2} more" if len(differ) > 2 else ""

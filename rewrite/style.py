@@ -22,7 +22,7 @@ from kiloset.core.table import Outcome, with_verdicts
 MAD_TO_SIGMA = 1.4826
 """The standard deviation of a normal distribution, over its median absolute deviation."""
 MAX_Z = 5.0
-"""Beyond this a z-score says "outlier" and no more."""
+"""A z-score beyond this marks an outlier and is cut to it."""
 
 
 @settings
@@ -46,14 +46,14 @@ def rank_by_style(table: pl.DataFrame, wanted: Mapping[str, int], config: StyleC
         ["stays", "style_score", "id"], descending=[True, True, False]
     )
     kept: list[str] = []
-    left: list[dict[str, Any]] = []
+    reserve: list[dict[str, Any]] = []
     for category, rows in ranked.group_by("category", maintain_order=True):
         quota = max(wanted.get(str(category[0]), 0), int(rows["stays"].sum()))
         kept += rows["id"].head(quota).to_list()
-        left += rows.slice(quota).select("id", "style_rank", "style_distance", "category", "style_score").to_dicts()
+        reserve += rows.slice(quota).select("id", "style_rank", "style_distance", "category", "style_score").to_dicts()
     if fill and (short := sum(wanted.values()) + beyond(measured, wanted) - len(kept)) > 0:
-        left.sort(key=lambda row: (-row["style_score"], row["id"]))
-        kept, left = kept + [row["id"] for row in left[:short]], left[short:]
+        reserve.sort(key=lambda row: (-row["style_score"], row["id"]))
+        kept, reserve = kept + [row["id"] for row in reserve[:short]], reserve[short:]
     verdicts = {
         row["id"]: {
             "reason": "style_reserve",
@@ -61,7 +61,7 @@ def rank_by_style(table: pl.DataFrame, wanted: Mapping[str, int], config: StyleC
             "measured": float(row["style_rank"]),
             "limit": float(wanted.get(row["category"], 0)),
         }
-        for row in left
+        for row in reserve
     }  # fmt: skip
     return with_verdicts(measured, verdicts)
 

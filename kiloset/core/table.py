@@ -92,13 +92,13 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
 
 
 def with_verdicts(table: pl.DataFrame, verdicts: Mapping[str, Mapping[str, Any]]) -> Outcome:
-    """Split a table by id: rows named in `verdicts` are dropped with `reason`, `evidence` and what else is given."""
+    """Split a table by id: rows named in `verdicts` are dropped with `reason`, `evidence` and the other columns of a verdict."""
     # Column by column: a dictionary for each of a million rows would take a minute.
-    found = {name: [verdict.get(name) for verdict in verdicts.values()] for name in STAGE_VERDICT}
-    said = pl.DataFrame({"id": list(verdicts), **found}, schema={"id": pl.String, **STAGE_VERDICT})
+    columns = {name: [verdict.get(name) for verdict in verdicts.values()] for name in STAGE_VERDICT}
+    dropped = pl.DataFrame({"id": list(verdicts), **columns}, schema={"id": pl.String, **STAGE_VERDICT})
     return Outcome(
-        kept=table.join(said, on="id", how="anti", maintain_order="left"),
-        dropped=table.join(said, on="id", how="inner", maintain_order="left"),
+        kept=table.join(dropped, on="id", how="anti", maintain_order="left"),
+        dropped=table.join(dropped, on="id", how="inner", maintain_order="left"),
     )
 
 
@@ -115,13 +115,13 @@ def check_outcome(stage: str, before: pl.DataFrame, outcome: Outcome, *, creates
     """
     got = before["id"].to_list()
     aside = [] if outcome.set_aside is None else outcome.set_aside["id"].to_list()
-    left = outcome.kept["id"].to_list() + outcome.dropped["id"].to_list() + aside
-    if len(left) != len(set(left)):
-        twice = next(id for id in left if left.count(id) > 1)
+    returned = outcome.kept["id"].to_list() + outcome.dropped["id"].to_list() + aside
+    if len(returned) != len(set(returned)):
+        twice = next(id for id in returned if returned.count(id) > 1)
         raise StageError("KS054", f"stage {stage}: row {twice} stands twice in what was kept and dropped")
-    if lost := set(got) - set(left):
+    if lost := set(got) - set(returned):
         raise StageError("KS055", f"stage {stage}: lost {len(lost)} rows without a reason, {min(lost)} among them")
-    if not creates and (new := set(left) - set(got)):
+    if not creates and (new := set(returned) - set(got)):
         raise StageError("KS056", f"stage {stage}: invented {len(new)} rows, {min(new)} among them")
     if missing := [name for name in ROW if name not in outcome.kept.columns or name not in outcome.dropped.columns]:
         raise StageError("KS057", f"stage {stage}: lost the column {missing[0]}")
@@ -134,6 +134,6 @@ def full_instruction(table: pl.DataFrame) -> list[str]:
     return [user_turn(a, b) for a, b in zip(table["instruction"], table["input"], strict=True)]
 
 
-def user_turn(instruction: str, given: str) -> str:
+def user_turn(instruction: str, text: str) -> str:
     """Join an instruction and its input (which may be "") by one empty line."""
-    return f"{instruction}\n\n{given}" if given else instruction
+    return f"{instruction}\n\n{text}" if text else instruction
