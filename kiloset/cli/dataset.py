@@ -110,7 +110,7 @@ def dataset(
 
 
 def whatif(
-    settings: Annotated[list[str], typer.Argument(metavar="TABLE.KEY=VALUE...", help="Settings to change, such as near_duplicates.threshold=0.8.")],
+    settings: Annotated[list[str], typer.Argument(metavar="TABLE.KEY=VALUE", help="Settings to change, such as near_duplicates.threshold=0.8.")],
     run: Run = None,
     rows: Annotated[int, typer.Option(min=0, help="Changed rows to show.")] = 20,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, with all changed rows.")] = False,
@@ -149,8 +149,8 @@ def config(config: Config = None, set_: Overrides = None) -> None:
 
 
 def thin(
-    pool: Annotated[str, typer.Argument(help="Folder of Parquet files with the columns instruction, response (or output) and optionally input (or context): local or any fsspec address.")],
-    out: Annotated[str, typer.Argument(help="New or empty folder for the result: kept/, dropped/, thinned.json.")],
+    pool: Annotated[str, typer.Argument(metavar="POOL", help="Folder of Parquet files with the columns instruction, response (or output) and optionally input (or context): local or any fsspec address.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="New or empty folder for the result: kept/, dropped/, thinned.json.")],
     rows: Annotated[int | None, typer.Option(min=1, help="Most rows to keep, drawn evenly over clusters; default: all rows that are not near-duplicates.")] = None,
     config: Config = None, set_: Overrides = None, progress: ProgressMode = "auto",
 ) -> None:  # fmt: skip

@@ -113,7 +113,7 @@ def review(
 
 
 def explain(
-    row: Annotated[str, typer.Argument(help="Id of the row, such as g00042, s0007 or p00012.")],
+    row: Annotated[str, typer.Argument(metavar="ID", help="Id of the row, such as g00042, s0007 or p00012.")],
     run: Run = None,
     full: Annotated[bool, typer.Option("--full", help="Print whole prompts.")] = False,
     runs: Runs = Path("runs"),
