@@ -7,8 +7,9 @@ categories that selection leaves short. Pool rows count as if all of them became
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import reduce
 
 import polars as pl
 
@@ -143,7 +144,8 @@ def estimate(
         pool: Existing candidates, by category; "" for rows without a category yet.
     """
     missing = _missing_candidates(config.generate, wanted, pool or {})
-    shares = _strategy_shares(config.generate) if missing else {}
+    weights = {name: weight for name, weight in config.generate.strategies.items() if weight and missing}
+    shares = {name: weight / sum(weights.values()) for name, weight in weights.items()}
     yields = {name: _yield_range(evidence.yields.get(name)) for name in shares}
     requests: dict[str, Range] = {}
     per_candidate = Spend()
@@ -163,7 +165,7 @@ def estimate(
     shortages, unchecked = _shortages(config.generate, per_candidate, candidates, wanted) if missing else ((), ())
     return Plan(
         rows=sum(wanted.values()), candidates=math.ceil(candidates), origin=evidence.origin, yields=yields,
-        purposes=purposes, total=_sum(purposes.values()), scores=selected * (1 + sum(rewrites.values())),
+        purposes=purposes, total=reduce(Spend.plus, purposes.values(), Spend()), scores=selected * (1 + sum(rewrites.values())),
         shortages=shortages, unchecked=unchecked, assumed=_assumed(evidence, shares, purposes), paid=evidence.paid,
         currency=config.models.currency,
     )  # fmt: skip
@@ -178,11 +180,6 @@ def _missing_candidates(config: GenerateConfig, wanted: Mapping[str, int], pool:
     total = sum(missing.values())
     remaining = max(0, total - pool.get("", 0))
     return {name: n * remaining / total for name, n in missing.items() if n and remaining}
-
-
-def _strategy_shares(config: GenerateConfig) -> dict[str, float]:
-    total = sum(config.strategies.values())
-    return {name: weight / total for name, weight in config.strategies.items() if weight}
 
 
 def _yield_range(measured: Yield | None) -> Range:
@@ -246,13 +243,6 @@ def _most_tokens(config: RunConfig, purpose: str) -> int:
     if purpose == "response":
         return generate.max_response_tokens
     return generate.max_input_tokens if purpose.endswith("input") else generate.max_instruction_tokens
-
-
-def _sum(spends: Iterable[Spend]) -> Spend:
-    total = Spend()
-    for spend in spends:
-        total = total.plus(spend)
-    return total
 
 
 def _shortages(
