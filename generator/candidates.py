@@ -34,25 +34,18 @@ BLOCK = 16
 """Number of instructions checked together: a check of each one alone would build a data frame for each."""
 
 
-@dataclass(frozen=True, slots=True)
-class RequestedInstruction:
-    """A request for an instruction, and what it is for."""
+@dataclass(eq=False, slots=True)
+class Candidate:
+    """A candidate from the request for its instruction to its response."""
 
     category: str
     strategy: Strategy
     number: int
     """Its number among all instructions requested for the category, from 0."""
     instruction: InstructionRequest
-
-
-@dataclass(eq=False, slots=True)
-class Candidate:
-    """A row with an accepted instruction, and its completions so far."""
-
-    row: Row
-    number: int
-    constrained: bool
     wave: "Wave"
+    row: Row = field(default_factory=dict)
+    """Filled when the instruction arrives."""
     responses: dict[int, Completion] = field(default_factory=dict)
     """By number of the sample."""
     samples: int = 0
@@ -67,7 +60,7 @@ class Candidate:
 class Wave:
     """One round of requests for instructions."""
 
-    requested: list[RequestedInstruction] = field(default_factory=list)
+    requested: list[Candidate] = field(default_factory=list)
     completions: dict[int, Completion | None] = field(default_factory=dict)
     """By place in `requested`; None for a request that was not sent."""
     checked: int = 0
@@ -75,7 +68,7 @@ class Wave:
     rows: list[Row] = field(default_factory=list)
     """Rows of all instructions received so far, in the order of the requests."""
     candidates: list[Candidate] = field(default_factory=list)
-    """Candidates whose input or responses were requested."""
+    """Candidates with an accepted instruction, whose input or responses were requested."""
     tokens: list[int] = field(default_factory=list)
     """Tokens of each completion with an instruction, prompts included."""
 
@@ -131,9 +124,7 @@ class Candidates:
                     request = replace(one.request, sample=self._samples[prompt])
                     self._samples[prompt] += 1
                     requests.append((request, ("instruction", wave, len(wave.requested))))
-                    wave.requested.append(
-                        RequestedInstruction(category, STRATEGIES[name], self._requested[category], one)
-                    )
+                    wave.requested.append(Candidate(category, STRATEGIES[name], self._requested[category], one, wave))
                     self._requested[category] += 1
         for _, _, place in self.flow.put(requests, send=not self._is_late(self.flow)):
             wave.completions[place] = None
@@ -183,25 +174,26 @@ class Candidates:
             end += 1
         if end - wave.checked < BLOCK and end < len(wave.requested):
             return
-        candidates = [self._read_instruction(wave, place) for place in range(wave.checked, end)]
+        received = []
+        for place in range(wave.checked, end):
+            if (completion := wave.completions[place]) is not None:
+                self._read_instruction(wave.requested[place], completion)
+                received.append(wave.requested[place])
         wave.checked = end
-        self._continue(self._accept([candidate for candidate in candidates if candidate is not None]))
+        self._continue(self._accept([each for each in received if not self.is_dropped(each.row)]))
 
-    def _read_instruction(self, wave: Wave, place: int) -> Candidate | None:
-        """Add the row of an instruction; None if it was not sent or cannot be read."""
-        requested, completion = wave.requested[place], wave.completions[place]
-        if completion is None:
-            return None
-        parents = requested.instruction.parents
-        row: Row = {
+    def _read_instruction(self, candidate: Candidate, completion: Completion) -> None:
+        """Add the candidate's row; drop it if the completion is unfinished or has no instruction."""
+        parents = candidate.instruction.parents
+        row = candidate.row = {
             "id": f"g{len(self.rows) + 1:05d}",
-            "instruction": requested.strategy.read(completion.text),
+            "instruction": candidate.strategy.read(completion.text),
             "input": "",
-            "category": requested.category,
+            "category": candidate.category,
             "category_source": "asked",
             "source": "generated",
-            "strategy": requested.strategy.name,
-            "operator": requested.instruction.operator,
+            "strategy": candidate.strategy.name,
+            "operator": candidate.instruction.operator,
             "parents": [parent["id"] for parent in parents],
             "depth": 1 + max((parent["depth"] for parent in parents), default=0),
             "writer": self._engine.identity,
@@ -211,15 +203,12 @@ class Candidates:
             "calls": [completion.key],
         }
         self.rows.append(row)
-        wave.rows.append(row)
+        candidate.wave.rows.append(row)
         if completion.finish_reason != "stop":
             row["instruction"] = squash(completion.text)
             self._drop_unfinished(row, completion, "instruction", self.config.max_instruction_tokens)
         elif not row["instruction"]:
             self._drop(row, "instruction_unreadable", f"the completion {completion.text[:80]!r} has no instruction")
-        else:
-            return Candidate(row, requested.number, requested.strategy.constrained, wave)
-        return None
 
     def _accept(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Return the candidates with a new instruction that passes the check, and with constraints if their strategy adds them."""
@@ -239,7 +228,7 @@ class Candidates:
             else:
                 self._index.add(row["id"], row["instruction"])
                 self.demonstrations.add(row)
-                if not candidate.constrained or self._add_constraints(row):
+                if not candidate.strategy.constrained or self._add_constraints(row):
                     accepted.append(candidate)
         return accepted
 
@@ -256,7 +245,9 @@ class Candidates:
         for candidate in candidates:
             candidate.wave.candidates.append(candidate)
             if self._takes_input(candidate.row):
-                request = self._inputs.build(candidate.row, candidate.number, may_be_labelled=not candidate.constrained)
+                request = self._inputs.build(
+                    candidate.row, candidate.number, may_be_labelled=not candidate.strategy.constrained
+                )
                 requests.append((request, (request.purpose, candidate, 0)))
             else:
                 requests += self._response_requests(candidate)
@@ -303,12 +294,12 @@ class Candidates:
 
     def _response_requests(self, candidate: Candidate) -> list[tuple[Request, Any]]:
         row, config = candidate.row, self.config
-        schema = response_schema(row) if candidate.constrained and self._engine.capabilities.schemas else ""
+        schema = response_schema(row) if candidate.strategy.constrained and self._engine.capabilities.schemas else ""
         request = chat_request(
             self._engine, user_turn(row["instruction"], row["input"]), "response", max_tokens=config.max_response_tokens,
             temperature=config.response_temperature, top_p=config.top_p, schema=schema,
         )  # fmt: skip
-        candidate.samples = config.constraint_samples if candidate.constrained else 1
+        candidate.samples = config.constraint_samples if candidate.strategy.constrained else 1
         return [(replace(request, sample=n), ("response", candidate, n)) for n in range(candidate.samples)]
 
     def _read_responses(self, candidate: Candidate) -> None:
@@ -321,7 +312,7 @@ class Candidates:
             self._drop_unfinished(row, completions[0], "response", self.config.max_response_tokens)
         elif not any(finished):
             self._drop(row, "response_empty", "the response is empty")
-        elif not candidate.constrained:
+        elif not candidate.strategy.constrained:
             row["response"] = finished[0]
         elif (chosen := choose_response(row["constraints"], finished)) is not None:
             row["response"], row["edits"] = chosen[0], list(chosen[1])

@@ -123,15 +123,11 @@ def _drop_surplus(text: str, args: Args) -> str | None:
 
 
 def _keep_first_sentences(text: str, args: Args) -> str | None:
-    if args["relation"] == "at least":
-        return None
-    return _beginning(text, lambda number, _: number < int(args["num_sentences"]))
+    return _beginning(text, args, lambda number, _: number < int(args["num_sentences"]))
 
 
 def _keep_first_words(text: str, args: Args) -> str | None:
-    if args["relation"] == "at least":
-        return None
-    return _beginning(text, lambda _, piece: count_words(piece) < int(args["num_words"]))
+    return _beginning(text, args, lambda _, piece: count_words(piece) < int(args["num_words"]))
 
 
 def _drop_sentences(text: str, banned: Callable[[str], bool]) -> str | None:
@@ -140,21 +136,19 @@ def _drop_sentences(text: str, banned: Callable[[str], bool]) -> str | None:
         return None
     kept, end, removed = "", 0, False
     for start, stop in sentence_spans(text):
-        sentence = text[start:stop]
-        if not banned(sentence):
-            if removed and REFERS_BACK.match(sentence):
+        sentence, follows_removed = text[start:stop], removed
+        removed = banned(sentence)
+        if not removed:
+            if follows_removed and REFERS_BACK.match(sentence):
                 return None
             kept += (text[end:start] if kept else text[end:start].lstrip()) + sentence
-            removed = False
-        else:
-            removed = True
         end = stop
     return kept.strip()
 
 
-def _beginning(text: str, fits: Callable[[int, str], bool]) -> str | None:
+def _beginning(text: str, args: Args, fits: Callable[[int, str], bool]) -> str | None:
     """Return the longest beginning of complete sentences that fits, by their number and text; None in a list."""
-    if LIST_MARK.search(text):
+    if args["relation"] == "at least" or LIST_MARK.search(text):
         return None
     beginnings = enumerate((text[:end] for _, end in sentence_spans(text)), 1)
     return next((piece for number, piece in [*beginnings][::-1] if fits(number, piece) and WHOLE.search(piece)), None)
@@ -227,7 +221,7 @@ def _highlighted(text: str, spans: Sequence[tuple[int, int]]) -> str:
 
 
 def _content_words(text: str) -> list[re.Match[str]]:
-    """Return the first matches of distinct content words, the longest first; without words in capitals or beside asterisks."""
+    """Return the first match of each content word, the longest first; not of words in capitals or beside asterisks."""
     first: dict[str, re.Match[str]] = {}
     for match in CONTENT_WORD.finditer(text):
         if not match[0].isupper() and match[0].lower() not in FUNCTION_WORDS:
@@ -236,7 +230,7 @@ def _content_words(text: str) -> list[re.Match[str]]:
 
 
 def _capitalise_words(text: str, args: Args) -> str | None:
-    """Capitalise the first occurrence of content words, the longest words first."""
+    """Put the first occurrence of content words in capitals, the longest words first."""
     if args["capital_relation"] == "less than":
         return None
     present = sum(word.isupper() and sum(map(str.isalpha, word)) > 1 for word in WORD.findall(text))

@@ -33,11 +33,6 @@ def read_task(text: str) -> str:
     return "" if META.search(task) else task
 
 
-def read_user_turn(text: str) -> str:
-    """Return the whole completion, stripped."""
-    return text.strip()
-
-
 def read_input(text: str) -> str:
     """Return the input in a completion, "" if the completion states that there is none."""
     input = text.strip().removeprefix("Text:").strip()

@@ -26,7 +26,7 @@ from kiloset.core.errors import ConfigError
 from kiloset.core.models import Renderer, Request, chat_request
 from kiloset.core.text import squash
 from kiloset.generator.demonstrations import Demonstrations, Row, task_of
-from kiloset.generator.parsing import read_instruction, read_task, read_user_turn
+from kiloset.generator.parsing import read_instruction, read_task
 from kiloset.generator.settings import GenerateConfig
 from kiloset.generator.templates import Templates
 
@@ -162,7 +162,7 @@ STRATEGIES: dict[str, Strategy] = {
     for each in (
         Strategy("self_instruct", _self_instruct, read_instruction),
         Strategy("evolve", _evolve, read_task),
-        Strategy("magpie", _magpie, read_user_turn),
+        Strategy("magpie", _magpie, str.strip),
         Strategy("constraint", _self_instruct, read_instruction, constrained=True),
     )
 }
