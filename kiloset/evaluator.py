@@ -104,7 +104,7 @@ class Evaluator:
     ) -> Evaluation:
         config, length = self._config.evaluation, self._config.engine.max_model_len
         fingerprint = sha256_of(
-            [engine.identity, asdict(config), asdict(self._suite), base_neutral, length, code_sha256(evaluate_model, TransformersScorer)]
+            [engine.identity, asdict(config), asdict(self._suite), base_neutral, length, code_sha256(evaluate_model, "kiloset.engines.scorer")]
         )  # fmt: skip
         if (stored := _read(target / METRICS, fingerprint)) is not None:
             return stored
