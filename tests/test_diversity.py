@@ -41,30 +41,30 @@ def test_rows_lie_evenly_over_clusters_or_not():
     assert evenness(np.int32([]), 3) == {"clusters": 0, "cluster_entropy": 0.0, "largest_cluster": 0.0}
 
 
-def test_the_clusters_of_candidates_selection_and_chance_are_told():
+def test_the_clusters_of_candidates_selection_and_chance_are_reported():
     vectors = unit(np.random.default_rng(4).normal(size=(40, 6)))
-    found = diversity(vectors, np.arange(10), seed=0, labels=np.arange(40, dtype=np.int32) % 20)
+    figures = diversity(vectors, np.arange(10), seed=0, labels=np.arange(40, dtype=np.int32) % 20)
     names = ("clusters", "cluster_entropy", "largest_cluster")
-    assert [found["candidates"][name] for name in names] == [20, 1.0, 0.05]
-    assert [found["selected"][name] for name in names] == [10, round(np.log(10) / np.log(20), 4), 0.1]
+    assert [figures["candidates"][name] for name in names] == [20, 1.0, 0.05]
+    assert [figures["selected"][name] for name in names] == [10, round(np.log(10) / np.log(20), 4), 0.1]
     alone = diversity(vectors, np.arange(10), seed=0, labels=np.arange(40, dtype=np.int32))
     assert [alone["random"][name] for name in names] == [10, round(np.log(10) / np.log(40), 4), 0.1]
-    assert 5 < found["random"]["clusters"] < 10  # of 20 pairs, ten rows drawn: 7.9 expected
+    assert 5 < figures["random"]["clusters"] < 10  # of 20 pairs, ten rows drawn: 7.9 expected
     without = diversity(vectors, np.arange(10), seed=0)
-    assert all(without[set_] == {k: v for k, v in found[set_].items() if k not in names} for set_ in found)
+    assert all(without[set_] == {k: v for k, v in figures[set_].items() if k not in names} for set_ in figures)
 
 
 def test_a_spread_selection_beats_chance_and_all_figures_are_of_the_rows_they_name():
     rng = np.random.default_rng(3)
     crowd = unit(np.eye(12)[rng.choice(12, 300, p=[0.78, *[0.02] * 11])] + 0.05 * rng.normal(size=(300, 12)))
     one_of_each = np.array([int(np.argmax(crowd[:, n])) for n in range(12)])
-    found = diversity(crowd, one_of_each, seed=0)
-    assert [found[name]["rows"] for name in ("candidates", "selected", "random")] == [300, 12, 12]
-    assert found["selected"]["vendi"] == pytest.approx(vendi_score(crowd[one_of_each]), abs=0.01)
-    assert found["candidates"]["vendi"] == pytest.approx(vendi_score(crowd), abs=0.01)
-    assert found["selected"]["vendi"] > found["random"]["vendi_most"]
-    assert found["selected"]["nearest"] == sorted(found["selected"]["nearest"])
-    assert found["selected"]["nearest"][-1] < 0.5 < found["random"]["nearest"][-1]
-    assert diversity(crowd, one_of_each, seed=0) == found
+    figures = diversity(crowd, one_of_each, seed=0)
+    assert [figures[name]["rows"] for name in ("candidates", "selected", "random")] == [300, 12, 12]
+    assert figures["selected"]["vendi"] == pytest.approx(vendi_score(crowd[one_of_each]), abs=0.01)
+    assert figures["candidates"]["vendi"] == pytest.approx(vendi_score(crowd), abs=0.01)
+    assert figures["selected"]["vendi"] > figures["random"]["vendi_most"]
+    assert figures["selected"]["nearest"] == sorted(figures["selected"]["nearest"])
+    assert figures["selected"]["nearest"][-1] < 0.5 < figures["random"]["nearest"][-1]
+    assert diversity(crowd, one_of_each, seed=0) == figures
     assert diversity(crowd[:1], np.array([0]), seed=0)["selected"] == {"rows": 1, "vendi": 1.0, "nearest": []}
     assert diversity(crowd, np.array([], dtype=np.int64), seed=0)["random"]["vendi"] == 0

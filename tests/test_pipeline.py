@@ -71,7 +71,7 @@ def test_a_run_gives_exactly_the_rows_asked_for_in_the_categories_asked_for(undi
     assert all([turn["role"] for turn in row["messages"]] == ["user", "assistant"] for row in rows)
 
 
-def test_every_row_ever_born_is_kept_or_dropped_exactly_once(undisturbed):
+def test_every_row_is_kept_or_dropped_exactly_once(undisturbed):
     folder, *_ = undisturbed
     run = RunFolder(folder)
     seeds = {f"s{number:04d}" for number in range(1, 33)}
@@ -262,7 +262,7 @@ def fell_short(tmp_path_factory):
     return folder, fake_run.run(folder, table=table, models=models), models
 
 
-def test_what_fell_short_is_told_with_its_reasons_and_what_it_would_take(fell_short):
+def test_a_shortfall_is_reported_with_its_reasons_and_its_cost(fell_short):
     folder, result, _ = fell_short
     assert result.ended == "max_requests"
     run = RunFolder(folder)
@@ -272,10 +272,10 @@ def test_what_fell_short_is_told_with_its_reasons_and_what_it_would_take(fell_sh
         assert short.got == result.got.get(short.category, 0) < short.wanted
         assert short.born == rows.height == short.got + sum(short.losses.values())
         if short.got:
-            born = everything.filter(pl.col("source") == "generated").height
+            generated_rows = everything.filter(pl.col("source") == "generated").height
             requests = sum(each["completed"] for name, each in run.manifest["calls"].items() if name in PURPOSES)
             rows_needed = math.ceil((short.wanted - short.got) * short.born / short.got)
-            assert short.more_requests == math.ceil(rows_needed * requests / born)
+            assert short.more_requests == math.ceil(rows_needed * requests / generated_rows)
     assert {short.category for short in result.shortfalls} == set(result.shortfall)
 
 
@@ -416,7 +416,7 @@ def test_a_large_pool_gets_the_static_embedder_and_a_small_one_the_model_itself(
     assert (small.is_costly, large.is_costly) == (True, False)
 
 
-def test_what_the_manifest_says_of_an_earlier_pass_does_not_count(finished):
+def test_the_manifest_of_an_earlier_pass_does_not_count(finished):
     run = RunFolder(finished)
     stages = run.manifest["stages"]
     run.update_manifest({"stages": {**stages, "select": {**stages["select"], "fingerprint": "other", "kept": 5}}})

@@ -19,7 +19,7 @@ from tests.fakes import FakeEmbedder, FakeEngine
 
 
 class Directions:
-    """An embedder of known directions, told as angles in degrees."""
+    """An embedder of known directions, stated as angles in degrees."""
 
     identity = "directions"
 
@@ -48,12 +48,12 @@ ROWS = [
 
 def table() -> tuple[pl.DataFrame, Directions]:
     rows, angles = [], {}
-    for number, (category, instruction, given, angle, length, answer_angle) in enumerate(ROWS):
+    for number, (category, instruction, text, angle, length, answer_angle) in enumerate(ROWS):
         response = " ".join(f"r{number}w{i}" for i in range(length))
         rows.append(
-            {"id": f"g{number}", "category": category, "instruction": instruction, "input": given, "response": response}
+            {"id": f"g{number}", "category": category, "instruction": instruction, "input": text, "response": response}
         )
-        angles[f"{instruction}\n\n{given}" if given else instruction] = angle
+        angles[f"{instruction}\n\n{text}" if text else instruction] = angle
         angles[response] = answer_angle
     return table_of(rows), Directions(angles)
 
@@ -65,15 +65,15 @@ def z_scores(values: list[float]) -> NDArray[np.float64]:
 
 def test_quality_is_the_weighted_sum_of_z_scores_within_the_category() -> None:
     rows, embedder = table()
-    found = scored(rows, embedder=embedder, relevance_weight=2.0, length_weight=0.5)
+    result = scored(rows, embedder=embedder, relevance_weight=2.0, length_weight=0.5)
 
     cosines = [math.cos(math.radians(a - b)) for *_, a, _, b in ROWS]
-    assert found["relevance"].to_list() == pytest.approx(cosines, abs=6e-5)
-    assert found["response_words"].to_list() == [2, 8, 30, 400, 5, 5]
+    assert result["relevance"].to_list() == pytest.approx(cosines, abs=6e-5)
+    assert result["response_words"].to_list() == [2, 8, 30, 400, 5, 5]
     # The 90th percentile of four lengths, the nearest one, is the longest; of two equal ones it is that length.
     maths = 2 * z_scores(cosines[:4]) + 0.5 * z_scores([math.log(length) for length in (2, 8, 30, 400)])
     poems = 2 * z_scores(cosines[4:])
-    assert found["quality"].to_list() == pytest.approx([*maths, *poems], abs=1e-3)
+    assert result["quality"].to_list() == pytest.approx([*maths, *poems], abs=1e-3)
     assert poems.tolist() == pytest.approx([2, -2])
 
 
@@ -83,10 +83,10 @@ def test_length_beyond_the_ninetieth_percentile_earns_nothing() -> None:
         [{"id": f"g{n:02d}", "instruction": "i", "response": " ".join(["r"] * n)} for n in lengths],
     )
     angles = dict.fromkeys([*rows["response"], "i"], 0.0)
-    found = scored(rows, embedder=Directions(angles), length_weight=1.0)
+    result = scored(rows, embedder=Directions(angles), length_weight=1.0)
     capped = z_scores([math.log(min(length, 100)) for length in lengths])
-    assert found["quality"].to_list() == pytest.approx(capped.tolist(), abs=1e-6)
-    assert found["quality"][-1] == found["quality"][-2]
+    assert result["quality"].to_list() == pytest.approx(capped.tolist(), abs=1e-6)
+    assert result["quality"][-1] == result["quality"][-2]
 
 
 def test_what_does_not_vary_counts_nothing() -> None:
@@ -100,15 +100,17 @@ def test_what_does_not_vary_counts_nothing() -> None:
 def test_the_rows_stay_as_they_were_and_in_their_order() -> None:
     rows, embedder = table()
     backwards = rows.reverse()
-    found = scored(backwards, embedder=embedder)
-    assert found.select(rows.columns).equals(backwards)
-    assert found.reverse().equals(scored(rows, embedder=embedder))
+    result = scored(backwards, embedder=embedder)
+    assert result.select(rows.columns).equals(backwards)
+    assert result.reverse().equals(scored(rows, embedder=embedder))
 
 
 def test_a_table_without_rows_gets_the_columns() -> None:
-    found = scored(table_of([]))
-    assert found.height == 0
-    assert all(found.schema[name] == pl.Float64 for name in ("relevance", "response_words", "rule_nearness", "quality"))
+    result = scored(table_of([]))
+    assert result.height == 0
+    assert all(
+        result.schema[name] == pl.Float64 for name in ("relevance", "response_words", "rule_nearness", "quality")
+    )
 
 
 def four(**more: Any) -> pl.DataFrame:
@@ -147,16 +149,16 @@ def test_nearness_to_breaking_a_rule_is_subtracted() -> None:
     rows = table_of(
         [{"id": f"g{n}", "instruction": "say w", "response": " ".join(f"w{i}" for i in range(n))} for n in lengths]
     )
-    found = scored(rows, relevance_weight=0.0, length_weight=0.0, nearness_weight=3.0)
-    assert found["rule_nearness"].to_list() == [0.1, 0.5, 1.0]
-    assert found["quality"].to_list() == pytest.approx((-3 * z_scores([0.1, 0.5, 1.0])).tolist(), abs=1e-5)
+    result = scored(rows, relevance_weight=0.0, length_weight=0.0, nearness_weight=3.0)
+    assert result["rule_nearness"].to_list() == [0.1, 0.5, 1.0]
+    assert result["quality"].to_list() == pytest.approx((-3 * z_scores([0.1, 0.5, 1.0])).tolist(), abs=1e-5)
 
 
 def test_any_text_has_a_quality() -> None:
     texts = ["", " ", "\0", "w " * 50_000, "東京", "🙂", "x\u202ey", "<|im_end|>\n", "{{ 7 * 7 }}", "5"]
     rows = table_of([{"id": f"g{n}", "instruction": text, "response": text} for n, text in enumerate(texts)])
-    found = scored(rows, nearness_weight=1.0)
-    assert found["quality"].is_finite().all()
+    result = scored(rows, nearness_weight=1.0)
+    assert result["quality"].is_finite().all()
 
 
 def test_a_setting_out_of_range_is_refused() -> None:

@@ -95,7 +95,7 @@ def test_a_kill_between_announcing_and_writing_is_no_edit_but_an_edit_is(run):
     assert is_edited(run, "two\n")
 
 
-def test_settings_of_engine_and_training_are_as_the_last_call_said(finished):
+def test_settings_of_engine_and_training_are_those_of_the_last_call(finished):
     fake_run.run(finished, table={**fake_run.TABLE, "train": {"epochs": 9}})
     assert "epochs = 9" in (finished / "config.toml").read_text()
 

@@ -53,9 +53,9 @@ def candidates(categories: Sequence[str], seed: int = 0, crowding: float = 0.5) 
 
 
 def run(
-    rows: pl.DataFrame, embedder: Known, wanted: Mapping[str, int], config: SelectConfig | None = None, **given: Any
+    rows: pl.DataFrame, embedder: Known, wanted: Mapping[str, int], config: SelectConfig | None = None, **overrides: Any
 ) -> Outcome:
-    options = {"seed": 0, "fill": False, **given}
+    options = {"seed": 0, "fill": False, **overrides}
     outcome = select(rows, embedder, wanted, config or SelectConfig(reserve=0.0), **options)
     check_outcome("select", rows, outcome, creates=False)
     for half in (outcome.kept, outcome.dropped):
@@ -149,7 +149,7 @@ def test_no_two_kept_rows_are_closer_than_the_cap_and_each_refusal_names_a_kept_
         assert row["evidence"].startswith(f"cosine {row['measured']:.2f} with {row['twin']}, which was taken")
 
 
-def test_a_row_is_held_against_taken_rows_only() -> None:
+def test_a_row_is_compared_with_selected_rows_only() -> None:
     # At 0, 20 and 40 degrees; the limit is 25 degrees: the middle loses to the first, and so cannot stop the last.
     turns = np.radians([0.0, 20.0, 40.0])
     rows, _ = candidates(["a"] * 3)
@@ -298,7 +298,7 @@ def test_clusters_are_a_tenth_of_the_wanted_rows_and_at_most_an_eighth_of_the_ca
     assert cluster_count(wanted, candidates) == clusters
 
 
-def test_each_category_has_as_many_clusters_as_the_rule_says_or_the_config() -> None:
+def test_each_category_has_as_many_clusters_as_the_rule_or_the_config_sets() -> None:
     rows, embedder = candidates(["a"] * 200 + ["b"] * 40 + ["c"] * 12, crowding=5.0)
     for config, counts in ((0, {"a": 5, "b": 5, "c": 1}), (7, {"a": 7, "b": 7, "c": 7})):
         outcome = run(rows, embedder, {"a": 50, "b": 90, "c": 3}, SelectConfig(reserve=0.0, clusters=config))
@@ -353,27 +353,27 @@ def test_rows_judged_in_blocks_are_those_judged_one_by_one(
     assert similar == [(rows["id"][at], close[at][0], rows["id"][close[at][1]]) for at in refused]
 
 
-def test_every_selector_is_told_how_evenly_it_takes_from_the_same_clusters() -> None:
+def test_every_selector_reports_how_evenly_it_selects_from_the_same_clusters() -> None:
     rows, embedder = candidates(["a"] * 90 + ["b"] * 60, crowding=1.0)
     rows = rows.with_columns(response_words=pl.lit(3.0))
-    told: dict[str, dict[str, Any]] = {}
+    notes: dict[str, dict[str, Any]] = {}
     for selector in ("balanced", "random", "longest", "quality"):
         config = SelectConfig(selector=selector, reserve=0.0, clusters=4)  # type: ignore[arg-type]
         outcome = run(rows, embedder, {"a": 20, "b": 10}, config)
-        told[selector] = outcome.notes["diversity"]
-        assert [told[selector][name]["rows"] for name in ("candidates", "selected", "random")] == [150, 30, 30]
+        notes[selector] = outcome.notes["diversity"]
+        assert [notes[selector][name]["rows"] for name in ("candidates", "selected", "random")] == [150, 30, 30]
         taken = embedder.embed(outcome.kept["instruction"].to_list())
-        assert told[selector]["selected"]["vendi"] == pytest.approx(vendi_score(taken), abs=0.01)
+        assert notes[selector]["selected"]["vendi"] == pytest.approx(vendi_score(taken), abs=0.01)
         if selector == "balanced":
             labels = outcome.kept["cluster"].to_list()
             shares = [n / 30 for n in Counter(labels).values()]
-            selected = told[selector]["selected"]
+            selected = notes[selector]["selected"]
             assert (selected["clusters"], selected["largest_cluster"]) == (len(shares), round(max(shares), 4))
             entropy = -sum(share * math.log(share) for share in shares) / math.log(8)
             assert selected["cluster_entropy"] == pytest.approx(entropy, abs=1e-4)
-    evens = {selector: figures["candidates"]["cluster_entropy"] for selector, figures in told.items()}
+    evens = {selector: figures["candidates"]["cluster_entropy"] for selector, figures in notes.items()}
     assert len(set(evens.values())) == 1
-    assert told["balanced"]["selected"]["cluster_entropy"] > told["random"]["selected"]["cluster_entropy"]
+    assert notes["balanced"]["selected"]["cluster_entropy"] > notes["random"]["selected"]["cluster_entropy"]
 
 
 def test_each_row_is_with_the_mean_direction_it_is_nearest_to_in_angle() -> None:
@@ -440,8 +440,8 @@ def test_chance_takes_every_row_equally_often_and_another_seed_takes_others() ->
 
 def reviewed(rows: pl.DataFrame, **verdicts: str) -> pl.DataFrame:
     """Return the rows as a reviewer left them."""
-    said = pl.Series([verdicts.get(id) for id in rows["id"]], dtype=pl.String)
-    return rows.with_columns(review=said, review_reason=pl.Series([None if v is None else "why" for v in said]))
+    reasons = pl.Series([verdicts.get(id) for id in rows["id"]], dtype=pl.String)
+    return rows.with_columns(review=reasons, review_reason=pl.Series([None if v is None else "why" for v in reasons]))
 
 
 @pytest.mark.parametrize("selector", ["balanced", "longest", "random", "quality"])
@@ -455,8 +455,8 @@ def test_a_rejected_row_gives_its_place_to_one_other_of_its_category_and_the_res
         assert set(before["id"]) - set(outcome.kept["id"]) == {id}
         new = outcome.kept.filter(~pl.col("id").is_in(before["id"].to_list()))
         assert new["category"].to_list() == [category]
-        said = outcome.dropped.filter(pl.col("id") == id)
-        assert said.select("reason", "evidence").row(0) == ("rejected_in_review", "rejected in review: why")
+        reasons = outcome.dropped.filter(pl.col("id") == id)
+        assert reasons.select("reason", "evidence").row(0) == ("rejected_in_review", "rejected in review: why")
 
 
 @pytest.mark.parametrize("selector", ["balanced", "longest", "random", "quality"])

@@ -20,10 +20,10 @@ BY_STYLE = StyleConfig(consistency_weight=1.0)
 
 def table(*rows: tuple[str, str, float, float]) -> pl.DataFrame:
     """Return rows of category, response, quality and surprisal."""
-    made = table_of(
+    table = table_of(
         [{"id": f"g{n:03d}", "category": category, "response": text} for n, (category, text, *_) in enumerate(rows)]
     )
-    return made.with_columns(
+    return table.with_columns(
         quality=pl.Series([row[2] for row in rows], dtype=pl.Float64),
         surprisal=pl.Series([row[3] for row in rows], dtype=pl.Float64),
     )
@@ -69,11 +69,11 @@ def test_distance_is_the_mean_absolute_robust_z_over_form_and_surprisal() -> Non
     ]
     assert len(columns) == len(FORM_COLUMNS) + 1
     by_hand = [sum(scores) / len(columns) for scores in zip(*columns, strict=True)]
-    found = with_style(rows, BY_STYLE)
-    assert found["style_distance"].to_list() == pytest.approx(by_hand, abs=1e-5)
-    assert found["style_score"].to_list() == pytest.approx([-d for d in by_hand], abs=1e-5)
+    ranked = with_style(rows, BY_STYLE)
+    assert ranked["style_distance"].to_list() == pytest.approx(by_hand, abs=1e-5)
+    assert ranked["style_score"].to_list() == pytest.approx([-d for d in by_hand], abs=1e-5)
     order = sorted(range(5), key=lambda n: by_hand[n])
-    assert [order.index(n) + 1 for n in range(5)] == found["style_rank"].to_list()
+    assert [order.index(n) + 1 for n in range(5)] == ranked["style_rank"].to_list()
 
 
 def test_style_is_the_category_s_own() -> None:
@@ -115,7 +115,7 @@ def test_each_category_keeps_exactly_what_is_wanted_and_none_is_emptied(wanted: 
     assert set(outcome.dropped["reason"]) == {"style_reserve"}
 
 
-def test_a_dropped_row_says_its_place_and_every_kept_one_of_its_category_is_before_it() -> None:
+def test_a_dropped_row_states_its_rank_and_every_kept_row_of_its_category_ranks_before_it() -> None:
     wanted = {"a": 5, "b": 3}
     outcome = rank(rows_of(a=9, b=6), wanted)
     places: dict[str, list[int]] = {"a": [], "b": []}
@@ -126,7 +126,7 @@ def test_a_dropped_row_says_its_place_and_every_kept_one_of_its_category_is_befo
             f"style distance {row['style_distance']:.2f}"
         )
         places[row["category"]].append(row["style_rank"])
-    assert {name: sorted(found) for name, found in places.items()} == {"a": [6, 7, 8, 9], "b": [4, 5, 6]}
+    assert {name: sorted(numbers) for name, numbers in places.items()} == {"a": [6, 7, 8, 9], "b": [4, 5, 6]}
     assert all(row["style_rank"] <= wanted[row["category"]] for row in outcome.kept.to_dicts())
 
 
@@ -136,8 +136,8 @@ def test_the_next_best_of_all_fill_what_a_category_lacks_only_if_asked() -> None
     plain, full = rank(rows, wanted), rank(rows, wanted, fill=True)
     assert full.kept.height == 13
     added = full.kept.filter(~pl.col("id").is_in(plain.kept["id"].to_list()))
-    left = plain.dropped.sort(["style_score", "id"], descending=[True, False])
-    assert set(added["id"]) == set(left["id"].head(3))
+    reserve = plain.dropped.sort(["style_score", "id"], descending=[True, False])
+    assert set(added["id"]) == set(reserve["id"].head(3))
 
 
 def test_fill_that_finds_too_little_keeps_everything() -> None:

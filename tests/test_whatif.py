@@ -52,59 +52,59 @@ def stored(folder, stage):
     return pl.read_parquet(folder / f"{number:02d}-{stage}.parquet")
 
 
-def kept(found, stage):
-    return next((then, now) for name, then, now, _ in found.stages if name == stage)
+def kept(difference, stage):
+    return next((then, now) for name, then, now, _ in difference.stages if name == stage)
 
 
 def test_the_runs_own_settings_give_what_the_run_gave(undisturbed):
     folder, *_ = undisturbed
-    found = judged(folder, "rules.max_response_words=100000")
-    assert not found.moved
-    assert found.changed.is_empty()
-    assert [(name, then) for name, then, _, _ in found.stages] == [
-        (name, stored(folder, name).height) for name, *_ in found.stages
+    difference = judged(folder, "rules.max_response_words=100000")
+    assert not difference.moved
+    assert difference.changed.is_empty()
+    assert [(name, then) for name, then, _, _ in difference.stages] == [
+        (name, stored(folder, name).height) for name, *_ in difference.stages
     ]
-    assert all(then == now for _, then, now, _ in found.stages)
+    assert all(then == now for _, then, now, _ in difference.stages)
     selected = stored(folder, "select").height
-    assert found.selected == (selected, selected, selected)
+    assert difference.selected == (selected, selected, selected)
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.9])
 def test_another_threshold_is_judged_as_the_stage_itself_would(pooled, threshold):
-    found = judged(pooled, f"near_duplicates.threshold={threshold}")
+    difference = judged(pooled, f"near_duplicates.threshold={threshold}")
     before = stored(pooled, "rules")
     then = drop_near_duplicates(before, NearDuplicatesConfig(), seed=0)
     now = drop_near_duplicates(before, NearDuplicatesConfig(threshold=threshold), seed=0)
-    assert kept(found, "near_duplicates") == (then.kept.height, now.kept.height)
+    assert kept(difference, "near_duplicates") == (then.kept.height, now.kept.height)
     assert (now.kept.height < then.kept.height) is (threshold < 0.7)
     assert (now.kept.height > then.kept.height) is (threshold > 0.7)
     returned = set(then.dropped["id"]) - set(now.dropped["id"])
-    fates = {row["id"]: row for row in found.changed.iter_rows(named=True)}
+    fates = {row["id"]: row for row in difference.changed.iter_rows(named=True)}
     assert returned <= set(fates)
     assert all(fates[id]["then"].startswith("near_duplicate: Jaccard 0.") for id in returned)
     for id in set(now.dropped["id"]) - set(then.dropped["id"]):
         assert fates[id]["now"].startswith("near_duplicate: Jaccard 0.")
 
 
-def test_a_stricter_rule_changes_all_stages_after_it_and_says_why(undisturbed):
+def test_a_stricter_rule_changes_all_stages_after_it_and_gives_the_reason(undisturbed):
     folder, *_ = undisturbed
     limit = int(stored(folder, "select")["response"].str.split(" ").list.len().max()) - 1
-    found = judged(folder, f"rules.max_response_words={limit}")
+    difference = judged(folder, f"rules.max_response_words={limit}")
     strict = drop_by_rules(stored(folder, "generate"), RulesConfig(max_response_words=limit))
-    assert kept(found, "rules")[1] == strict.kept.height < stored(folder, "rules").height
-    gone = found.changed.filter(pl.col("now").str.starts_with("response_too_long: "))
+    assert kept(difference, "rules")[1] == strict.kept.height < stored(folder, "rules").height
+    gone = difference.changed.filter(pl.col("now").str.starts_with("response_too_long: "))
     assert gone.height
     assert gone["now"].str.contains(rf"words \(limit {limit}").all()
-    assert found.selected[0] > found.selected[2]
+    assert difference.selected[0] > difference.selected[2]
 
 
 def test_instructions_that_never_got_an_answer_are_counted_apart(undisturbed):
     folder, *_ = undisturbed
     ledger = pl.read_parquet(folder / "dropped.parquet").filter(pl.col("stage") == "generate")
     short = ledger.filter(pl.col("reason") == "instruction_too_short").height
-    found = judged(folder, "rules.min_instruction_words=1")
-    assert found.unasked <= short
-    assert judged(folder, "rules.off=['instruction_too_short', 'instruction_too_long']").unasked >= found.unasked
+    difference = judged(folder, "rules.min_instruction_words=1")
+    assert difference.unasked <= short
+    assert judged(folder, "rules.off=['instruction_too_short', 'instruction_too_long']").unasked >= difference.unasked
 
 
 def test_nothing_in_the_folder_changes(finished):
@@ -156,5 +156,5 @@ def test_a_new_run_from_another_pays_for_nothing_twice(undisturbed, tmp_path):
             if purpose in paid:
                 assert store.account()[purpose]["sent"] == paid[purpose]["sent"]
     balanced = stored(folder.path, "select")
-    found = judged(undisturbed[0], "select.temper=0.0")
-    assert found.selected[1] == balanced.height
+    difference = judged(undisturbed[0], "select.temper=0.0")
+    assert difference.selected[1] == balanced.height
