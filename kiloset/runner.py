@@ -19,7 +19,6 @@ from kiloset.core.progress import Progress
 from kiloset.core.recorded import RecordedEmbedder, RecordedEngine, RecordedScorer
 from kiloset.core.review import beyond, read_decisions
 from kiloset.core.run import (
-    FORMAT,
     RunFolder,
     file_sha256,
     last_verdict,
@@ -94,7 +93,7 @@ def begin(config: RunConfig, folder: RunFolder) -> None:
         check_same(config, folder.config.read_text(encoding="utf-8"), folder.path)
     # Always written: the settings that may change between two calls (engine, training) are those of the last call.
     write_text(folder.config, to_toml(config))
-    facts = {"name": folder.path.name, "format": FORMAT, "seed": config.run.seed, "machine": machine_facts()}
+    facts = {"name": folder.path.name, "seed": config.run.seed, "machine": machine_facts()}
     folder.update_manifest(facts)
 
 

@@ -565,7 +565,7 @@ def test_what_a_manifest_does_not_hold_is_not_recorded(run):
     stages = run.manifest["stages"]
     for stage in stages.values():
         del stage["models"], stage["fingerprint"]
-    run.manifest_file.write_text(json.dumps({"stages": stages}))
+    run.manifest_file.write_text(json.dumps({"format": FORMAT, "stages": stages}))
     text = text_of(read(card_text(run, "", ()))[1])
     assert "With Kiloset at a commit that is not recorded:" in text
     assert "Not recorded." in text
