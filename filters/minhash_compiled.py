@@ -94,9 +94,8 @@ class CompiledMatchFinder:
         self.cut_short = 0
         self._threshold, self._next = threshold, 0
         bands, low_bytes = _bands_of(texts, seed)
-        self._buckets, number = _buckets(bands, texts.lengths <= SHORT_WORDS)
-        self._heads = np.full(number, -1, np.int32)
-        self._nexts = np.empty_like(self._buckets)
+        buckets, number = _buckets(bands, texts.lengths <= SHORT_WORDS)
+        self._index = buckets, np.full(number, -1, np.int32), np.empty_like(buckets)
         self._compared = np.full(len(texts), -1, np.int32)
         self._texts, self._sets = texts.columns(), _gram_sets(texts)
         self._signatures = low_bytes, least_agreement(threshold)
@@ -107,7 +106,7 @@ class CompiledMatchFinder:
     def next_match(self) -> tuple[int, list[Match]] | None:
         """Return the next row that matches kept rows, with its matches; None at the end."""
         row, count, cut = _advance(
-            self._next, self._threshold, LONGEST_WALK, (self._buckets, self._heads, self._nexts), self._compared,
+            self._next, self._threshold, LONGEST_WALK, self._index, self._compared,
             self._signatures, self._texts, self._sets, self._matches,
         )  # fmt: skip
         self._next = row + 1
@@ -119,7 +118,7 @@ class CompiledMatchFinder:
 
     def keep(self, row: int) -> None:
         """Keep the row that `next_match` returned last."""
-        _insert(row, (self._buckets, self._heads, self._nexts))
+        _insert(row, self._index)
 
 
 def linked(
@@ -194,19 +193,13 @@ def _bands_of(texts: CompiledTexts, seed: int) -> tuple[NDArray[np.uint64], NDAr
 
 
 def _gram_sets(texts: CompiledTexts) -> tuple[Any, ...]:
-    """Return empty room for sets of n-grams, which are built when first needed, and two empty hash tables.
+    """Return empty room for the sets of 5-grams, which are built when first needed.
 
     Memory that is never touched is never taken: on a virtual machine the first touch of a GB takes up to two seconds.
     """
     sizes = texts.ends - texts.begins
-    longest = int(sizes.max(initial=0))
-    slots = 1 << (2 * longest).bit_length()
-    tables = (
-        np.empty((2, slots), np.uint64), np.zeros((2, slots), np.int32), np.zeros((2, 2), np.int64),
-        np.empty(longest, np.uint32),
-    )  # fmt: skip
     room, places = np.empty(int(sizes.sum()), np.uint64), np.zeros(len(texts) + 1, np.int64)
-    return room, places, np.full(len(texts), -1, np.int32), tables
+    return room, places, np.full(len(texts), -1, np.int32), np.empty(int(sizes.max(initial=0)), np.uint32)
 
 
 def _buckets(bands: NDArray[np.uint64], short: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
@@ -341,15 +334,14 @@ def _grams(codes: Any, size: int, length: int, hashes: Any) -> int:
     if size < length:
         hashes[0] = _gram(codes, 0, size)
         return 1
-    number = size - length + 1
     if length == 5:
         # The compiler knows this length and hashes several n-grams at a time.
-        for at in range(number):
+        for at in range(size - 4):
             hashes[at] = _gram(codes, at, 5)
     else:
-        for at in range(number):
+        for at in range(size - length + 1):
             hashes[at] = _gram(codes, at, length)
-    return number
+    return size - length + 1
 
 
 @njit(cache=True)
@@ -426,50 +418,63 @@ def _bucket(first: int, last: int, bands: Any, short: Any, buckets: Any, slots: 
 
 
 @njit(cache=True)
-def _distinct(data: Any, begin: int, end: int, length: int, hashes: Any, tables: Any, which: int) -> int:
-    """Write the hashes of a text's n-grams, each once, also into hash table `which`; return their number.
-
-    A place of a table is taken if its stamp is the text's, so no table has to be emptied.
-    """
-    values, stamps, owners, codes = tables
-    grams = _grams(codes, _decode(data, begin, end, codes), length, hashes)
-    mask = _0
-    while mask < 2 * grams:
-        mask = (mask << _1) | _1
-    owners[which, 0] += 1
-    owners[which, 1] = np.int64(mask)
-    stamp, number = owners[which, 0], 0
-    for at in range(grams):
-        value = hashes[at]
-        place = value & mask
-        while stamps[which, place] == stamp and values[which, place] != value:
-            place = (place + _1) & mask
-        if stamps[which, place] != stamp:
-            stamps[which, place], values[which, place] = stamp, value
-            hashes[number] = value
-            number += 1
-    return number
+def _distinct(data: Any, begin: int, end: int, length: int, codes: Any, hashes: Any) -> int:
+    """Write the hashes of a text's n-grams, sorted and each once; return their number."""
+    number = _grams(codes, _decode(data, begin, end, codes), length, hashes)
+    hashes[:number].sort()
+    size = 0
+    for at in range(number):
+        if size == 0 or hashes[at] != hashes[size - 1]:
+            hashes[size] = hashes[at]
+            size += 1
+    return size
 
 
 @njit(cache=True)
-def _jaccard(own: int, other: Any, threshold: float, tables: Any, which: int) -> float:
-    """Return the exact Jaccard similarity of the `own` n-grams in a table and others, or 0 if it is below the threshold."""
-    values, stamps, owners, _ = tables
-    stamp, mask = owners[which, 0], np.uint64(owners[which, 1])
-    # After so many n-grams that are not in the table, the threshold is out of reach.
-    spare = len(other) - int((own + len(other)) * threshold / (1 + threshold)) + 1
-    common = 0
-    for value in other:
-        place = value & mask
-        while stamps[which, place] == stamp and values[which, place] != value:
-            place = (place + _1) & mask
-        if stamps[which, place] == stamp:
-            common += 1
-        else:
-            spare -= 1
-            if spare < 0:
-                return 0.0
-    return common / (own + len(other) - common)
+def _five_grams(row: int, texts: Any, sets: Any) -> Any:
+    """Return the set of a text's 5-grams, which is built once."""
+    data, begins, ends, _, _ = texts
+    room, places, sizes, codes = sets
+    if sizes[row] < 0:
+        # The last place is where the next set begins.
+        places[row] = places[-1]
+        sizes[row] = _distinct(data, begins[row], ends[row], 5, codes, room[places[-1] :])
+        places[-1] += sizes[row]
+    return room[places[row] : places[row] + sizes[row]]
+
+
+@njit(cache=True)
+def _four_grams(row: int, texts: Any, sets: Any) -> Any:
+    data, begins, ends, _, _ = texts
+    hashes = np.empty(ends[row] - begins[row], np.uint64)
+    return hashes[: _distinct(data, begins[row], ends[row], 4, sets[3], hashes)]
+
+
+@njit(cache=True)
+def _jaccard(one: Any, other: Any) -> float:
+    """Return the Jaccard similarity of two sets of hashes in rising order."""
+    common = i = k = 0
+    while i < len(one) and k < len(other):
+        common += one[i] == other[k]
+        step = one[i] <= other[k]
+        k += one[i] >= other[k]
+        i += step
+    return common / (len(one) + len(other) - common)
+
+
+@njit(cache=True)
+def _compare(row: int, other: int, threshold: float, texts: Any, sets: Any) -> tuple[float, int]:
+    """Return the similarity of two texts and its measure, (0, 0) without a match."""
+    bags, short = texts[3], texts[4]
+    value = _jaccard(_five_grams(row, texts, sets), _five_grams(other, texts, sets))
+    if value >= threshold:
+        return value, FIVE_GRAMS
+    if not (short[row] and short[other]):
+        return 0.0, FIVE_GRAMS
+    if bags[row] == bags[other]:
+        return 1.0, SAME_WORDS
+    value = _jaccard(_four_grams(row, texts, sets), _four_grams(other, texts, sets))
+    return (value, FOUR_GRAMS) if value >= SHORT_JACCARD else (0.0, FOUR_GRAMS)
 
 
 @njit(cache=True)
@@ -480,37 +485,6 @@ def _insert(row: int, index: Any) -> None:
         if bucket >= 0:
             nexts[row, band] = heads[bucket]
             heads[bucket] = row
-
-
-@njit(cache=True)
-def _own_grams(row: int, texts: Any, sets: Any) -> Any:
-    """Put the 5-grams of a text into table 0; return their number."""
-    data, begins, ends, _, _ = texts
-    return _distinct(data, begins[row], ends[row], 5, np.empty(ends[row] - begins[row], np.uint64), sets[3], 0)
-
-
-@njit(cache=True)
-def _compare(row: int, other: int, own: int, threshold: float, texts: Any, sets: Any) -> tuple[float, int]:
-    """Return the similarity of two texts and its measure, (0, 0) without a match; table 0 holds the first text's 5-grams."""
-    data, begins, ends, bags, short = texts
-    grams, places, sizes, tables = sets
-    if sizes[other] < 0:
-        # The last place is where the next set begins.
-        places[other] = places[-1]
-        sizes[other] = _distinct(data, begins[other], ends[other], 5, grams[places[-1] :], tables, 1)
-        places[-1] += sizes[other]
-    value = _jaccard(own, grams[places[other] : places[other] + sizes[other]], threshold, tables, 0)
-    if value >= threshold:
-        return value, FIVE_GRAMS
-    if not (short[row] and short[other]):
-        return 0.0, FIVE_GRAMS
-    if bags[row] == bags[other]:
-        return 1.0, SAME_WORDS
-    room = np.empty(ends[other] - begins[other], np.uint64)
-    theirs = room[: _distinct(data, begins[other], ends[other], 4, room, tables, 1)]
-    mine = _distinct(data, begins[row], ends[row], 4, np.empty(ends[row] - begins[row], np.uint64), tables, 1)
-    value = _jaccard(mine, theirs, SHORT_JACCARD, tables, 1)
-    return (value, FOUR_GRAMS) if value >= SHORT_JACCARD else (0.0, FOUR_GRAMS)
 
 
 @njit(cache=True)
@@ -534,7 +508,7 @@ def _advance(
     short = texts[4]
     cut = 0
     for row in range(begin, len(buckets)):
-        count = own = 0
+        count = 0
         for band in range(buckets.shape[1]):
             bucket = buckets[row, band]
             if bucket < 0:
@@ -549,9 +523,7 @@ def _advance(
                     compared[other] = row
                     # A long pair that shares a band by chance is ruled out before its sets are built.
                     if (short[row] and short[other]) or _agree(low_bytes[row], low_bytes[other], least):
-                        if own == 0:
-                            own = _own_grams(row, texts, sets)
-                        value, measure = _compare(row, other, own, threshold, texts, sets)
+                        value, measure = _compare(row, other, threshold, texts, sets)
                         if value > 0 and count < len(rows):
                             rows[count], values[count], measures[count] = other, value, measure
                             count += 1
@@ -579,16 +551,14 @@ def _link(
     for at in range(len(rows)):
         if keys[at] != keys[begin]:
             begin = at
-        row, own, first = rows[at], 0, begin
+        row, first = rows[at], begin
         if at - begin > longest:
             first, cut = at - longest, cut + 1
         for before in range(at - 1, first - 1, -1):
             other = rows[before]
             if _root(parents, row) == _root(parents, other):
                 continue
-            if own == 0:
-                own = _own_grams(row, texts, sets)
-            value, _ = _compare(row, other, own, threshold, texts, sets)
+            value, _ = _compare(row, other, threshold, texts, sets)
             if value > 0:
                 parents[_root(parents, row)] = _root(parents, other)
                 pairs[0, number], pairs[1, number] = row, other

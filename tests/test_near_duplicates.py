@@ -281,11 +281,6 @@ def test_many_texts_are_done_in_parts_as_few_are_in_one(monkeypatch: pytest.Monk
     for name in ("begins", "ends", "hashes", "bags", "lengths"):
         assert getattr(parted, name).tolist() == getattr(alone, name).tolist()
     assert parted.band_keys(seed=1).tolist() == alone.band_keys(seed=1).tolist()
-    short = alone.lengths <= 9
-    first = minhash_compiled._buckets(minhash_compiled._bands_of(alone, 0)[0], short)
-    monkeypatch.setattr(minhash_compiled, "_ONE_THREAD", 10**6)
-    second = minhash_compiled._buckets(minhash_compiled._bands_of(alone, 0)[0], short)
-    assert (first[0].tolist(), first[1]) == (second[0].tolist(), second[1])
 
 
 def test_bands_are_equal_where_the_signatures_are() -> None:
