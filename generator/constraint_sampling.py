@@ -64,17 +64,21 @@ LENGTHS = frozenset({
     "length_constraints:number_sentences", "length_constraints:number_paragraphs", "length_constraints:number_words",
     "detectable_format:number_bullet_lists", "detectable_format:multiple_sections",
 })  # fmt: skip
+"""Constraints on the length of a response, which an instruction may set itself."""
 ADDITIONS = frozenset({
     "detectable_content:postscript", "detectable_format:title", "combination:repeat_prompt", "startend:end_checker",
 })  # fmt: skip
+"""Constraints that require more text than the instruction does."""
 CASES = frozenset(
-    {"change_case:capital_word_frequency", "change_case:english_capital", "change_case:english_lowercase"}
+    {f"change_case:{name}" for name in ("capital_word_frequency", "english_capital", "english_lowercase")}
 )
+"""Constraints on capital letters; they exclude each other."""
 SHAPES = frozenset({
     "length_constraints:number_sentences", "length_constraints:number_paragraphs",
     "detectable_format:number_bullet_lists", "detectable_format:constrained_response",
     "detectable_format:multiple_sections", "detectable_format:json_format",
 })  # fmt: skip
+"""Constraints on the layout of a response; they exclude each other."""
 PAIRS: dict[str, frozenset[str]] = {
     "detectable_format:json_format": frozenset(IDS)
     - {"keywords:existence", "keywords:frequency", "keywords:forbidden_words", "change_case:english_lowercase"},

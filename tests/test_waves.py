@@ -290,7 +290,7 @@ def test_json_is_asked_for_under_a_schema_where_the_engine_can(store: CallStore)
         seen.append(request)
         return writer(key, request)
 
-    generated(store, FakeEngine(answer=note), wanted={"stories": 150}, strategies={"constraint": 1.0})
+    generated(store, FakeEngine(answer=note), wanted={"stories": 40}, strategies={"constraint": 1.0})
     with_schema = [request for request in seen if request.schema]
     assert with_schema
     assert all(json.loads(request.schema) == {"type": "object"} for request in with_schema)
@@ -299,7 +299,7 @@ def test_json_is_asked_for_under_a_schema_where_the_engine_can(store: CallStore)
     engine.capabilities = Capabilities(schemas=False)
     seen.clear()
     with closing(CallStore(Path(":memory:"))) as other:
-        generated(other, engine, wanted={"stories": 150}, strategies={"constraint": 1.0})
+        generated(other, engine, wanted={"stories": 40}, strategies={"constraint": 1.0})
     assert not any(request.schema for request in seen)
 
 
