@@ -1,17 +1,13 @@
-"""How often constraints are sampled, their arguments and several phrases for each: `prompts/constraints.jsonl`.
-
-A phrase is a whole sentence. `$name` is an argument; `$most` is one less than the bound of "less than". `string.Template`
-inserts the values and never parses them, so braces and dollar signs in a user's text stay as they are.
-"""
+"""How often constraints are sampled, their arguments and several phrases for each: `prompts/constraints.jsonl`."""
 
 import json
 import random
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from string import Template
 from typing import Any
 
+from kiloset.core.phrase_book import PhraseBook
 from kiloset.core.text import words
 
 FILE = Path(__file__).resolve().parent / "prompts" / "constraints.jsonl"
@@ -46,30 +42,17 @@ def weights() -> dict[str, int]:
 
 
 @cache
-def argument_choices() -> dict[str, tuple[dict[str, Any], ...]]:
-    """Return the argument sets to choose from, for each id whose arguments do not depend on the instruction."""
-    choices: dict[str, tuple[dict[str, Any], ...]] = {}
-    for row in _rows():
-        choices[row["id"]] = (*choices.get(row["id"], ()), *row["arguments"])
-    return {id: arguments for id, arguments in choices.items() if arguments}
-
-
-@cache
-def phrases() -> dict[tuple[str, str], tuple[str, ...]]:
-    """Return the phrases of each constraint, by its id and its relation, "" for none."""
-    return {(row["id"], row.get("relation", "")): tuple(row["phrases"]) for row in _rows()}
+def phrase_book() -> PhraseBook:
+    """Return the phrases of the constraints and the arguments to choose from."""
+    return PhraseBook(_rows())
 
 
 def phrase_constraint(rng: random.Random, id: str, args: Mapping[str, Any]) -> str:
     """Return a sentence that states the constraint."""
-    relation = next((value for name, value in args.items() if name.endswith("relation")), "")
-    values = {name: _argument_text(value) for name, value in args.items()}
-    bounds = [value for value in args.values() if isinstance(value, int)]
-    values["most"] = str(bounds[0] - 1) if bounds else ""
-    return Template(rng.choice(phrases()[id, relation])).substitute(values)
+    return phrase_book().phrase(rng, id, args, _argument_text)
 
 
-def _argument_text(value: Any) -> str:
+def _argument_text(_: str, value: Any) -> str:
     """Return an argument as text; a list becomes quoted words joined by "and"."""
     if not isinstance(value, list):
         return str(value)

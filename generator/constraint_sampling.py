@@ -24,7 +24,7 @@ from kiloset.generator.constraint_phrases import (
     LEAST,
     LESS,
     TASK_WORDS,
-    argument_choices,
+    phrase_book,
     phrase_constraint,
     weights,
 )
@@ -250,7 +250,7 @@ def _sample_args(
     rng: random.Random, id: str, instruction: str, sampled: Sequence[SampledConstraint]
 ) -> dict[str, Any] | None:
     """Choose a constraint's arguments; None where the instruction has no suitable keyword."""
-    if id in (choices := argument_choices()):
+    if id in (choices := phrase_book().arguments):
         return dict(rng.choice(choices[id]))
     if id == "combination:repeat_prompt":
         return {"prompt_to_repeat": instruction.strip()}

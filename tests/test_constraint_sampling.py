@@ -13,7 +13,7 @@ from kiloset.core.constraints import IDS, check, validate
 from kiloset.core.table import table_of
 from kiloset.core.text import words
 from kiloset.filters.rules import RulesConfig, drop_by_rules
-from kiloset.generator.constraint_phrases import FILLERS, argument_choices, phrase_constraint, phrases, weights
+from kiloset.generator.constraint_phrases import FILLERS, phrase_book, phrase_constraint, weights
 from kiloset.generator.constraint_sampling import (
     ADDITIONS,
     AROUND_CODE,
@@ -29,9 +29,9 @@ from kiloset.generator.constraint_sampling import (
     with_constraints,
 )
 
-CHOICES, WEIGHTS = argument_choices(), weights()
+CHOICES, WEIGHTS = phrase_book().arguments, weights()
 ENDINGS = [args["end_phrase"] for args in CHOICES["startend:end_checker"]]
-PHRASES = {f"{id} {relation}".rstrip(): texts for (id, relation), texts in phrases().items()}
+PHRASES = {f"{id} {relation}".rstrip(): texts for (id, relation), texts in phrase_book().phrases.items()}
 TASK = "Explain why bread goes stale faster in the refrigerator than on the counter."
 QUESTION = "Is it safe to freeze fresh bread at home?"
 FORM_LETTER = "Draft a polite letter to a neighbour about the noise at night."

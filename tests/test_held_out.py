@@ -16,16 +16,17 @@ from kiloset.core.constraint_checks import OPTIONS
 from kiloset.core.constraint_text import count_phrase, count_words, language_of
 from kiloset.core.constraints import IDS, check
 from kiloset.core.text import normal_form, words
-from kiloset.evaluation.bundled import bundled_rows
-from kiloset.evaluation.held_out import LANGUAGES, arguments_of, compatible, held_out, tasks_of
-from kiloset.generator.constraint_phrases import FILLERS, argument_choices, phrases
+from kiloset.evaluation.held_out import LANGUAGES, compatible, held_out, phrase_book, tasks_of
+from kiloset.generator import constraint_phrases
+from kiloset.generator.constraint_phrases import FILLERS
 
 ROOT = Path(__file__).resolve().parent.parent
 LESS, LEAST = "less than", "at least"
 OPEN, YES_OR_NO, LETTERS = tasks_of("open"), tasks_of("yes_or_no"), tasks_of("letter")
 TASKS = (*OPEN, *YES_OR_NO, *LETTERS)
-PHRASES = {f"{row['id']} {row.get('relation', '')}".rstrip(): row["phrases"] for row in bundled_rows("constraints")}
-ARGUMENTS = {id: list(arguments_of(id)) for id in IDS if arguments_of(id)}
+PHRASES = {" ".join(key).rstrip(): texts for key, texts in phrase_book().phrases.items()}
+ARGUMENTS = phrase_book().arguments
+CHOICES = constraint_phrases.phrase_book().arguments
 MANY = held_out(1000, 3, [])[0]
 
 # By id: arguments that are drawn, an answer that obeys and one that does not.
@@ -232,10 +233,12 @@ def test_there_are_120_tasks_and_more_each_with_three_words_of_its_own():
 
 
 def test_three_wordings_and_more_for_each_id_and_relation_none_of_them_one_of_training():
-    taught = {run for texts in phrases().values() for phrase in texts for run in _runs(phrase)}
+    taught = {
+        run for texts in constraint_phrases.phrase_book().phrases.values() for phrase in texts for run in _runs(phrase)
+    }
     assert len(taught) > 500
     assert {key.split(" ")[0] for key in PHRASES} == set(IDS)
-    assert set(PHRASES) >= {" ".join(key).rstrip() for key in phrases()}
+    assert set(PHRASES) >= {" ".join(key).rstrip() for key in constraint_phrases.phrase_book().phrases}
     for key, texts in PHRASES.items():
         assert len(set(texts)) >= 3, key
         assert [phrase for phrase in texts if _runs(phrase) & taught] == []
@@ -250,9 +253,9 @@ def _runs(phrase):
 
 
 def test_each_id_with_arguments_has_some_that_training_never_draws():
-    for id in set(ARGUMENTS) & set(argument_choices()):
-        if argument_choices()[id] != ({},) and id != "detectable_content:postscript":  # which has only two
-            assert [args for args in ARGUMENTS[id] if args not in argument_choices()[id]], id
+    for id in set(ARGUMENTS) & set(CHOICES):
+        if CHOICES[id] != ({},) and id != "detectable_content:postscript":  # which has only two
+            assert [args for args in ARGUMENTS[id] if args not in CHOICES[id]], id
     frequencies = {(args["relation"], args["frequency"]) for args in ARGUMENTS["keywords:frequency"]}
     assert frequencies.isdisjoint({(LEAST, 2), (LESS, 3)})
     assert not {word for task in TASKS for word in task.keywords} & set(FILLERS)

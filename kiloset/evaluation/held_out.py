@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from random import Random
-from string import Template
 from typing import Any, TypeVar
 
 from kiloset.core.constraints import IDS, validate
+from kiloset.core.phrase_book import PhraseBook
 from kiloset.core.text import normal_form
 from kiloset.evaluation.bundled import bundled_rows
 from kiloset.evaluation.following import Constraint, Item
@@ -126,7 +126,7 @@ def _with_arguments(ids: Sequence[str], task: Task, rng: Random) -> tuple[Constr
         elif id == "combination:repeat_prompt":
             args = {"prompt_to_repeat": task.text}
         else:
-            args = dict(rng.choice(arguments_of(id)))
+            args = dict(rng.choice(phrase_book().arguments[id]))
         if id == "keywords:frequency":
             args["keyword"] = keywords.pop()
         validate(id, args)
@@ -135,21 +135,14 @@ def _with_arguments(ids: Sequence[str], task: Task, rng: Random) -> tuple[Constr
 
 
 @cache
-def arguments_of(id: str) -> tuple[Mapping[str, Any], ...]:
-    """Return the arguments from which an id's are drawn; arguments that depend on the task are not included."""
-    return tuple(args for row in bundled_rows("constraints") if row["id"] == id for args in row["arguments"])
-
-
-@cache
-def phrases_of(id: str, relation: str = "") -> tuple[str, ...]:
-    """Return the phrases that ask for a constraint; `$name` is an argument, `$most` the bound of "less than" minus one."""
-    rows = [row for row in bundled_rows("constraints") if row["id"] == id and row.get("relation", "") == relation]
-    return tuple(phrase for row in rows for phrase in row["phrases"])
+def phrase_book() -> PhraseBook:
+    """Return the bundled phrases of the constraints and the arguments to choose from."""
+    return PhraseBook(bundled_rows("constraints"))
 
 
 def _prompt(task: Task, constraints: Sequence[Constraint], rng: Random) -> str:
     """Return the task with its constraints before or after it; a phrase that quotes the task replaces the task."""
-    phrases = {id: _phrase(rng, id, args) for id, args in constraints}
+    phrases = {id: phrase_book().phrase(rng, id, args, _in_words) for id, args in constraints}
     quoted_task = phrases.pop("combination:repeat_prompt", None)
     asked = " ".join(phrases.values())
     if quoted_task is not None:
@@ -159,14 +152,6 @@ def _prompt(task: Task, constraints: Sequence[Constraint], rng: Random) -> str:
         bullets = "\n".join(f"* {phrase}" for phrase in phrases.values())
         layouts += [f"{task.text}\n\nPlease observe:\n{bullets}", f"{bullets}\n\nWith this in mind: {task.text}"]
     return rng.choice(layouts)
-
-
-def _phrase(rng: Random, id: str, args: Mapping[str, Any]) -> str:
-    relation = next((value for name, value in args.items() if name.endswith("relation")), "")
-    values = {name: _in_words(name, value) for name, value in args.items()}
-    bounds = [value for value in args.values() if isinstance(value, int)]
-    values["most"] = str(bounds[0] - 1) if bounds else ""
-    return Template(rng.choice(phrases_of(id, relation))).substitute(values)
 
 
 def _in_words(name: str, value: Any) -> str:
