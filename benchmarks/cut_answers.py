@@ -14,7 +14,7 @@ from pathlib import Path
 
 from harness import figure
 
-from kiloset.audit.files import audit_file
+from kiloset.audit.file_audit import audit_file
 
 LEAST_WORDS = 20
 FAULTS = ("response_cut", "response_no_stop")

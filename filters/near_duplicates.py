@@ -89,8 +89,8 @@ def drop_near_duplicates(table: pl.DataFrame, config: NearDuplicatesConfig, *, s
 drop = drop_near_duplicates
 
 
-def near_duplicate_pairs(rows: pl.DataFrame, threshold: float) -> Iterator[tuple[int, int]]:
-    """Yield pairs of row numbers whose instructions and inputs have an exact Jaccard similarity of at least `threshold`.
+def near_duplicate_pairs(rows: pl.DataFrame, threshold: float) -> Iterator[tuple[int, int, float]]:
+    """Yield pairs of row numbers, and their similarity, whose instructions and inputs are near-duplicates by `threshold`.
 
     Unlike `drop_near_duplicates`, numbers and names make no difference, and the default threshold is used if it is lower than
     `threshold`. A pair can come several times. If more than `LONGEST_WALK` rows share a band of hashes, a row is compared
@@ -104,7 +104,7 @@ def near_duplicate_pairs(rows: pl.DataFrame, threshold: float) -> Iterator[tuple
         for seed in range(DRAWS):
             finder = texts.match_finder(threshold, seed)
             while (step := finder.next_match()) is not None:
-                yield from ((step[0], match.row) for match in step[1])
+                yield from ((step[0], match.row, match.similarity) for match in step[1])
                 finder.keep(step[0])
 
 

@@ -5,7 +5,7 @@ import io
 import polars as pl
 from rich.console import Console
 
-from kiloset.audit.acceptance import Check, Kind, acceptance, show_acceptance
+from kiloset.audit.gate import Check, Kind, acceptance, print_acceptance
 from kiloset.audit.rewriting import candidates
 from kiloset.core.table import table_of
 
@@ -41,7 +41,7 @@ def found_in(*offered):
 
 def shown(found):
     file = io.StringIO()
-    show_acceptance(found, Console(file=file, width=100))
+    print_acceptance(found, Console(file=file, width=100))
     return file.getvalue()
 
 
@@ -49,9 +49,9 @@ def test_each_check_is_told_where_it_applied_passed_came_first_and_stood_alone()
     found = found_in(A, B, C, D, E)
     assert found.recorded
     assert found.checks == [
-        Check("length", applied=3, passed=1, first=1, alone=1),
-        Check("leak", applied=5, passed=4, first=1, alone=0),
-        Check("too_long_for_base", applied=None, passed=None, first=1, alone=None),
+        Check("length", applied=3, passed=1, first=1, only=1),
+        Check("leak", applied=5, passed=4, first=1, only=0),
+        Check("too_long_for_base", applied=None, passed=None, first=1, only=None),
     ]
     assert [check.failed for check in found.checks] == [2, 1, None]
     lines = [line.split() for line in shown(found).splitlines()]
@@ -64,7 +64,7 @@ def test_kinds_are_told_apart():
     assert found.kinds == [Kind("plain", 2, 1, 1), Kind("guided", 3, 1, 0)]
     lines = [line.split() for line in shown(found).splitlines()]
     assert ["all", "5", "2", "40.0", "%", "1", "20.0", "%"] in lines
-    assert "Gate: 5 candidates for the 2 rows that came to rewriting" in shown(found)
+    assert "Gate: 5 candidates for the 2 rows that entered rewriting" in shown(found)
 
 
 def test_an_older_run_knows_only_the_first_check_to_reject():
@@ -72,14 +72,14 @@ def test_an_older_run_knows_only_the_first_check_to_reject():
     found = found_in(*old)
     assert not found.recorded
     assert found.checks == [Check("leak", None, None, 2, None), Check("length", None, None, 1, None)]
-    assert "acceptance by check is not recorded" in shown(found)
+    assert "acceptance by check is not known" in shown(found)
 
 
 def test_a_candidate_that_passed_the_gate_is_no_rejection_whatever_its_check_says():
     gave_way = {**A, "status": "passed", "check": "keep_originals"}  # as runs before response_reason have it
     found = found_in({name: value for name, value in gave_way.items() if name != "verdicts"})
     assert (found.kinds, found.checks) == ([Kind("plain", 1, 1, 0)], [])
-    assert "nothing was rejected" in shown(found)
+    assert "no candidate was rejected" in shown(found)
 
 
 def test_all_rejected_none_offered_and_not_recorded():
@@ -88,6 +88,6 @@ def test_all_rejected_none_offered_and_not_recorded():
     assert "[red]" in shown(found)
     assert "\x1b" not in shown(found)
     assert found_in().kinds == []
-    assert "none offered" in shown(found_in())
+    assert "no candidates" in shown(found_in())
     assert acceptance(None, 3) is None
     assert "not recorded" in shown(None)

@@ -17,9 +17,9 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from kiloset.audit.explain import explain, show_life
 from kiloset.audit.figures import duplicates, funnel, js_distance, lengths, spread
-from kiloset.audit.report import _show_vendi, audit, show
+from kiloset.audit.row_history import explain, print_history
+from kiloset.audit.run_audit import _print_vendi, audit, print_audit
 from kiloset.core.calls import CallStore
 from kiloset.core.errors import DataError
 from kiloset.core.models import Completion, Request
@@ -151,7 +151,7 @@ def test_a_run_adds_up(run: RunFolder) -> None:
         ("near_duplicates", 4, 0, 3, {"near_duplicate": 1}),
     ]
     assert all(c.entered + c.created == c.kept + sum(c.dropped.values()) for c in found.funnel)
-    assert (found.rows, found.distribution.got) == (3, {"list": 2, "write": 1})
+    assert (found.rows, found.distribution.result) == (3, {"list": 2, "write": 1})
     spent = {"sent": 1, "completed": 1, "prompt_tokens": 11, "completion_tokens": 7}
     assert (found.calls, found.resent, sum(found.seconds.values())) == ({"instruction": spent}, 0, 7 * 1.5)
     assert found.openings == {"here is one": 1, "красный синий жёлтый": 1, "いろは": 1}
@@ -169,19 +169,19 @@ def test_a_row_that_vanishes_or_stands_twice_does_not_add_up() -> None:
         "style": {},
     }
     _, problems = funnel([("seeds", two), ("rules", two.tail(1))], ledger, said)
-    lost = "rules: 1 rows vanished without a reason, s0001 among them"
+    lost = "rules: 1 rows vanished without a reason, for example s0001"
     assert problems == [
-        "seeds: the manifest says kept 3, the files say 2",
+        "seeds: kept: 3 in the manifest, 2 in the files",
         lost,
-        "style: in the manifest, but its file is gone",
+        "style: in the manifest, but its file is missing",
     ]
     _, problems = funnel([("seeds", two.head(1)), ("rules", two)], ledger, {})
-    assert problems == ["rules: 1 rows from nowhere, s0002 among them"]
+    assert problems == ["rules: 1 rows appeared from nowhere, for example s0002"]
     again = two.head(1).with_columns(stage=pl.lit("seeds"), reason=pl.lit("r"))
     _, problems = funnel([("seeds", two)], again, {})
-    assert problems == ["seeds: 1 rows stand twice in what was kept and dropped, s0001 among them"]
+    assert problems == ["seeds: 1 rows were kept and dropped, for example s0001"]
     _, problems = funnel([("seeds", two)], again.with_columns(stage=pl.lit("rules")), {})
-    assert problems == ["rules: 1 rows dropped, but no file of the rows it kept"]
+    assert problems == ["rules: 1 rows dropped, but the file of the kept rows is missing"]
 
 
 def test_the_distance_to_the_target_is_the_root_of_the_mean_divergence_from_the_middle() -> None:
@@ -212,29 +212,33 @@ def test_entropy_of_clusters_is_measured_in_nats_and_against_its_maximum() -> No
 def test_duplicates_are_those_of_a_naive_double_loop() -> None:
     rng = random.Random(0)
     alphabet = ["abcdefg", "абвгдеж", "日本語の色は匂"]
-    texts = ["".join(rng.choices(rng.choice(alphabet) + "  ", k=rng.randint(1, 40))) for _ in range(300)]
-    texts += [text[:-1] + rng.choice("xyz") for text in texts[:120]] + [text.upper() + "!" for text in texts[5:9]]
-    texts = [text for text in texts if normal_form(text)]
+    letters = [rng.choice(alphabet) for _ in range(200)]
+    # Over nine words each: shorter texts are also compared by other measures.
+    texts = [
+        " ".join("".join(rng.choices(of, k=rng.randint(1, 6))) for _ in range(rng.randint(10, 20))) for of in letters
+    ]
+    texts += [text[: -rng.randint(1, 12)] + rng.choice("xyz") for text in texts[:80]] + [
+        text.upper() + "!" for text in texts[5:9]
+    ]
     ids = [f"p{i:05d}" for i in range(len(texts))]
 
     def grams(text: str) -> set[str]:
         key = f" {normal_form(text)} "
-        return {key[i : i + 5] for i in range(len(key) - 4)} if len(key) >= 5 else {key}
+        return {key[i : i + 5] for i in range(len(key) - 4)}
 
     sets = list(zip(ids, map(grams, texts), strict=True))
     pairs = [(-len(a & b) / len(a | b), first, second) for (first, a), (second, b) in itertools.combinations(sets, 2)]
     wide = {id for value, *both in pairs if -value >= 0.70 for id in both}
     found = duplicates(ids, texts)
-    assert 100 < found.rows == len(wide) < 300
+    assert 100 < found.rows == len(wide) < 200
     assert found.share == len(wide) / len(texts)
-    assert [(-p.jaccard, p.first, p.second) for p in found.nearest] == sorted(pairs)[:3]
+    assert [(-value, first, second) for first, second, value in found.nearest] == sorted(pairs)[:3]
 
 
-def test_seven_of_ten_shingles_is_a_duplicate_and_punctuation_alone_is_compared_as_written() -> None:
+def test_seven_of_ten_shingles_is_a_duplicate() -> None:
     found = duplicates(["a", "b"], ["abcdefghij", "abcdefghijk"])  # 8 and 9 shingles, " abcd" to "fghij" in common
-    assert (found.rows, found.nearest[0].jaccard) == (2, 7 / 10)
+    assert (found.rows, found.nearest) == (2, (("a", "b", 7 / 10),))
     assert duplicates(["a", "b"], ["abcdefghij", "abcdefghijkl"]).rows == 0  # 7 of 11
-    assert duplicates(["a", "b"], ["???????", "!!!!!!!"]).nearest == ()
     assert duplicates(["a", "b"], ["Hi!", "hi"]).share == 1.0
     assert duplicates([], []).rows == 0
 
@@ -249,19 +253,19 @@ def test_rewriting_is_told_of_the_rows_still_in_the_set_and_the_gate_of_all_that
     found = audit(run)
     assert found.rewriting is not None
     assert found.rewriting.sources == {"list": {"guided": 1, "reference": 1}, "write": {"plain": 1}}
-    assert found.rewriting.gains["rewritten"].gain == 0.5
+    assert found.rewriting.gains["rewritten"].gain.value == 0.5
     lines = run.curated.read_text(encoding="utf-8").splitlines()
     run.curated.write_text("\n".join(lines[:2]), encoding="utf-8")
     found = audit(run)
     assert found.rewriting is not None
-    assert found.rewriting.gains["rewritten"].gain == 0.25
+    assert found.rewriting.gains["rewritten"].gain.value == 0.25
     assert found.style is not None
-    assert found.style.came is not None
-    assert (found.style.came.rows, found.style.before.rows) == (3, 2)
+    assert found.style.entered is not None
+    assert (found.style.entered.rows, found.style.before.rows) == (3, 2)
     assert found.acceptance is not None
     assert (found.acceptance.rows, [kind.kind for kind in found.acceptance.kinds]) == (3, ["plain", "guided"])
     assert found.examples is not None
-    assert [example.id for example in found.examples.shown] == ["s0002"]
+    assert [example.id for example in found.examples.chosen] == ["s0002"]
 
 
 def test_the_limits_of_the_run_decide_which_examples_are_shown(run: RunFolder) -> None:
@@ -270,10 +274,10 @@ def test_the_limits_of_the_run_decide_which_examples_are_shown(run: RunFolder) -
     )
     found = audit(run, 1).examples
     assert found is not None
-    (only,) = found.shown  # "Iroha!" to "いろは" gains 0.25, the other 0.75
-    assert (only.id, only.shown_for and only.shown_for.check) == ("s0002", "gain")
-    assert "2. g00001" in shown(show, audit(run))
-    assert "1. s0002" not in shown(show, audit(run, 0))
+    (only,) = found.chosen  # "Iroha!" to "いろは" gains 0.25, the other 0.75
+    assert (only.id, only.nearest and only.nearest.check) == ("s0002", "gain")
+    assert "2. g00001" in shown(print_audit, audit(run))
+    assert "1. s0002" not in shown(print_audit, audit(run, 0))
 
 
 def test_the_verdicts_of_a_rewrite_are_told_in_two_lines(run: RunFolder) -> None:
@@ -285,7 +289,7 @@ def test_the_verdicts_of_a_rewrite_are_told_in_two_lines(run: RunFolder) -> None
     row = {**MADE[0], "id": "g00009"}
     table = rows_of([row]).with_columns(rewrites=pl.Series([[{**REWRITES[0], "verdicts": verdicts}]]))
     run.write_stage(1, "generate", "f", table, with_verdicts(table, {}).dropped)
-    told = shown(show_life, explain(run, "g00009"))
+    told = shown(print_history, explain(run, "g00009"))
     lines = [line.strip() for line in told.splitlines()]
     assert "checks failed: [red] 0.5 (limit 0.95), polarity" in lines
     assert "checks passed: 1 of 3" in lines
@@ -313,8 +317,8 @@ def test_edits_by_hand_are_counted_against_the_last_stage(run: RunFolder) -> Non
     edits = audit(run).edits
     assert edits is not None
     assert (edits.untouched, edits.changed, edits.added, edits.removed) == (False, 2, 2, 1)
-    assert "5 rows: 2 changed, 2 added, 1 removed" in shown(show, audit(run))
-    assert explain(run, "g00001").ended == "kept by style, but not in curated.jsonl"
+    assert "5 rows of curated.jsonl: 2 changed, 2 added, 1 removed" in shown(print_audit, audit(run))
+    assert explain(run, "g00001").outcome == "kept by style, but not in curated.jsonl"
     with pytest.raises(DataError, match=r"no row 'g90001'; it was added to curated.jsonl by hand"):
         explain(run, "g90001")
 
@@ -328,7 +332,7 @@ def test_a_folder_that_is_no_finished_run_is_refused(run: RunFolder, tmp_path: P
     run.curated.unlink()
     with pytest.raises(DataError, match=r"curated.jsonl: no curated rows yet"):
         audit(run)
-    assert explain(run, "s0001").ended == "kept so far by style; the run is not finished"
+    assert explain(run, "s0001").outcome == "kept so far by style; the run is not finished"
     run.stage_file(3, "rules").write_bytes(b"PAR1")
     with pytest.raises(DataError, match="a stage's file cannot be read"):
         audit(run)
@@ -340,17 +344,17 @@ def test_a_run_without_optional_columns_says_so(tmp_path: Path) -> None:
     bare.write_stage(1, "seeds", "f", rows_of(SEEDS), with_verdicts(rows_of(SEEDS), {}).dropped)
     write_curated(bare, rows_of(SEEDS))
     bare.update_manifest({"name": "bare"})
-    text = shown(show, audit(bare))
+    text = shown(print_audit, audit(bare))
     assert text.count("not recorded") == 7
-    assert text.count("no machine rows") == 2
+    assert text.count("no generated rows") == 2
     assert not bare.calls.exists()
 
 
 @pytest.mark.parametrize("terminal", [False, True])
 @pytest.mark.parametrize("width", [40, 80, 120])
 def test_what_is_shown_is_literal_and_within_the_width(run: RunFolder, width: int, terminal: bool) -> None:
-    report = shown(show, audit(run), width=width, terminal=terminal)
-    life = shown(show_life, explain(run, "g00001"), width=width, terminal=terminal)
+    report = shown(print_audit, audit(run), width=width, terminal=terminal)
+    life = shown(print_history, explain(run, "g00001"), width=width, terminal=terminal)
     styles = ("\x1b[1m", "\x1b[0m", "\x1b[1;3m", "\x1b[3m") if terminal else ()
     for text in (report, life):
         bare = reduce(lambda left, style: left.replace(style, ""), styles, text)
@@ -365,9 +369,9 @@ def test_what_is_shown_is_literal_and_within_the_width(run: RunFolder, width: in
 
 def test_the_life_of_a_kept_row(run: RunFolder) -> None:
     life = explain(run, "g00001")
-    assert (life.ended, life.verdict, life.twin) == ("curated, split train", None, None)
+    assert (life.outcome, life.verdict, life.dropped_for) == ("curated, split train", None, None)
     assert [(p.id, p.instruction) for p in life.parents] == [("s0001", "Назови три цвета радуги")]
-    assert [(w.id, w.note) for w in life.won] == [("g00003", "at near_duplicates: near_duplicate")]
+    assert [(w.id, w.note) for w in life.preferred_to] == [("g00003", "at near_duplicates: near_duplicate")]
     stored, missing = life.calls
     assert isinstance(stored, dict)
     assert (stored["prompt"], stored["text"], missing) == (REQUEST.prompt, "Say \x1b[1mx", "gone")
@@ -378,10 +382,10 @@ def test_the_life_of_a_kept_row(run: RunFolder) -> None:
     ]
     assert [p.stage for p in life.passages] == list(NAMES[1:])
     assert [rewrite["status"] for rewrite in life.rewrites] == ["rejected", "chosen"]
-    text = shown(show_life, life)
+    text = shown(print_history, life)
     assert "its last 600 of 725 characters" in text
     assert text.count("П") == 600 - len("The task [bold]is[/bold]:")
-    assert shown(show_life, life, full=True).count("П") == 700
+    assert shown(print_history, life, full=True).count("П") == 700
 
 
 def test_how_often_a_row_may_be_shown_is_read_from_the_config(run: RunFolder) -> None:
@@ -409,7 +413,7 @@ def test_the_life_of_a_constrained_row_names_operator_constraints_and_edits(run:
     rows = rows_of([row], source="generated", strategy="constraint")
     shown_often = rows.with_columns(times_shown=pl.Series([3], dtype=pl.UInt16))
     run.write_stage(1, "generate", "f", shown_often, with_verdicts(shown_often, {}).dropped)
-    lines = [line.strip() for line in shown(show_life, explain(run, "g00009"), width=120).splitlines()]
+    lines = [line.strip() for line in shown(print_history, explain(run, "g00009"), width=120).splitlines()]
     assert "operator: deepen" in lines
     assert 'constraint: length_constraints:number_words: relation = "at least", num_words = 5' in lines
     assert "constraint: punctuation:no_comma" in lines
@@ -418,16 +422,16 @@ def test_the_life_of_a_constrained_row_names_operator_constraints_and_edits(run:
     assert "times_shown: 3" in lines
     old = rows.drop("operator", "edits")
     run.write_stage(1, "generate", "f", old, with_verdicts(rows, {}).dropped)
-    assert "operator" not in shown(show_life, explain(run, "g00009"))
+    assert "operator" not in shown(print_history, explain(run, "g00009"))
 
 
 def test_the_life_of_a_dropped_row_names_its_twin(run: RunFolder) -> None:
     life = explain(run, "g00003")
-    assert life.ended == "dropped at near_duplicates, near_duplicate"
+    assert life.outcome == "dropped at near_duplicates, near_duplicate"
     assert life.verdict is not None
     assert (life.verdict["evidence"], life.verdict["measured"], life.verdict["limit"]) == ("jaccard 0.97", 0.97, 0.7)
-    assert life.twin is not None
-    assert (life.twin.id, life.twin.instruction) == ("g00001", HOSTILE)
+    assert life.dropped_for is not None
+    assert (life.dropped_for.id, life.dropped_for.instruction) == ("g00001", HOSTILE)
     passed = [(p.stage, p.kept, p.added) for p in life.passages]
     assert passed[1:] == [("rules", True, {}), ("near_duplicates", False, {"nearest": 0.97})]
 
@@ -468,27 +472,27 @@ def test_how_diverse_the_selection_is_stands_beside_chance(tmp_path, capsys):
         },
     }
     console = Console(width=120, force_terminal=False)
-    _show_vendi(said, console)
+    _print_vendi(said, console)
     shown = capsys.readouterr().out
     assert [line.split() for line in shown.splitlines() if "selected" in line] == [
         ["selected", "30", "22.2", "0.94", "0.10", "0.30", "0.51"]
     ]
     assert "18.0 (17.2 to 19.1)" in shown
-    _show_vendi({}, console)
+    _print_vendi({}, console)
     assert capsys.readouterr().out == ""
 
 
 def test_pairs_close_in_meaning_are_counted_and_the_closest_shown(run: RunFolder) -> None:
-    assert "borderline" not in shown(show, audit(run))
+    assert "borderline" not in shown(print_audit, audit(run))
     pairs = {
         "id": ["g00001"], "other": ["s0002"], "cosine": [0.9312], "why": ["other_order"],
         "instruction": ["From cats \x1b[1mto dogs"], "other_instruction": ["From dogs to cats"],
     }  # fmt: skip
     pl.DataFrame(pairs).write_parquet(run.borderline)
     run.update_manifest({"borderline": 1})
-    told = shown(show, audit(run), width=120)
+    told = shown(print_audit, audit(run), width=120)
     assert (
-        "borderline: 1 pairs of candidates are close in meaning and were both kept, for review in borderline.parquet"
+        "borderline: 1 pairs of candidates are close in meaning; both were kept, for review in borderline.parquet"
         in told
     )
     line = next(line for line in told.splitlines() if "From cats" in line)

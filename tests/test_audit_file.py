@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from kiloset.audit.answers import is_begun
-from kiloset.audit.faults import SHOWN
-from kiloset.audit.files import audit_file
-from kiloset.audit.meanings import MEANINGS, OF_RULES
-from kiloset.audit.set_page import render_set, write_set_page
+from kiloset.audit.faults import EXAMPLES, MEANINGS, OF_RULES
+from kiloset.audit.file_audit import audit_file
+from kiloset.audit.file_page import render_file_page
+from kiloset.audit.pages import save_page
 from kiloset.core.errors import DataError, EmptyError
 from kiloset.filters.rules import RulesConfig, instruction_rules, row_rules
 from tests import planted
@@ -73,13 +73,17 @@ def test_the_worst_comes_first_and_says_what_it_is_and_where(faulty):
         "CC-BY-NC-4.0: 299 rows",
         "CC-BY-SA-4.0: 299 rows",
     )
-    assert by_name["licences"].details[-1].startswith("CC-BY-NC-4.0, CC-BY-SA-4.0: share-alike beside terms")
+    assert (
+        by_name["licences"]
+        .details[-1]
+        .startswith("CC-BY-NC-4.0, CC-BY-SA-4.0: share-alike together with more restrictive terms")
+    )
     assert "“maths” has 720 of the 1198 rows" in by_name["category_dominates"].details[0]
     assert by_name["broken_line"].of == 1200
     assert {example.row.place for example in by_name["broken_line"].examples} == {"set.jsonl:500", "set.jsonl:900"}
-    assert all(len(fault.examples) == min(SHOWN, fault.rows) for fault in faults if fault.ids)
+    assert all(len(fault.examples) == min(EXAMPLES, fault.rows) for fault in faults if fault.ids)
     pair = by_name["near_duplicate"].examples[0]
-    assert int(pair.row.place.split(":")[1]) - int(pair.twin.place.split(":")[1]) in (998, 999, 1000)
+    assert int(pair.row.place.split(":")[1]) - int(pair.duplicate.place.split(":")[1]) in (998, 999, 1000)
 
 
 def test_no_line_is_lost(faulty):
@@ -100,9 +104,9 @@ def test_a_clean_set_names_nothing(tmp_path):
 def test_neither_personal_data_nor_folders_are_shown(faulty):
     assert "harbour-post" in faulty.file.read_text()
     assert "harbour-post" not in str(faulty.found.table.to_dicts()) + str(faulty.found.faults)
-    assert "harbour-post" not in render_set(faulty.found, None)
+    assert "harbour-post" not in render_file_page(faulty.found, None)
     assert "e-mail p… (" in str(faulty.found.faults)
-    assert str(faulty.file.parent) not in render_set(faulty.found, None)
+    assert str(faulty.file.parent) not in render_file_page(faulty.found, None)
 
 
 def test_a_sentence_to_be_completed_lacks_no_text(tmp_path):
@@ -208,8 +212,8 @@ def test_the_command_prints_the_faults_and_writes_a_page_beside_nothing_of_the_u
 
 def test_a_run_and_a_file_are_not_audited_at_once(kiloset, finished, faulty):
     assert "leave one out" in kiloset("audit", faulty.file, "--run", "mine").stderr
-    assert "go with FILE" in kiloset("audit", "--embed").stderr
-    assert "go with FILE" in kiloset("audit", finished, "--embed").stderr
+    assert "KS662" in kiloset("audit", "--embed").stderr
+    assert "KS662" in kiloset("audit", finished, "--embed").stderr
     ran = kiloset("audit", finished, "--no-page")
     assert "Audit of" in ran.stdout
     assert "Funnel" in ran.stdout
@@ -234,7 +238,7 @@ def hostile(tmp_path):
 
 
 def test_nothing_of_a_file_becomes_markup(hostile):
-    page = Tags(render_set(hostile, vectors_of))
+    page = Tags(render_file_page(hostile, vectors_of))
     assert [attrs.get("type") for tag, attrs in page.tags if tag == "script"].count(None) == 2
     assert not [tag for tag, _ in page.tags if tag in ("img", "textarea", "iframe")]
     assert not [attrs for _, attrs in page.tags if any(name.startswith("on") for name in attrs)]
@@ -251,12 +255,14 @@ def test_long_and_strange_names_of_categories_fit_the_charts(tmp_path):
     ]
     found = audited(tmp_path, *rows)
     assert found.categories == {"a⟨U+202E⟩b": 10, f"{'c' * 60}… (100,000 characters)": 10}
-    assert len(render_set(found, vectors_of)) < 2e6
+    assert len(render_file_page(found, vectors_of)) < 2e6
 
 
 def test_the_charts_hold_the_figures(faulty):
     specs = {
-        attrs["id"]: json.loads(text) for attrs, text in Tags(render_set(faulty.found, None)).scripts if "id" in attrs
+        attrs["id"]: json.loads(text)
+        for attrs, text in Tags(render_file_page(faulty.found, None)).scripts
+        if "id" in attrs
     }
     bars = {bar["category"]: bar["rows"] for bar in specs["chart-categories"]["data"]["values"]}
     assert bars == faulty.found.categories
@@ -266,14 +272,14 @@ def test_the_charts_hold_the_figures(faulty):
 
 def test_the_same_file_gives_the_same_page(hostile, tmp_path):
     for name in ("a.html", "b.html"):
-        write_set_page(hostile, vectors_of, tmp_path / name)
+        save_page(render_file_page(hostile, vectors_of), tmp_path / name)
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome on the PATH")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_browser_draws_the_page_asks_for_nothing_and_reports_no_error(hostile, tmp_path, scheme):
-    write_set_page(hostile, vectors_of, tmp_path / "report.html")
+    save_page(render_file_page(hostile, vectors_of), tmp_path / "report.html")
     with opened(tmp_path / "report.html", scheme) as page:
         assert page.title() == "Audit of set.jsonl"
         page.locator("#faults summary").first.focus()

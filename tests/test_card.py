@@ -16,11 +16,10 @@ from markdown_it import MarkdownIt
 from kiloset.core.config import parse
 from kiloset.core.errors import DataError, EmptyError
 from kiloset.core.review import Decision, ReviewFile, born_as
-from kiloset.core.run import RunFolder, file_sha256
-from kiloset.publish.card import HOLDS
-from kiloset.publish.card_text import card_text, described, parts_of, write_card
+from kiloset.core.run import FORMAT, RunFolder, file_sha256
+from kiloset.publish.card import card_text, write_card
 from kiloset.publish.export import LAYOUTS, export
-from kiloset.publish.facts import private
+from kiloset.publish.facts import gather_facts, parts_of, private
 from kiloset.publish.markdown import fenced, inline, table
 from kiloset.settings import RunConfig, data_relevant, load_config, to_toml
 from tests import fake_run
@@ -32,7 +31,7 @@ ATTACKS = [
     "<!-- ", "|", "\\", "[x]: http://e.x", "===", ": y\n", "'\"", "é ü 漢字 🐢", "<a href='http://e.x'>x</a>", "x" * 1000, "C:\\Users\\jo\\a", "*",
 ]  # fmt: skip
 SECTIONS = [
-    "Loading it", "Examples", "Categories", "How it was made", "Models", "Sources and licences", "What is known of the rows",
+    "Loading it", "Examples", "Categories", "How it was made", "Models", "Sources and licences", "What is known about the rows",
     "Quality measured", "Known limits", "Making it again",
 ]  # fmt: skip
 
@@ -107,7 +106,7 @@ def test_the_numbers_are_those_of_the_files(run):
     found = tables(tokens)
     rows = [json.loads(line) for line in run.curated.read_text().splitlines()]
     got, target = Counter(row["category"] for row in rows), run.manifest["target"]
-    assert {name: (int(wanted), int(had)) for name, wanted, had, *_ in found["category", "wanted"]} == {
+    assert {name: (int(wanted), int(had)) for name, wanted, had, *_ in found["category", "target"]} == {
         name: (target.get(name, 0), got[name]) for name in {*target, *got}
     }
     assert [[split, int(n)] for split, _, n in found["split", "file"]] == [
@@ -117,21 +116,21 @@ def test_the_numbers_are_those_of_the_files(run):
     assert sorted((stage, reason, int(n.replace(",", ""))) for stage, reason, n in found["stage", "reason"]) == sorted(
         dropped.rows()
     )
-    assert [stage for stage, *_ in found["stage", "came in"]] == [
+    assert [stage for stage, *_ in found["stage", "entered"]] == [
         path.stem[3:] for path in sorted(run.path.glob("[0-9]*.parquet"))
     ]
-    assert found["source", "answer first written by"] == [["generated", rows[0]["writer"], "Apache-2.0", "12"]]
+    assert found["source", "first writer of the answer"] == [["generated", rows[0]["writer"], "Apache-2.0", "12"]]
     rewrites = sum(row["response_source"] in ("plain", "guided") for row in rows)
     assert (
         f"{rewrites} of the 12 answers are rewrites" if rewrites else "No answer of the set is a rewrite"
     ) in text_of(tokens)
-    assert [name for name, _ in found["column", "holds"]] == list(rows[0])
-    assert file_sha256(run.curated) in {said for _, said in found["of", "is"]}
+    assert [name for name, _ in found["column", "content"]] == list(rows[0])
+    assert file_sha256(run.curated) in {said for _, said in found["what", "value"]}
 
 
 def test_what_the_run_began_with_is_told_with_its_licences(run):
     seeds = [json.loads(line) for line in (fake_run.ROOT / "tests" / "seeds.jsonl").read_text().splitlines()]
-    said = f"Seeds: {len(seeds)} rows under Apache-2.0, from seeds.jsonl; shown to the generator model as examples, and none is in the set."
+    said = f"Seeds: {len(seeds)} rows under Apache-2.0, from seeds.jsonl; the generator model saw them as examples, and none is in the set."
     text = text_of(read(card_text(run, "", ()))[1])
     assert said in text
     assert "Existing set: no rows." in text
@@ -182,9 +181,9 @@ def test_the_licence_of_the_whole_is_one_only_where_all_rows_agree(run, licences
     edit(run, lambda rows: [row.update(license=licences[at % len(licences)]) for at, row in enumerate(rows)])
     found, tokens = read(card_text(run, "", ()))
     assert {name: value for name, value in found.items() if name.startswith("license")} == said
-    rows = {licence: int(n) for _, _, licence, n in tables(tokens)["source", "answer first written by"]}
+    rows = {licence: int(n) for _, _, licence, n in tables(tokens)["source", "first writer of the answer"]}
     assert rows == {licence: 12 // len(licences) for licence in licences}
-    assert ("No one licence covers all rows" in text_of(tokens)) == (
+    assert ("No single licence covers all rows" in text_of(tokens)) == (
         said["license"] == "unknown" or "see-the-licences-of-the-rows" in said.values()
     )
 
@@ -202,7 +201,8 @@ def test_the_licence_of_a_model_that_rewrote_answers_counts_where_it_is_not_the_
     manifest = run.manifest
     manifest["stages"]["rewrite"]["models"]["rewriter"] = "other/model@1234567"
     run.update_manifest(manifest)
-    found, facts = described(run, "", ())
+    facts = gather_facts(run, "", (), "there")
+    found = facts.audit
     assert facts.rewriter == (
         "llama3" if sum(row["response_source"] != "reference" for row in found.table.to_dicts()) else None
     )
@@ -293,7 +293,7 @@ def test_nothing_that_models_or_people_wrote_is_markup_or_metadata(run):
         assert len({len(row) for row in rows}) == 1
     assert re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text) is None
 
-    categories = {name for name, *_ in tables(tokens)["category", "wanted"]}
+    categories = {name for name, *_ in tables(tokens)["category", "target"]}
     for one in ATTACKS:
         flat = " ".join(one.split())
         assert any(
@@ -339,7 +339,7 @@ def test_a_block_of_code_ends_where_it_should(one):
 
 
 def test_languages_that_yaml_reads_as_something_else_stay_names(run, monkeypatch):
-    monkeypatch.setattr("kiloset.publish.card_text.languages_known", lambda texts: ("no", "en"))
+    monkeypatch.setattr("kiloset.publish.facts.languages_known", lambda texts: ("no", "en"))
     assert read(card_text(run, "", ()))[0]["language"] == ["no", "en"]
 
 
@@ -370,12 +370,8 @@ def test_the_lines_that_load_an_export_do(run, tmp_path, layout):
     assert {name: len(rows) for name, rows in found.items()} == done.rows
     curated = {row["id"]: row for row in map(json.loads, run.curated.read_text().splitlines())}
     assert sorted(row["id"] for rows in found.values() for row in rows) == sorted(curated)
-    columns = [name for name, _ in tables(tokens)["column", "holds"]]
-    assert (
-        columns
-        == list(HOLDS.get(layout, ("messages", "id", "category", "source", "license")))
-        == list(found["train"][0])
-    )
+    columns = [name for name, _ in tables(tokens)["column", "content"]]
+    assert columns == list(found["train"][0])
 
 
 def test_the_lines_that_load_the_runs_own_file_do_and_so_does_the_folder(run, tmp_path):
@@ -427,13 +423,13 @@ def test_no_path_of_this_machine_is_in_a_card(run):
     assert str(fake_run.ROOT) not in text
     assert "10.1.2.3" not in text
     assert "/data/jo" not in text
-    assert "no row of it repeats a prompt of gsm8k.jsonl" in text_of(read(text)[1])
+    assert "no row repeats a prompt of gsm8k.jsonl" in text_of(read(text)[1])
 
 
 def test_what_was_not_measured_is_said_in_so_many_words(run):
     text = text_of(read(card_text(run, "", ()))[1])
     assert text.count("Not measured") == 2
-    assert "Whether a model gets better by it is not known" in text
+    assert "It is not known whether the set improves a model" in text
     assert "Contamination: not checked" in text
 
 
@@ -454,7 +450,7 @@ def test_what_was_measured_is_shown_with_its_interval(run):
     (run.path / "prove" / "proof.json").write_text(json.dumps(proof))
     _, tokens = read(card_text(run, "", ()))
     found = tables(tokens)
-    assert found["figure", "unit"] == [
+    assert found["metric", "unit"] == [
         ["following strict prompt", "share", "0.239", "0.292", "+0.053 (+0.014 to +0.092)"]
     ]
     assert found["trained on", "mean over trainings"][0] == [
@@ -464,26 +460,27 @@ def test_what_was_measured_is_shown_with_its_interval(run):
         "-0.013 (-0.047 to +0.020)",
     ]
     text = text_of(tokens)
-    assert "on m: not distinguishable; worse than allowed on refusals." in text
-    assert "on the rows as they were before curated.jsonl last changed" in text
+    assert "on m: not distinguishable; refusals fell more than allowed." in text
+    assert "The adapter was trained before curated.jsonl last changed" in text
     run.update_manifest({"train": {"rows_sha256": file_sha256(run.curated)}})
     assert "last changed" not in text_of(read(card_text(run, "", ()))[1])
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "code"),
     [
-        ("evaluation.json", "[]", r"evaluation\.json: must hold an object, found list"),
-        ("evaluation.json", "{", r"evaluation\.json: cannot be read"),
-        ("evaluation.json", '{"x": {}}', r"evaluation\.json: not as `make evaluate` writes it"),
-        ("prove/proof.json", '{"target": 1}', r"proof\.json: not as `make prove` writes it"),
+        ("evaluation.json", "[]", "KS756"),
+        ("evaluation.json", "{", "KS755"),
+        ("evaluation.json", '{"x": {}}', "KS751"),
+        ("prove/proof.json", '{"target": 1}', "KS752"),
     ],
 )
-def test_a_broken_measurement_is_refused(run, name, content, said):
+def test_a_broken_measurement_is_refused(run, name, content, code):
     (run.path / name).parent.mkdir(exist_ok=True)
     (run.path / name).write_text(content)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=name) as error:
         card_text(run, "", ())
+    assert error.value.code == code
 
 
 def test_personal_data_is_told_by_kind_alone_and_never_shown(run):
@@ -500,9 +497,9 @@ def test_personal_data_is_told_by_kind_alone_and_never_shown(run):
 
 
 def test_what_became_of_personal_data_in_the_run_is_told(run):
-    assert "In the run, " not in card_text(run, "", ())
+    assert "The run " not in card_text(run, "", ())
     run.config.write_text(to_toml(load_config(run.config, ['rules.personal_data="drop"'])))
-    assert "addresses of streets are not. In the run, rows with some were dropped" in card_text(run, "", ())
+    assert "street addresses. The run dropped rows with personal data" in card_text(run, "", ())
 
 
 def test_edits_and_decisions_are_counted(run):
@@ -523,9 +520,8 @@ def test_edits_and_decisions_are_counted(run):
 
     edit(run, change)
     found, tokens = read(card_text(run, "", ()))
-    assert (
-        "1 rows changed, 0 added, 1 removed in the file; a reviewer's decisions that stand: 1 accept, 2 reject."
-        in text_of(tokens)
+    assert "1 rows changed, 0 added, 1 removed in the file; decisions of a reviewer: 1 accept, 2 reject." in text_of(
+        tokens
     )
     assert "expert-generated" in found["language_creators"]
 
@@ -542,22 +538,23 @@ def test_a_card_that_was_edited_is_not_overwritten(run, kiloset):
     path.write_text("# mine\n")
     refused = kiloset(*command)
     assert (refused.returncode, path.read_text()) == (2, "# mine\n")
-    assert "README.md: was not written by `kiloset card`, or was edited since; --force replaces it" in refused.stderr
+    assert "KS753" in refused.stderr
     assert kiloset(*command, "--force").returncode == 0
     assert path.read_bytes() == card_text(run, "", ()).encode()
 
 
 def test_a_readme_of_somebody_else_is_not_overwritten(run):
     (run.path / "README.md").write_text("notes")
-    with pytest.raises(DataError, match="was not written by `kiloset card`"):
+    with pytest.raises(DataError) as error:
         write_card(run, force=False)
+    assert error.value.code == "KS753"
     assert "card_sha256" not in run.manifest
 
 
 def test_a_run_without_its_settings_says_so(run):
     run.config.unlink()
     text = card_text(run, "", ())
-    assert "the run's own settings are not recorded" in text
+    assert "the run's settings are not recorded" in text
     assert "from a file that is not recorded" in text_of(read(text)[1])
 
 

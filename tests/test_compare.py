@@ -9,10 +9,16 @@ import polars as pl
 import pytest
 from scipy.spatial.distance import jensenshannon
 
-from kiloset.audit.comparing import compare, located, twins_in
-from kiloset.audit.comparison import figures_of, shares_of
-from kiloset.audit.comparison_page import render_comparison, write_comparison_page
-from kiloset.audit.figures import shingles
+from kiloset.audit.compare import (
+    compare,
+    figures_of,
+    locate,
+    matches_in,
+    render_comparison,
+    shares_of,
+    write_comparison_page,
+)
+from kiloset.audit.file_audit import shingles
 from kiloset.core.errors import DataError
 from kiloset.data.examples import read_example_file
 from kiloset.filters.diversity import vendi_score
@@ -45,7 +51,7 @@ def test_rows_that_are_in_both_are_counted_by_kind_from_either_side(pair, tmp_pa
     assert found.common["B"].kinds == {"whole": 22, "task": 10, "near": 15}
     assert found.common["A"].rows == 45
     example = found.common["A"].examples[0]
-    assert (example.row.place, example.twin.place) in {("a.jsonl:1", "b.jsonl:154"), ("a.jsonl:1", "b.jsonl:199")}
+    assert (example.row.place, example.duplicate.place) in {("a.jsonl:1", "b.jsonl:154"), ("a.jsonl:1", "b.jsonl:199")}
 
 
 def test_a_row_is_in_both_exactly_where_a_comparison_of_all_pairs_says_so(tmp_path):
@@ -66,7 +72,7 @@ def test_a_row_is_in_both_exactly_where_a_comparison_of_all_pairs_says_so(tmp_pa
         id for id, one in zip(tables[0]["id"], grams[0], strict=True)
         if any(len(one & other) / len(one | other) >= 0.7 for other in grams[1])
     }  # fmt: skip
-    assert {id for id, _, _ in twins_in(*tables)} == expected
+    assert {id for id, _, _ in matches_in(*tables)} == expected
     assert len(expected) >= 60
 
 
@@ -85,7 +91,7 @@ def test_a_row_more_like_one_of_its_own_set_is_in_both_all_the_same(tmp_path):
         read_example_file(str(planted.write(tmp_path / name, part))).table
         for name, part in (("a.jsonl", rows[:2]), ("b.jsonl", rows[2:]))
     )
-    assert twins_in(one, other) == [("r00002", "r00001", "near_duplicate")]
+    assert matches_in(one, other) == [("r00002", "r00001", "near_duplicate")]
 
 
 def test_figures_are_those_of_each_side(pair, tmp_path):
@@ -102,7 +108,7 @@ def test_figures_are_those_of_each_side(pair, tmp_path):
         pytest.approx(100 * 50 / 300),
         pytest.approx(100 * counts[1][names.index("code")] / 200),
     ]
-    assert found.per_hundred()["exact_duplicate"] == {"A": 0.0, "B": 1.0}
+    assert found.faults_per_hundred()["exact_duplicate"] == {"A": 0.0, "B": 1.0}
 
 
 def test_trigrams_are_counted_over_as_many_words_of_each(tmp_path):
@@ -132,14 +138,14 @@ def test_a_set_is_as_itself(pair, tmp_path):
 
 
 def test_a_run_is_named_by_folder_or_name(kiloset, finished, pair):  # noqa: F811
-    assert located("mine", finished.parent) == ("mine", finished / "curated.jsonl")
-    assert located(str(finished), finished) == ("mine", finished / "curated.jsonl")
+    assert locate("mine", finished.parent) == ("mine", finished / "curated.jsonl")
+    assert locate(str(finished), finished) == ("mine", finished / "curated.jsonl")
     ran = kiloset("compare", "mine", pair[0], "--runs", finished.parent)
     assert ran.returncode == 0
     assert "A: mine B: a.jsonl" in " ".join(ran.stdout.split())
     (finished / "curated.jsonl").unlink()
     with pytest.raises(DataError, match="the run is not finished"):
-        located("mine", finished.parent)
+        locate("mine", finished.parent)
 
 
 def test_a_set_that_is_not_there_is_one_line(kiloset, pair):  # noqa: F811

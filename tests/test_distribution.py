@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from kiloset.audit.distribution import distribution, show_distribution
+from kiloset.audit.run_audit import distribution, print_distribution
 
 USAGE = {
     "prompts": 9000, "sampled": 5000, "unsure_share": 0.592, "min_confidence": 0.5, "mean_confidence": 0.476,
@@ -23,7 +23,7 @@ def curated(**rows: int) -> pl.DataFrame:
 
 def shown(found: Any) -> str:
     file = io.StringIO()
-    show_distribution(found, Console(file=file, width=80))
+    print_distribution(found, Console(file=file, width=80))
     return file.getvalue()
 
 
@@ -54,6 +54,6 @@ def test_a_target_of_real_use_says_how_sure_it_is() -> None:
     text = shown(distribution(curated(a=1), {"target": {"a": 1}, "usage": USAGE}))
     lines = [line.split() for line in text.splitlines()]
     assert "5000 of 9000 prompts" in text
-    assert "unsure: 59.2 % of them (confidence below 0.50); these count too" in text
+    assert "unsure: 59.2 % of them (confidence below 0.50); these are counted too" in text
     assert [line[-2:] for line in lines if line[:1] == ["of"]] == [["47.6", "%"], ["50.0", "%"]]
     assert "the target follows real use" in shown(distribution(curated(a=1), {"target": {"a": 1}, "usage": {}}))

@@ -6,7 +6,7 @@ import json
 import polars as pl
 import pytest
 
-from kiloset.audit.files import audit_file
+from kiloset.audit.file_audit import audit_file
 from kiloset.data.examples import read_example_file
 from tests import planted
 from tests.test_audit_file import ROW, audited, kiloset, named  # noqa: F401
@@ -113,7 +113,7 @@ def test_of_several_turns_the_first_question_and_the_last_answer_are_judged(tmp_
         ("Tell me of rain.", "Rain falls.", 2),
         ("Tell me of rain.", "What of it?", 1),
     ]
-    assert (result.turned, result.source.systems) == (1, 1)
+    assert (result.multi_turn, result.source.systems) == (1, 1)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from kiloset.audit.examples import (
+from kiloset.audit.gate import (
     BEST,
     CHARACTERS,
     LINES,
@@ -20,7 +20,7 @@ from kiloset.audit.examples import (
     length_margin,
     margin_of,
     nearest_first,
-    show_examples,
+    print_examples,
 )
 from kiloset.core.table import table_of
 
@@ -133,32 +133,32 @@ def set_of():
     )
 
 
-def test_an_example_names_the_limit_it_is_shown_for_and_the_others_by_nearness():
+def test_an_example_names_the_limit_it_is_nearest_and_the_others_by_nearness():
     found = examples(set_of(), GATE, 0.05, 20)
     assert (found.rewritten, found.recorded) == (3, True)
-    told = [(e.id, e.shown_for.check, [m.check for m in e.others]) for e in found.shown]
+    told = [(e.id, e.nearest.check, [m.check for m in e.others]) for e in found.chosen]
     # meaning: b 0.05, a 0.5; length: b 1/7; gain: d 1/6, a 0.5, b 0.75
     assert told == [("b", "meaning", ["length", "gain"]), ("d", "gain", []), ("a", "gain", ["meaning"])]
-    a, b, d = (next(e for e in found.shown if e.id == id) for id in "abd")
+    a, b, d = (next(e for e in found.chosen if e.id == id) for id in "abd")
     assert (a.instruction, a.ratio, b.ratio, d.ratio, d.reference) == ("Say\n\nit", 1.0, 0.4, None, "...")
-    assert [e.id for e in examples(set_of(), GATE, 0.05, 1).shown] == ["b"]
+    assert [e.id for e in examples(set_of(), GATE, 0.05, 1).chosen] == ["b"]
 
 
 def test_older_runs_have_the_limits_of_length_and_gain_alone():
     old = set_of().drop("rewrites")
     found = examples(old, GATE, 0.05, 20)
     assert not found.recorded
-    assert {e.id: e.shown_for.check for e in found.shown} == {"b": "length", "d": "gain", "a": "gain"}
-    assert [e.shown_for for e in examples(old, {}, None, 20).shown] == [None, None, None]
+    assert {e.id: e.nearest.check for e in found.chosen} == {"b": "length", "d": "gain", "a": "gain"}
+    assert [e.nearest for e in examples(old, {}, None, 20).chosen] == [None, None, None]
     assert examples(table_of([]), {}, None, 3) is None
-    assert examples(old.filter(pl.col("id") == "c"), {}, None, 3).shown == ()
+    assert examples(old.filter(pl.col("id") == "c"), {}, None, 3).chosen == ()
 
 
 @pytest.mark.parametrize("width", [40, 100, 160])
 def test_examples_are_shown_literally_side_by_side(width):
     def shown(found):
         file = io.StringIO()
-        show_examples(found, Console(file=file, width=width, force_terminal=True, no_color=True))
+        print_examples(found, Console(file=file, width=width, force_terminal=True, no_color=True))
         return re.sub(r"\x1b\[[013;]+m", "", file.getvalue())  # bold and italic are rich's own
 
     told = shown(examples(set_of(), GATE, 0.05, 20))
@@ -169,7 +169,10 @@ def test_examples_are_shown_literally_side_by_side(width):
     if width == 160:
         line = next(line for line in told.splitlines() if line.strip().startswith("one two three four five"))
         assert line.count("one two three four") == 2
-        assert "shown for meaning 0.81, limit 0.8, 5 % of the room left\nother limits: length 4, limit 3, 14 %" in told
+        assert (
+            "nearest limit: meaning 0.81, limit 0.8, 5 % of the way from it to the best value\nother limits: length 4, limit 3, 14 %"
+            in told
+        )
     assert "--examples 20" in shown(examples(set_of(), GATE, 0.05, 1))
     assert shown(examples(set_of().filter(pl.col("id") == "c"), {}, None, 3)) == shown(None) == ""
 

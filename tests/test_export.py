@@ -6,13 +6,13 @@ from typing import get_args
 import polars as pl
 import pytest
 
-from kiloset.cli import publish as cli
+from kiloset.cli.publish import Layout
 from kiloset.core.errors import ConfigError, DataError, EmptyError
 from kiloset.core.run import RunFolder
 from kiloset.core.table import no_rows, table_of
 from kiloset.data.examples import load_pool
 from kiloset.publish import export
-from kiloset.publish.layouts import LAYOUTS
+from kiloset.publish.export import LAYOUTS
 
 HARD = [
     "a line\u2028and a paragraph\u2029separator, \x85 and \x0b and \x0c",
@@ -336,7 +336,7 @@ def test_an_export_that_fails_halfway_leaves_nothing(hard, monkeypatch):
 
 
 def test_the_command_knows_every_layout():
-    assert get_args(cli.Layout) == tuple(LAYOUTS)
+    assert get_args(Layout) == tuple(LAYOUTS)
 
 
 def test_the_command_says_what_it_did_does_it_again_and_refuses_what_was_changed(kiloset, finished, tmp_path):

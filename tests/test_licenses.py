@@ -7,14 +7,14 @@ import pytest
 from kiloset.audit.licenses import Conflict, common_licence, conflicts, normal_id
 
 CLAUSES = {
-    "share-alike: what": "share",
-    "share-alike of different": "kinds",
-    "share-alike beside": "beside",
+    "share-alike: a work": "share",
+    "share-alike licences of different": "kinds",
+    "share-alike together": "beside",
     "no commercial use": "trade",
     "no derivatives": "fixed",
     "a model's terms": "output",
     "no licence is stated": "unstated",
-    "not a licence that is known": "foreign",
+    "an unknown licence": "foreign",
 }
 
 
@@ -87,14 +87,15 @@ def test_licences_together_are_reported_by_what_they_ask_of_each_other(names, to
 def test_llama_3_and_3_1_say_different_things_of_output():
     (old,), (new,) = conflicts({"llama3": 1}), conflicts({"llama3.1": 1})
     assert "forbids" in old.why
-    assert "carries Llama" in new.why
+    assert "begins with Llama" in new.why
 
 
 def test_a_licence_without_rows_is_not_looked_at():
     assert conflicts({"MIT": 3, "CC-BY-NC-4.0": 0}) == []
     assert conflicts({"CC-BY-NC-4.0": 1}) == [
         Conflict(
-            ("CC-BY-NC-4.0",), "no commercial use: that binds whoever uses these rows, and any whole they are part of"
+            ("CC-BY-NC-4.0",),
+            "no commercial use: this binds everybody who uses these rows, and any set that contains them",
         )
     ]
 

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from kiloset.audit.lineage import Step, lineage, show_lineage
+from kiloset.audit.origins import Step, lineage, print_lineage
 from kiloset.core.table import VERDICT, table_of
 
 ROWS = [
@@ -35,17 +35,17 @@ def tables(gone: set[str], *, new: bool = True) -> tuple[pl.DataFrame, pl.DataFr
 
 def shown(found: Any) -> str:
     file = io.StringIO()
-    show_lineage(found, Console(file=file, width=100))
+    print_lineage(found, Console(file=file, width=100))
     return file.getvalue()
 
 
 def test_depths_and_times_shown_are_counted_over_all_machine_rows() -> None:
     found = lineage(*tables({"g2", "g5"}), max_depth=3, max_shown=5)
     assert found.depths == {1: (3, 2), 2: (1, 1), 3: (2, 1)}
-    assert (found.shown, found.at_cap) == ({0: 3, 2: 1, 5: 2}, 2)
+    assert (found.times_shown, found.at_limit) == ({0: 3, 2: 1, 5: 2}, 2)
     text = shown(found)
-    assert "machine rows by depth (at most 3)" in text
-    assert "most: 5 times; 2 rows were shown 5 times, the limit" in text
+    assert "generated rows by depth (limit 3)" in text
+    assert "2 rows were shown 5 times, the limit, or more" in text
 
 
 def test_a_chain_leads_from_the_deepest_kept_row_to_a_seed_by_the_deepest_parent() -> None:
@@ -57,7 +57,7 @@ def test_a_chain_leads_from_the_deepest_kept_row_to_a_seed_by_the_deepest_parent
         Step("s0001", "seed", "Seed."),
     )
     assert [chain[0].id for chain in found.chains] == ["g4", "g3", "g1"]
-    assert "Descent of g4" in shown(found)
+    assert "Ancestors of g4" in shown(found)
     first = lineage(*tables({"g3", "g4", "g5"}), max_depth=3, max_shown=5)
     assert [chain[0].id for chain in first.chains] == ["g1", "g2", "g6"]
 
@@ -65,7 +65,7 @@ def test_a_chain_leads_from_the_deepest_kept_row_to_a_seed_by_the_deepest_parent
 def test_a_chain_ends_at_a_row_that_the_run_does_not_hold() -> None:
     found = lineage(*tables({"g1", "g2", "g3", "g4", "g5"}), max_depth=None, max_shown=None)
     assert found.chains == ((Step("g6", "magpie", "Do g6."), Step("lost", "", "not in the run folder")),)
-    assert found.at_cap is None
+    assert found.at_limit is None
 
 
 def test_rows_that_were_all_dropped_are_traced_all_the_same() -> None:
@@ -76,23 +76,23 @@ def test_rows_that_were_all_dropped_are_traced_all_the_same() -> None:
 
 def test_an_older_run_is_traced_by_parents_alone() -> None:
     found = lineage(*tables({"g5"}, new=False), max_depth=3, max_shown=5)
-    assert (found.shown, found.shown_is_recorded, found.at_cap) == ({0: 3, 1: 2, 2: 1}, False, None)
+    assert (found.times_shown, found.times_shown_is_recorded, found.at_limit) == ({0: 3, 1: 2, 2: 1}, False, None)
     assert found.chains[0][0] == Step("g4", "evolve", "Do g4.")
-    assert "Machine rows by rows that name it as a parent" in shown(found)
+    assert "Generated rows by number of rows that name it as a parent" in shown(found)
 
 
 def test_a_run_without_machine_rows_says_so() -> None:
     seeds = tables({row["id"] for row in ROWS[1:]})[0]
     found = lineage(seeds, seeds.clear(), max_depth=3, max_shown=5)
     assert (found.depths, found.chains) == ({}, ())
-    assert shown(found).split("\n\n")[-1].strip().endswith("no machine rows")
+    assert shown(found).split("\n\n")[-1].strip().endswith("no generated rows")
 
 
 def test_rows_made_from_seeds_alone_have_no_chain_to_show() -> None:
     table = tables(set())[0].filter(pl.col("depth") < 2)
     text = shown(lineage(table, table.clear(), max_depth=3, max_shown=5))
-    assert "every machine row is made from seeds alone" in text
-    assert "Descent" not in text
+    assert "every generated row is made from seeds alone" in text
+    assert "Ancestors" not in text
 
 
 @pytest.mark.parametrize("cycle", [["g1"], ["g2"]])

@@ -14,11 +14,10 @@ import polars as pl
 import pytest
 
 from kiloset.audit import charts
-from kiloset.audit.escaping import CHARACTERS, marked, shown
-from kiloset.audit.frame import policy
-from kiloset.audit.mapping import project
-from kiloset.audit.page import render, write_page
-from kiloset.audit.report import audit
+from kiloset.audit.pages import policy, project, save_page
+from kiloset.audit.run_audit import audit
+from kiloset.audit.run_page import render
+from kiloset.audit.safe_text import CHARACTERS, mark_differences, visible
 from kiloset.core.errors import DataError
 from tests.test_audit import run, whole  # noqa: F401
 
@@ -93,7 +92,7 @@ def test_the_page_shows_every_section_and_the_rows_behind_each_reason(run):  # n
         "instruction_too_short",
         "near_duplicate",
         "jaccard 0.97",
-        "lost to g00001",
+        "in favour of g00001",
         "Read this aloud and smile",
     ):
         assert said in page.text
@@ -111,9 +110,9 @@ def test_the_charts_hold_the_figures_of_the_audit(run):  # noqa: F811
     bars = specs["chart-categories"]["data"]["values"]
     assert {(bar["category"], bar["of"]): bar["rows"] for bar in bars} == {
         ("list", "target"): 1, ("write", "target"): 1,
-        ("list", "result"): found.distribution.got["list"], ("write", "result"): found.distribution.got["write"],
+        ("list", "result"): found.distribution.result["list"], ("write", "result"): found.distribution.result["write"],
     }  # fmt: skip
-    fates = {bar["fate"]: bar["rows"] for bar in specs["chart-strategies"]["data"]["values"]}
+    fates = {bar["outcome"]: bar["rows"] for bar in specs["chart-strategies"]["data"]["values"]}
     assert fates == {"kept": 1, "dropped": 2}
 
 
@@ -131,8 +130,8 @@ def test_the_cosine_of_each_rewrite_with_its_reference_is_drawn_by_what_became_o
     line, points = json.loads(scripts["chart-similarity"])["layer"]
     assert line["data"]["values"] == [{"limit": 0.8}]
     assert points["data"]["values"] == [
-        {"id": found.table["id"][0], "fate": "taken", "kind": "guided", "cosine": 0.912, "limit": 0.8},
-        {"id": found.table["id"][0], "fate": "refused", "kind": "plain", "cosine": 0.4, "limit": 0.8},
+        {"id": found.table["id"][0], "status": "chosen", "kind": "guided", "cosine": 0.912, "limit": 0.8},
+        {"id": found.table["id"][0], "status": "rejected", "kind": "plain", "cosine": 0.4, "limit": 0.8},
     ]
 
 
@@ -187,14 +186,14 @@ def test_the_policy_allows_the_two_scripts_of_the_page_and_no_other(hostile):
 
 def test_the_same_run_gives_the_same_page(hostile, tmp_path):
     found = audit(hostile)
-    sizes = [write_page(hostile, found, vectors_of, tmp_path / name) for name in ("a.html", "b.html")]
+    sizes = [save_page(render(hostile, found, vectors_of), tmp_path / name) for name in ("a.html", "b.html")]
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
     assert sizes[0] == (tmp_path / "a.html").stat().st_size < 5e6
 
 
 def test_a_page_that_cannot_be_written_is_one_line(run, tmp_path):  # noqa: F811
     with pytest.raises(DataError, match=r"cannot be written .*--page"):
-        write_page(run, audit(run), None, tmp_path / "absent" / "report.html")
+        save_page(render(run, audit(run), None), tmp_path / "absent" / "report.html")
 
 
 @pytest.mark.parametrize(
@@ -202,22 +201,22 @@ def test_a_page_that_cannot_be_written_is_one_line(run, tmp_path):  # noqa: F811
     [("", ""), ("a b c", "a x c"), ("one two", "one two three"), ("  a\n\n b", "a b"), ("色は", "色を"), ("x", "")],
 )
 def test_marked_parts_join_to_the_two_texts_and_share_what_is_not_marked(before, after):
-    old, new = marked(before, after)
+    old, new = mark_differences(before, after)
     assert "".join(text for _, text in old) == before
     assert "".join(text for _, text in new) == after
     assert "".join(text for kind, text in old if kind == "same") == "".join(t for kind, t in new if kind == "same")
 
 
 def test_only_the_changed_word_is_marked():
-    old, new = marked("The sea is blue.", "The sea is green.")
+    old, new = mark_differences("The sea is blue.", "The sea is green.")
     assert [text for kind, text in old if kind == "del"] == ["blue"]
     assert [text for kind, text in new if kind == "ins"] == ["green"]
 
 
 def test_a_text_is_cut_where_it_says():
-    assert shown("a" * CHARACTERS) == "a" * CHARACTERS
-    assert shown("a" * (CHARACTERS + 1)) == "a" * CHARACTERS + "… (1,201 characters)"
-    assert shown("a\tb\nc") == "a\tb\nc"
+    assert visible("a" * CHARACTERS) == "a" * CHARACTERS
+    assert visible("a" * (CHARACTERS + 1)) == "a" * CHARACTERS + "… (1,201 characters)"
+    assert visible("a\tb\nc") == "a\tb\nc"
 
 
 def test_a_histogram_counts_every_value_and_is_not_stretched_by_one():
@@ -260,7 +259,7 @@ def opened(path, **how):
 @in_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_browser_draws_every_chart_asks_for_nothing_and_reports_no_error(hostile, tmp_path, scheme):
-    write_page(hostile, audit(hostile), vectors_of, tmp_path / "report.html")
+    save_page(render(hostile, audit(hostile), vectors_of), tmp_path / "report.html")
     narrow = {"width": 400, "height": 800}
     with opened(tmp_path / "report.html", color_scheme=scheme, viewport=narrow) as (page, told, asked):
         assert page.title() == "Audit of demo"
@@ -277,7 +276,7 @@ def test_a_browser_draws_every_chart_asks_for_nothing_and_reports_no_error(hosti
 
 @in_browser
 def test_the_map_is_zoomed_moved_and_read_by_the_keyboard(hostile, tmp_path):
-    write_page(hostile, audit(hostile), vectors_of, tmp_path / "report.html")
+    save_page(render(hostile, audit(hostile), vectors_of), tmp_path / "report.html")
     with opened(tmp_path / "report.html") as (page, told, _):
         rows = json.loads(page.text_content("#chart-map"))["data"]["values"]
         texts = [row["text"] for row in sorted(rows, key=lambda row: (row["x"], -row["y"]))]
@@ -309,7 +308,7 @@ def test_the_map_is_zoomed_moved_and_read_by_the_keyboard(hostile, tmp_path):
 
 @in_browser
 def test_a_dark_page_is_printed_dark_on_white_and_no_chart_is_wider_than_the_paper(hostile, tmp_path):
-    write_page(hostile, audit(hostile), vectors_of, tmp_path / "report.html")
+    save_page(render(hostile, audit(hostile), vectors_of), tmp_path / "report.html")
     with opened(tmp_path / "report.html", color_scheme="dark", viewport={"width": 1280, "height": 900}) as (
         page,
         told,

@@ -10,7 +10,7 @@ from datasets import load_from_disk
 
 from kiloset.core.errors import DataError
 from kiloset.publish import placing
-from kiloset.publish.layouts import LAYOUTS
+from kiloset.publish.export import LAYOUTS
 from kiloset.publish.placing import MARKER, put_in_place
 from tests.test_export import (
     curated_of,
@@ -97,16 +97,16 @@ def test_what_is_not_ours_is_left_alone(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "real")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for name in ("file", "theirs", "link", "dangling"):
-        refuse(tmp_path / name, f"{name}: there is something already that no export made;")
+        refuse(tmp_path / name, f"{name}: exists already and is not an export;")
     for number, broken in enumerate(("", "[]", '{"sha256": 3}', "\ufeff{", "[" * 100_000)):
         shutil.copytree(tmp_path / "real", tmp_path / f"broken-{number}")
         (tmp_path / f"broken-{number}" / MARKER).write_text(broken)
-        refuse(tmp_path / f"broken-{number}", "there is something already that no export made;")
+        refuse(tmp_path / f"broken-{number}", "exists already and is not an export;")
 
 
 def test_an_export_of_another_run_or_format_is_left_alone(tmp_path):
     filled(tmp_path / "a")
-    refuse(tmp_path / "a", "a: there is an export already, of run 'mine';", {**MADE, "run": "other"})
+    refuse(tmp_path / "a", "a: is an export already, of run 'mine';", {**MADE, "run": "other"})
     refuse(tmp_path / "a", "of format 'messages';", {**MADE, "format": "hf"})
     refuse(tmp_path / "a", "of run 'mine' and format 'messages';", {"run": "x", "format": "hf"})
 

@@ -97,10 +97,10 @@ def test_the_token_goes_into_the_headers_of_the_hub_and_nowhere_else(hub, run, c
 
 
 def test_what_the_hub_says_of_the_card_is_shown_and_nothing_else(hub, run):
-    assert "warns" not in send(run)
+    assert "warning" not in send(run)
     hub.warnings = ["license is\x1b[31m odd"]
     edit(run, lambda rows: rows.pop())
-    assert "  the hub warns: Warnings while validating metadata in README.md: - license is[31m odd" in send(run)
+    assert "  warning of the hub: Warnings while validating metadata in README.md: - license is[31m odd" in send(run)
 
 
 def test_nothing_of_the_run_but_the_export_is_sent(hub, run):
@@ -126,7 +126,7 @@ def test_a_file_of_an_earlier_push_that_is_no_more_is_taken_away_in_the_same_com
     hub.head("jo/set").files["notes.txt"] = b"the owner's"
     said = send(run, validation=0.0)
     assert set(hub.head("jo/set").files) == {".gitattributes", "README.md", "train.parquet", "notes.txt"}
-    assert "takes away validation.jsonl of an earlier push" in said
+    assert "deletes validation.jsonl of an earlier push" in said
     assert len(hub.repos["jo/set"].branches["main"]) == 3
 
 
@@ -140,30 +140,32 @@ def test_a_branch_is_made_where_it_is_not_there(hub, run):
 
 
 def test_a_name_without_an_owner_is_under_the_account_of_the_token(hub, run):
-    assert "jo/set (private, will be made)" in send(run, repo="set")
+    assert "jo/set (private, will be created)" in send(run, repo="set")
     assert list(hub.repos) == ["jo/set"]
 
 
 def test_nobody_publishes_by_accident_in_a_repository_that_is_public_already(hub, run):
     hub.repos["jo/set"] = Repo(private=False)
-    with pytest.raises(ConfigError, match="jo/set: is public already; say --public to push to it"):
+    with pytest.raises(ConfigError, match="jo/set: is public already; push to it with --public"):
         send(run)
     hub.repos["jo/other"] = Repo(private=True)
-    with pytest.raises(ConfigError, match="jo/other: is private already; say --private"):
+    with pytest.raises(ConfigError, match="jo/other: is private already; push to it with --private"):
         send(run, repo="jo/other", private=False)
     assert [len(repo.branches["main"]) for repo in hub.repos.values()] == [1, 1]
-    assert "jo/set (PUBLIC, is there)" in send(run, private=False)
+    assert "jo/set (PUBLIC, exists)" in send(run, private=False)
 
 
 def test_what_is_public_holds_no_personal_data_unless_that_is_allowed_and_no_key_ever(hub, run):
     edit(run, has_personal)
-    with pytest.raises(DataError, match=r"not sent: the rows hold personal data \(1 x e-mail;.*--allow-personal"):
+    with pytest.raises(DataError, match=r"not sent: the rows contain personal data \(1 x e-mail;.*--allow-personal"):
         send(run, private=False)
     assert not hub.repos
     assert "personal data: 1 x e-mail" in send(run, repo="jo/private")
     assert "PUBLIC" in send(run, repo="jo/allowed", private=False, allow_personal=True)
     edit(run, has_key)
-    with pytest.raises(DataError, match=r"not sent: the rows hold keys or tokens \(1 x e-mail, 1 x key\)") as refused:
+    with pytest.raises(
+        DataError, match=r"not sent: the rows contain keys or tokens \(1 x e-mail, 1 x key\)"
+    ) as refused:
         send(run, repo="jo/key", private=False, allow_personal=True)
     assert KEY not in str(refused.value)
     assert sorted(hub.repos) == ["jo/allowed", "jo/private"]
@@ -190,7 +192,7 @@ def test_nothing_is_made_or_sent_where_the_user_does_not_want_it(hub, run):
     "repo", ["a/b/c", "-x", "a--b", "x.git", "jo/ set", "jo/sét", "", "jo/" + "x" * 97, "\x1b[31m"]
 )
 def test_a_name_that_is_none_is_refused_before_anything_is_asked(hub, run, repo):
-    with pytest.raises(ConfigError, match="is no name of a repository") as refused:
+    with pytest.raises(ConfigError, match="is not a valid repository name") as refused:
         send(run, repo=repo)
     assert "\x1b" not in str(refused.value)
     assert not hub.asked
@@ -215,10 +217,15 @@ def test_a_token_that_is_none_and_one_that_may_not_write_are_told_apart(hub, run
 @pytest.mark.parametrize(
     ("method", "path", "status", "said"),
     [
-        ("POST", "/commit/", 409, "the hub answers 409: something else was changed there at the same time; push again"),
+        (
+            "POST",
+            "/commit/",
+            409,
+            "the hub answers 409: somebody else changed the repository at the same time; push again",
+        ),
         ("POST", "/commit/", 404, "the hub answers 404: there is no such repository or branch"),
-        ("POST", "/commit/", 500, "the hub answers 500: the hub has a fault; push again"),
-        ("GET", "/whoami", 503, "the hub answers 503: the hub has a fault"),
+        ("POST", "/commit/", 500, "the hub answers 500: the hub failed; push again"),
+        ("GET", "/whoami", 503, "the hub answers 503: the hub failed"),
         ("PUT", "/storage/", 403, "the hub answers 403: the token may not write there"),
         ("POST", "/validate-yaml", 418, r"the hub answers 418 \(made to fail with 418\)"),
     ],

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from kiloset.audit.spreads import show_style, spreads, style
+from kiloset.audit.rewriting import print_style, spreads, style
 from kiloset.core.form import FORM_COLUMNS
 from kiloset.core.table import table_of
 
@@ -68,14 +68,14 @@ def rewritten():
 def test_selection_and_rewriting_are_told_apart():
     came = pl.concat([rewritten(), table_of([{"id": "d", "category": "y", "response": "# a"}])], how="diagonal")
     found = style(rewritten(), came)
-    assert (found.came.rows, found.before.rows, found.after.rows) == (4, 3, 3)
-    assert found.came.whole["heading"] == pytest.approx(statistics.stdev([0, 0, 0, 1]))
+    assert (found.entered.rows, found.before.rows, found.after.rows) == (4, 3, 3)
+    assert found.entered.whole["heading"] == pytest.approx(statistics.stdev([0, 0, 0, 1]))
     assert found.before.whole["heading"] == 0.0
     assert found.before.whole["list_lines"] == pytest.approx(statistics.stdev([1, 0.5, 0]))
     assert found.after.whole["list_lines"] == pytest.approx(statistics.stdev([1, 0, 0]))
     assert found.before.within["surprisal"] == pytest.approx(math.sqrt(2))
     assert found.after.within["surprisal"] == pytest.approx(math.sqrt(0.5))
-    lines = [line.split() for line in shown(show_style, found).splitlines()]
+    lines = [line.split() for line in shown(print_style, found).splitlines()]
     assert ["heading", "0.500", "0.000", "0.000", "0.000", "↓", "1.000", "="] in lines
     assert ["surprisal", "2.000", "2.000", "1.000", "1.000", "=", "0.500", "↓"] in lines
     assert ["list_lines", "0.479", "0.500", "0.577", "1.044", "↑", "1.155", "↑"] in lines
@@ -83,9 +83,9 @@ def test_selection_and_rewriting_are_told_apart():
 
 def test_a_spread_out_of_nothing_has_no_ratio():
     table = rewritten().with_columns(original_response=pl.lit("one"), response=pl.Series(["# a", "b", "c"]))
-    lines = [line.split() for line in shown(show_style, style(table, None)).splitlines()]
+    lines = [line.split() for line in shown(print_style, style(table, None)).splitlines()]
     assert ["heading", "0.000", "0.577", "new", "↑"] in lines
     assert style(rewritten().drop("response_source"), None) is None
-    assert "not recorded" in shown(show_style, None)
+    assert "not recorded" in shown(print_style, None)
     old = style(rewritten().drop("surprisal", "reference_surprisal"), None)
     assert "surprisal" not in old.before.whole

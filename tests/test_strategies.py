@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from kiloset.audit.strategies import ConstraintFate, Fate, show_strategies, strategies
+from kiloset.audit.origins import ConstraintYield, Yield, print_strategies, strategies
 from kiloset.core.table import VERDICT, table_of
 
 TITLE, COMMA = "detectable_format:title", "punctuation:no_comma"
@@ -47,19 +47,19 @@ def tables() -> tuple[pl.DataFrame, pl.DataFrame]:
 
 def shown(found: Any) -> list[list[str]]:
     file = io.StringIO()
-    show_strategies(found, Console(file=file, width=100))
+    print_strategies(found, Console(file=file, width=100))
     return [line.split() for line in file.getvalue().splitlines()]
 
 
 def test_every_strategy_is_followed_to_its_ends() -> None:
     found = strategies(*tables())
     assert found.strategies == {
-        "self_instruct": Fate(4, 1, {"generate/not_new": 2, "rules/too_long": 1}),
-        "constraint": Fate(4, 3, {"generate/constraint_failed": 1}),
-        "evolve": Fate(1, 1, {}),
+        "self_instruct": Yield(4, 1, {"generate/not_new": 2, "rules/too_long": 1}),
+        "constraint": Yield(4, 3, {"generate/constraint_failed": 1}),
+        "evolve": Yield(1, 1, {}),
     }
     assert list(found.strategies) == ["constraint", "self_instruct", "evolve"]
-    assert found.operators == {"deepen": Fate(1, 1, {})}
+    assert found.operators == {"deepen": Yield(1, 1, {})}
     lines = shown(found)
     assert ["self_instruct", "4", "1", "25.0", "%"] in lines
     assert ["-", "generate/not_new", "2"] in lines
@@ -68,8 +68,10 @@ def test_every_strategy_is_followed_to_its_ends() -> None:
 def test_a_row_with_two_constraints_counts_under_both() -> None:
     found = strategies(*tables())
     assert found.constraints == {
-        TITLE: ConstraintFate(born=3, kept=2, failed=1, edits={"add_title": 2}),
-        COMMA: ConstraintFate(born=2, kept=2, failed=0, edits={}),  # one row has both, the other edited one no COMMA
+        TITLE: ConstraintYield(candidates=3, kept=2, failed=1, edits={"add_title": 2}),
+        COMMA: ConstraintYield(
+            candidates=2, kept=2, failed=0, edits={}
+        ),  # one row has both, the other edited one no COMMA
     }
     assert [TITLE, "3", "1", "2", "2"] in shown(found)
     assert ["-", "add_title", "2"] in shown(found)
@@ -77,7 +79,7 @@ def test_a_row_with_two_constraints_counts_under_both() -> None:
 
 def test_yields_are_shown_by_category_and_strategy() -> None:
     found = strategies(*tables())
-    assert {category: {name: (f.kept, f.born) for name, f in fates.items()} for category, fates in found.by_category.items()} == {
+    assert {category: {name: (f.kept, f.candidates) for name, f in fates.items()} for category, fates in found.by_category.items()} == {
         "code": {"self_instruct": (1, 2), "constraint": (1, 2), "evolve": (1, 1)},
         "writing": {"self_instruct": (0, 2), "constraint": (2, 2)},
     }  # fmt: skip
@@ -88,11 +90,11 @@ def test_yields_are_shown_by_category_and_strategy() -> None:
 def test_an_older_run_without_operators_and_edits_is_followed_too() -> None:
     final, ledger = (table.drop("operator", "edits") for table in tables())
     found = strategies(final, ledger)
-    assert found.strategies["evolve"] == Fate(1, 1, {})
+    assert found.strategies["evolve"] == Yield(1, 1, {})
     assert (found.operators, found.constraints[COMMA].edits) == ({}, None)
     assert [COMMA, "2", "0", "2"] in shown(found)
 
 
 def test_a_run_without_machine_rows_says_so() -> None:
     final, ledger = (table.filter(pl.col("source") == "seed") for table in tables())
-    assert ["no", "machine", "rows"] in shown(strategies(final, ledger))
+    assert ["no", "generated", "rows"] in shown(strategies(final, ledger))

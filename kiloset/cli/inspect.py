@@ -31,16 +31,18 @@ def audit(
 
     Example: `kiloset audit my-data.jsonl`
     """
-    from kiloset.audit.reporting import audited_run, examine, show_figures, write_report
+    from kiloset.audit.run_audit import audit as audit_run
+    from kiloset.audit.run_audit import print_audit, run_of
+    from kiloset.audit.run_page import EXAMPLES, write_report
     from kiloset.models import embedder_of
 
-    folder = audited_run(file, run, bool(benchmark or embed))
+    folder = run_of(file, run, bool(benchmark or embed))
     if file is not None and folder is None:
         _audit_file(file, benchmark or [], examples, page, no_page, embed)
         return
     folder = folder or find_run(run, runs)
-    result = examine(folder, examples)
-    show_figures(result, examples, Console())
+    result = audit_run(folder, max(examples, EXAMPLES))
+    print_audit(result, Console(), examples)
     if no_page:
         return
     out = page or folder.path / "report.html"
@@ -51,17 +53,17 @@ def audit(
 def _audit_file(
     file: Path, benchmarks: list[str], examples: int, page: Path | None, no_page: bool, embed: bool
 ) -> None:
-    from kiloset.audit.files import audit_file, write_report
-    from kiloset.audit.sets import show_set
+    from kiloset.audit.file_audit import audit_file, print_file_audit
+    from kiloset.audit.file_page import write_file_page
     from kiloset.models import embedder_of
 
     result = audit_file(file, benchmarks)
-    show_set(result, examples, Console())
+    print_file_audit(result, examples, Console())
     if no_page:
         return
     out = page or Path(f"{file.stem}.report.html")
     with progress_on_stderr("auto") as display:
-        _log_page(out, write_report(result, out, partial(embedder_of, progress=display) if embed else None))
+        _log_page(out, write_file_page(result, out, partial(embedder_of, progress=display) if embed else None))
 
 
 def _log_page(page: Path, size: int) -> None:
@@ -80,17 +82,16 @@ def compare(
 
     Example: `kiloset compare mine.jsonl theirs.jsonl --page both.html`
     """
-    from kiloset.audit.comparing import compare as compare_sets
-    from kiloset.audit.comparing import write_comparison
-    from kiloset.audit.comparison import show_comparison
+    from kiloset.audit.compare import compare as compare_sets
+    from kiloset.audit.compare import print_comparison, write_comparison_page
     from kiloset.models import embedder_of
 
     with progress_on_stderr("auto") as display:
         load = partial(embedder_of, progress=display) if embed else None
         comparison = compare_sets(first, second, runs, load)
-        show_comparison(comparison, examples, Console())
+        print_comparison(comparison, examples, Console())
         if page is not None:
-            _log_page(page, write_comparison(comparison, page, load))
+            _log_page(page, write_comparison_page(comparison, page, load))
 
 
 def review(
@@ -122,7 +123,7 @@ def explain(
 
     Example: `kiloset explain g00042`
     """
-    from kiloset.audit.explain import explain as explain_row
-    from kiloset.audit.explain import show_life
+    from kiloset.audit.row_history import explain as explain_row
+    from kiloset.audit.row_history import print_history
 
-    show_life(explain_row(find_run(run, runs), row), Console(), full=full)
+    print_history(explain_row(find_run(run, runs), row), Console(), full=full)

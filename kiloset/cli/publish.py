@@ -26,9 +26,10 @@ def export(
 
     Example: `kiloset export --format alpaca --out my-export`
     """
-    from kiloset.publish.card_text import card_text, parts_of
+    from kiloset.publish.card import card_text
     from kiloset.publish.export import export as write
     from kiloset.publish.export import summary
+    from kiloset.publish.facts import parts_of
 
     folder = find_run(run, runs)
     exported = write(
@@ -50,7 +51,7 @@ def card(
 
     Example: `kiloset card --force`
     """
-    from kiloset.publish.card_text import CARD, write_card
+    from kiloset.publish.card import CARD, write_card
 
     folder = find_run(run, runs)
     with folder.lock():

@@ -52,14 +52,14 @@ class Curated:
 
 
 def curated_text(
-    table: pl.DataFrame, ledger: pl.DataFrame, pairs: Iterable[tuple[int, int]], validation: float, seed: int
+    table: pl.DataFrame, ledger: pl.DataFrame, pairs: Iterable[tuple[int, int, float]], validation: float, seed: int
 ) -> str:
     """Return the text of curated.jsonl for the final rows of a run, split as in `kiloset.data.splitting`.
 
     Args:
         table: The final rows.
         ledger: The dropped rows.
-        pairs: Row numbers of near-duplicates in `table`.
+        pairs: Row numbers and similarity of near-duplicates in `table`.
         validation: Fraction of the rows for validation, in [0, 1).
         seed: The run's seed.
     """

@@ -13,14 +13,14 @@ SPLITS = ("train", "validation")
 
 
 def validation_ids(
-    rows: pl.DataFrame, ledger: pl.DataFrame, pairs: Iterable[tuple[int, int]], share: float, seed: int
+    rows: pl.DataFrame, ledger: pl.DataFrame, pairs: Iterable[tuple[int, int, float]], share: float, seed: int
 ) -> set[str]:
     """Choose the ids of the rows for validation; the choice depends on the rows and the seed, not on the rows' order.
 
     Args:
         rows: The rows to split, with `id` and `category`.
         ledger: The rows of the run, kept or dropped, whose `parents` give the lineage of `rows`.
-        pairs: Row numbers of near-duplicates in `rows`.
+        pairs: Row numbers and similarity of near-duplicates in `rows`.
         share: Fraction of the rows for validation, in [0, 1).
         seed: The run's seed.
     """
@@ -55,7 +55,7 @@ def ancestors(ledger: pl.DataFrame) -> Callable[[str], set[str]]:
 
 
 def group_rows(
-    ids: Sequence[str], pairs: Iterable[tuple[int, int]], ancestors_of: Callable[[str], Iterable[str]]
+    ids: Sequence[str], pairs: Iterable[tuple[int, int, float]], ancestors_of: Callable[[str], Iterable[str]]
 ) -> list[list[int]]:
     """Return groups of row numbers: paired rows are in one group, and so are a row and its ancestors among `ids`."""
     numbers = {id: at for at, id in enumerate(ids)}
@@ -66,7 +66,7 @@ def group_rows(
             parent[at] = at = parent[parent[at]]
         return at
 
-    for one, other in pairs:
+    for one, other, _ in pairs:
         parent[root(one)] = root(other)
     for id, at in numbers.items():
         for ancestor in ancestors_of(id):

@@ -1,20 +1,27 @@
 """Export curated.jsonl, edits by hand included, to other tools: a folder in one of five layouts, with its split."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-from kiloset.audit.reading import read_settings, read_stages
+from kiloset.audit.run_folder import read_settings, read_stages
 from kiloset.core.errors import ConfigError, DataError, EmptyError
 from kiloset.core.run import RunFolder
 from kiloset.core.table import user_turn
 from kiloset.data.curated import read_curated
 from kiloset.data.splitting import SPLITS, validation_ids
 from kiloset.filters.near_duplicates import NearDuplicatesConfig, near_duplicate_pairs
-from kiloset.publish.layouts import LAYOUTS
 from kiloset.publish.placing import check_place, put_in_place
+
+COLUMNS = ("id", "category", "source", "license")
+"""Columns of every layout besplits the turns, as text; "" if the line lacks one."""
+SHAREGPT = {"system": "system", "user": "human", "assistant": "gpt"}
+FACTORY = {"train": "kiloset", "validation": "kiloset_validation"}
+"""The name of each split in LLaMA-Factory: `dataset_dir:` this folder, `dataset: kiloset`, `eval_dataset: kiloset_validation`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +127,11 @@ def export_rows(folder: RunFolder, final: pl.DataFrame, *, single_turn: bool) ->
                     f"{folder.curated}:{line}: alpaca allows one user turn and its answer, found "
                     f"{', '.join(turn['role'] for turn in messages)}; choose another --format",
                 )
-    parts = {id: (one, given) for id, one, given in final.select("id", "instruction", "input").iter_rows()}
+    parts = {id: (one, input_) for id, one, input_ in final.select("id", "instruction", "input").iter_rows()}
     texts = []
     for id, user in curated.rows.select("id", "user").iter_rows():
-        instruction, given = parts.get(id, (user, ""))
-        texts.append((instruction, given) if user_turn(instruction, given) == user else (user, ""))
+        instruction, input_ = parts.get(id, (user, ""))
+        texts.append((instruction, input_) if user_turn(instruction, input_) == user else (user, ""))
     schema = {"instruction": pl.String, "input": pl.String}
     return curated.rows.hstack(pl.DataFrame(texts, schema=schema, orient="row")), curated.note
 
@@ -137,3 +144,63 @@ def _split_anew(folder: RunFolder, rows: pl.DataFrame, ledger: pl.DataFrame, sha
     return rows.with_columns(
         split=pl.when(pl.col("id").is_in(sorted(chosen))).then(pl.lit("validation")).otherwise(pl.lit("train"))
     )
+
+
+def _as_messages(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"messages": row["messages"]}
+
+
+def _as_alpaca(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"instruction": row["instruction"], "input": row["input"], "output": row["messages"][-1]["content"]}
+
+
+def _as_sharegpt(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"conversations": [{"from": SHAREGPT[turn["role"]], "value": turn["content"]} for turn in row["messages"]]}
+
+
+def _as_lines(
+    layout: Callable[[Mapping[str, Any]], dict[str, Any]], formatting: str | None = None
+) -> Callable[[Path, Mapping[str, pl.DataFrame]], None]:
+    """Return a function that writes each split as a .jsonl of this layout and, with a `formatting`, dataset_info.json.
+
+    LLaMA-Factory reads that file. It lacks `columns`, because LLaMA-Factory's defaults are these layouts' own names.
+    """
+
+    def write(place: Path, splits: Mapping[str, pl.DataFrame]) -> None:
+        for name, rows in splits.items():
+            with (place / f"{name}.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+                for row in rows.iter_rows(named=True):
+                    line = {**layout(row), **{column: row[column] for column in COLUMNS}}
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        if formatting is not None:
+            entries = {FACTORY[name]: {"file_name": f"{name}.jsonl", "formatting": formatting} for name in splits}
+            (place / "dataset_info.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+
+    return write
+
+
+def _write_parquet(place: Path, splits: Mapping[str, pl.DataFrame]) -> None:
+    for name, rows in splits.items():
+        rows.select("messages", *COLUMNS).write_parquet(place / f"{name}.parquet")
+
+
+def _write_dataset(place: Path, splits: Mapping[str, pl.DataFrame]) -> None:
+    from datasets import Dataset, DatasetDict, Features, Value
+
+    text = Value("string")
+    features = Features({"messages": [{"role": text, "content": text}], **dict.fromkeys(COLUMNS, text)})
+    parts = {
+        name: Dataset.from_dict(rows.select(*features).to_dict(as_series=False), features)
+        for name, rows in splits.items()
+    }
+    DatasetDict(parts).save_to_disk(place)
+
+
+LAYOUTS: dict[str, Callable[[Path, Mapping[str, pl.DataFrame]], None]] = {
+    "messages": _as_lines(_as_messages),
+    "alpaca": _as_lines(_as_alpaca, "alpaca"),
+    "sharegpt": _as_lines(_as_sharegpt, "sharegpt"),
+    "parquet": _write_parquet,
+    "hf": _write_dataset,
+}
+"""What writes the splits that have rows into an empty folder, by layout."""

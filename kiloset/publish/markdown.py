@@ -1,29 +1,29 @@
-"""Puts what models and people wrote into markdown as it stands: nothing in it can format, link, close a table or be HTML."""
+"""Write what models and people wrote literally into markdown: no text can format, link, close a table or become HTML."""
 
 import re
 from collections.abc import Sequence
 
-from kiloset.audit.escaping import shown
+from kiloset.audit.safe_text import visible
 
 CELL = 200
 """Longest text shown in a line, in characters."""
 MARKS = re.compile(r"[\\`*\[\]~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|://|@(?=[\w-]+\.)|\bwww\.", re.IGNORECASE)
-"""What means something within a line of CommonMark and GitHub's tables, and what becomes a link. An underscore within a word does
-not, so that names stay readable."""
+"""What has a meaning within a line of CommonMark and GitHub's tables, or becomes a link. An underscore within a word has none, so
+names stay readable."""
 BAR = 20
-"""Signs of the longest bar."""
+"""Length of the longest bar, in characters."""
 
 
 def inline(text: object, most: int = CELL) -> str:
-    """Return a text that reads as it stands within a line, though not as its beginning, cut to so many characters."""
-    line = " ".join(shown(str(text), most).split())
+    """Return a text to be shown literally within a line, but not at its beginning, cut to `most` characters."""
+    line = " ".join(visible(str(text), most).split())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    line = MARKS.sub(lambda found: _escaped(found[0]), line)
-    return line.replace("|", "&#124;")  # readers of tables do not agree on what a backslash before it is
+    line = MARKS.sub(lambda match: _escaped(match[0]), line)
+    return line.replace("|", "&#124;")  # not a backslash, whose effect in tables varies between readers
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return a table, the columns of numbers to the right; every cell is escaped, whole numbers get their thousands' commas."""
+    """Return a table with columns of numbers aligned right; cells are escaped, and whole numbers get thousands separators."""
     numbers = [all(isinstance(row[at], (int, float)) or row[at] == "" for row in rows) for at in range(len(columns))]
     lines = [
         columns,
@@ -34,15 +34,15 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def fenced(text: str, language: str) -> str:
-    """Return a block of code that holds the text, whatever it holds."""
-    visible = shown(text, None)
-    longest = max((len(run) for run in re.findall(r"`+", visible)), default=0)
+    """Return a code block that contains the text, whatever fences the text contains."""
+    literal = visible(text, None)
+    longest = max((len(run) for run in re.findall(r"`+", literal)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{visible.rstrip()}\n{fence}"
+    return f"{fence}{language}\n{literal.rstrip()}\n{fence}"
 
 
 def bar(part: float, most: float) -> str:
-    """Return a bar of blocks, as long as the part is of the most."""
+    """Return a bar of blocks whose length is `part` over `most`."""
     return "█" * round(BAR * part / most) if most else ""
 
 

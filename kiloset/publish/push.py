@@ -1,4 +1,4 @@
-"""Puts an export of a run, with its data card, on the Hugging Face hub as one commit; nothing else of the run leaves the machine."""
+"""Push an export of a run, with its data card, to the Hugging Face hub as one commit; nothing else of the run is sent."""
 
 import re
 import tempfile
@@ -10,26 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from kiloset.audit.licenses import Conflict, conflicts
-from kiloset.audit.terminal import plain
+from kiloset.audit.safe_text import plain
 from kiloset.core.errors import ConfigError, DataError
 from kiloset.core.run import RunFolder
-from kiloset.publish.card import card
-from kiloset.publish.card_text import CARD, described, parts_of
+from kiloset.publish.card import CARD, card
 from kiloset.publish.export import export
+from kiloset.publish.facts import gather_facts, parts_of
 
 PUSHED = ("messages", "alpaca", "sharegpt", "parquet")
-"""Layouts that `datasets.load_dataset` reads from the hub; "hf" is for load_from_disk alone."""
+"""Layouts that `datasets.load_dataset` reads from the hub; "hf" works with load_from_disk only."""
 OURS = re.compile(r"(train|validation)\.(jsonl|parquet)|dataset_info\.json")
-"""Files of earlier pushes, which a new one takes away where it has none of that name."""
+"""Files of earlier pushes; a new push deletes them unless it has a file of that name."""
 KEYS = "key"
-"""The kind of personal data that nobody may read, whoever allows it."""
-SAID = 300
-"""Longest message of the hub that is shown, in characters."""
+"""The kind of personal data that may never be public."""
+MESSAGE = 300
+"""Longest message of the hub that is printed, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """What is about to be sent."""
+    """What a push will send."""
 
     folder: Path
     sizes: Mapping[str, int]
@@ -41,8 +41,8 @@ class Parcel:
 
 
 @dataclass(frozen=True, slots=True)
-class There:
-    """What is on the hub before."""
+class Remote:
+    """The repository on the hub before the push."""
 
     repo: str
     """owner/name."""
@@ -58,55 +58,55 @@ def push(
     folder: RunFolder, repo: str, layout: str, *, private: bool, branch: str | None, message: str | None,
     validation: float | None, allow_personal: bool, say: Callable[[str], None], confirm: Callable[[], None],
 ) -> str:  # fmt: skip
-    """Export a run, say what will be sent, and send it.
+    """Export a run, print what will be sent, and send it.
 
     Args:
         folder: The run; it is only read.
         repo: `owner/name` on the hub, or a name under the account of the token.
         layout: One of `PUSHED`.
-        private: Whether a repository that is made is private. One that is there must be as this says.
-        branch: Made if it is not there; None is main.
-        message: Of the commit; None is the run's name and its rows.
+        private: Whether a new repository is private. An existing one must already be as this states.
+        branch: Created if it does not exist; None is main.
+        message: Message of the commit; by default the run's name and its rows.
         validation: As for `export`.
-        allow_personal: Whether a public set may hold personal data; keys it may never hold.
-        say: Shows a line.
-        confirm: Raises if the user does not want it sent.
+        allow_personal: Whether a public set may contain personal data; it may never contain keys.
+        say: Prints a line.
+        confirm: Raises if the user refuses.
 
     Returns:
-        A line that says what was sent, and where it is.
+        A line that names what was sent, and its address.
 
     Raises:
-        ConfigError: The repository's or the branch's name is none, there is no token, or the repository is not as `private` says.
-        DataError: The set holds what must not be public, the run cannot be exported, or the hub refuses or cannot be reached.
+        ConfigError: The repository's or the branch's name is invalid, there is no token, or the repository is not as `private` states.
+        DataError: The set contains what must not be public, the run cannot be exported, or the hub refuses or cannot be reached.
     """
     _check_names(repo, branch)
-    api = _api()  # first: without a token there is no need to read the run
+    api = _api()  # before the run is read, because a push needs a token
     with _hub_errors(repo):
-        there = _look(api, repo, branch)
-    if there.exists and there.is_public is private:
-        is_, asked = ("public", "--public") if there.is_public else ("private", "--private")
+        remote = _look(api, repo, branch)
+    if remote.exists and remote.is_public is private:
+        state, option = ("public", "--public") if remote.is_public else ("private", "--private")
         raise ConfigError(
             "KS768",
-            f"{there.repo}: is {is_} already; say {asked} to push to it, or change that on the hub, in its settings",
+            f"{remote.repo}: is {state} already; push to it with {option}, or change its settings on the hub",
         )
     with tempfile.TemporaryDirectory(prefix="kiloset-push-") as place:
-        parcel = _pack(folder, layout, validation, there.repo, Path(place) / "export")
+        parcel = _pack(folder, layout, validation, remote.repo, Path(place) / "export")
         if not private:
             _check_public(parcel, allow_personal)
-        gone = [name for name in there.files if OURS.fullmatch(name) and name not in parcel.sizes]
-        for line in _told(parcel, there, gone, private=private, branch=branch):
+        deleted = [name for name in remote.files if OURS.fullmatch(name) and name not in parcel.sizes]
+        for line in _plan(parcel, remote, deleted, private=private, branch=branch):
             say(line)
         confirm()
         text = message or f"Kiloset run {folder.path.name}: {parcel.rows} rows"
-        with warnings.catch_warnings(record=True) as said, _hub_errors(there.repo):
-            warnings.simplefilter("ignore")  # what its client says of its own libraries
-            warnings.simplefilter("always", UserWarning)  # what the hub says of the card
-            done = _send(api, parcel, there, gone, private=private, branch=branch, message=text)
-        for each in said:
-            say(f"  the hub warns: {_line(each.message)}")
-    if done.oid == there.head:
-        return f"{there.repo}: nothing has changed since commit {done.oid[:12]}; nothing was sent"
-    return f"{there.repo}: commit {done.oid[:12]}, {done.commit_url}"
+        with warnings.catch_warnings(record=True) as warned, _hub_errors(remote.repo):
+            warnings.simplefilter("ignore")  # of the hub's client about its own libraries
+            warnings.simplefilter("always", UserWarning)  # of the hub about the card
+            done = _send(api, parcel, remote, deleted, private=private, branch=branch, message=text)
+        for each in warned:
+            say(f"  warning of the hub: {_line(each.message)}")
+    if done.oid == remote.head:
+        return f"{remote.repo}: nothing has changed since commit {done.oid[:12]}; nothing was sent"
+    return f"{remote.repo}: commit {done.oid[:12]}, {done.commit_url}"
 
 
 def _check_names(repo: str, branch: str | None) -> None:
@@ -118,76 +118,76 @@ def _check_names(repo: str, branch: str | None) -> None:
     except HFValidationError:
         raise ConfigError(
             "KS769",
-            f"{plain(repo)!r} is no name of a repository: `owner/name` is, of ASCII letters, digits, '-', '_' and '.', "
-            "neither first nor last '-' or '.', no '--', no '..', at most 96 characters",
+            f"{plain(repo)!r} is not a valid repository name: use `owner/name` with ASCII letters, digits, '-', '_' and '.', "
+            "no '-' or '.' at either end, no '--', no '..', at most 96 characters",
         ) from None
     if branch is not None and not re.fullmatch(r"[\w][\w./-]{0,99}", branch, re.ASCII):
         raise ConfigError("KS770", f"--revision must be a branch's name, got {plain(branch)!r}")
 
 
 def _api() -> Any:
-    """Return the hub's client, which finds the token where its own login put it, or in HF_TOKEN; we never look at it.
+    """Return the hub's client, which reads the token from its own login or HF_TOKEN; Kiloset never reads it.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: There is no token.
     """
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.utils import logging
 
-    logging.set_verbosity_error()  # it tells of each attempt; we tell of the last
+    logging.set_verbosity_error()  # the client logs each attempt; we report the last
     if get_token() is None:
         raise ConfigError("KS771", "no token for the hub: set HF_TOKEN, or log in once with `hf auth login`")
     return HfApi()
 
 
-def _look(api: Any, repo: str, branch: str | None) -> There:
+def _look(api: Any, repo: str, branch: str | None) -> Remote:
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-    user = api.whoami()["name"]  # tells a wrong token from a repository that is not there
+    user = api.whoami()["name"]  # distinguishes a wrong token from a missing repository
     full = repo if "/" in repo else f"{user}/{repo}"
     try:
         try:
-            found, has_branch = api.repo_info(full, repo_type="dataset", revision=branch), True
+            info, has_branch = api.repo_info(full, repo_type="dataset", revision=branch), True
         except RevisionNotFoundError:
-            found, has_branch = api.repo_info(full, repo_type="dataset"), False
+            info, has_branch = api.repo_info(full, repo_type="dataset"), False
     except RepositoryNotFoundError:
-        return There(full, exists=False, is_public=False, has_branch=branch is None, head=None, files=())
-    files = tuple(sorted(each.rfilename for each in found.siblings or ()))
-    return There(full, True, not found.private, has_branch, found.sha, files)
+        return Remote(full, exists=False, is_public=False, has_branch=branch is None, head=None, files=())
+    files = tuple(sorted(each.rfilename for each in info.siblings or ()))
+    return Remote(full, True, not info.private, has_branch, info.sha, files)
 
 
 def _pack(folder: RunFolder, layout: str, validation: float | None, repo: str, place: Path) -> Parcel:
     done = export(folder, layout, place, validation)
     parts = parts_of(layout, done.rows)
-    found, facts = described(folder, layout, parts, repo)
-    (place / CARD).write_text(card(found, facts), encoding="utf-8")
-    files = sorted(path for path in place.iterdir() if not path.name.startswith("."))  # a marker of ours is hidden
+    facts = gather_facts(folder, layout, parts, repo)
+    (place / CARD).write_text(card(facts), encoding="utf-8")
+    files = sorted(path for path in place.iterdir() if not path.name.startswith("."))  # the marker is a hidden file
     sizes = {path.name: path.stat().st_size for path in files}
-    return Parcel(place, sizes, found.rows, facts.personal, tuple(conflicts(facts.licences)))
+    return Parcel(place, sizes, facts.audit.rows, facts.personal, tuple(conflicts(facts.licences)))
 
 
 def _check_public(parcel: Parcel, allow_personal: bool) -> None:
-    found = ", ".join(f"{pieces} x {kind}" for kind, pieces in parcel.personal.items())
+    kinds = ", ".join(f"{pieces} x {kind}" for kind, pieces in parcel.personal.items())
     if KEYS in parcel.personal:
         raise DataError(
             "KS772",
-            f"not sent: the rows hold keys or tokens ({found}), which nobody may publish; take them out of curated.jsonl "
-            "(personal.parquet lists those that the run found)",
+            f"not sent: the rows contain keys or tokens ({kinds}), which must never be public; remove them from curated.jsonl "
+            "(personal.parquet lists what the run found)",
         )
     if parcel.personal and not allow_personal:
         raise DataError(
             "KS773",
-            f"not sent: the rows hold personal data ({found}; personal.parquet lists what the run found); take it out of "
+            f"not sent: the rows contain personal data ({kinds}; personal.parquet lists what the run found); remove it from "
             "curated.jsonl, push with --private, or allow it with --allow-personal",
         )
 
 
-def _told(parcel: Parcel, there: There, gone: list[str], *, private: bool, branch: str | None) -> Iterator[str]:
-    """Yield what is about to be done, line by line."""
-    state = "is there" if there.exists else "will be made"
-    yield f"{there.repo} ({'private' if private else 'PUBLIC'}, {state}), branch {branch or 'main'}{'' if there.has_branch else ', will be made'}"
+def _plan(parcel: Parcel, remote: Remote, deleted: list[str], *, private: bool, branch: str | None) -> Iterator[str]:
+    """Yield what the push will do, line by line."""
+    state = "exists" if remote.exists else "will be created"
+    yield f"{remote.repo} ({'private' if private else 'PUBLIC'}, {state}), branch {branch or 'main'}{'' if remote.has_branch else ', will be created'}"
     yield from (f"  sends {name}, {size:,} bytes" for name, size in parcel.sizes.items())
-    yield from (f"  takes away {name} of an earlier push" for name in gone)
+    yield from (f"  deletes {name} of an earlier push" for name in deleted)
     yield f"  {parcel.rows} rows; " + (
         "personal data: " + ", ".join(f"{pieces} x {kind}" for kind, pieces in parcel.personal.items())
         if parcel.personal
@@ -198,28 +198,28 @@ def _told(parcel: Parcel, there: There, gone: list[str], *, private: bool, branc
 
 
 def _send(
-    api: Any, parcel: Parcel, there: There, gone: list[str], *, private: bool, branch: str | None, message: str
+    api: Any, parcel: Parcel, remote: Remote, deleted: list[str], *, private: bool, branch: str | None, message: str
 ) -> Any:
-    """Make what is missing, and the one commit; `upload_folder` would make several of a large folder."""
+    """Create the repository and the branch if they are missing, and make one commit; `upload_folder` can make several."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    if not there.exists:
-        api.create_repo(there.repo, repo_type="dataset", private=private, exist_ok=True)
-    if branch is not None and not there.has_branch:
-        api.create_branch(there.repo, branch=branch, repo_type="dataset", exist_ok=True)
+    if not remote.exists:
+        api.create_repo(remote.repo, repo_type="dataset", private=private, exist_ok=True)
+    if branch is not None and not remote.has_branch:
+        api.create_branch(remote.repo, branch=branch, repo_type="dataset", exist_ok=True)
     adds = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=parcel.folder / name) for name in parcel.sizes]
-    deletes = [CommitOperationDelete(path_in_repo=name) for name in gone]
+    deletes = [CommitOperationDelete(path_in_repo=name) for name in deleted]
     return api.create_commit(
-        there.repo, [*deletes, *adds], commit_message=message, repo_type="dataset", revision=branch
+        remote.repo, [*deletes, *adds], commit_message=message, repo_type="dataset", revision=branch
     )
 
 
 @contextmanager
 def _hub_errors(repo: str) -> Iterator[None]:
-    """Say in one line what the hub, or the way to it, has against it."""
+    """Report in one line why the hub refuses, or why it cannot be reached."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-    # What its client raises where no answer comes; of the library for HTTP that it uses, which was another one before.
+    # Raised by the HTTP library of the hub's client if no response comes; the library changed between versions.
     from huggingface_hub.errors import HTTPError as NoAnswer
 
     try:
@@ -227,13 +227,13 @@ def _hub_errors(repo: str) -> Iterator[None]:
     except OfflineModeIsEnabled:
         raise DataError("KS774", f"{repo}: HF_HUB_OFFLINE is set; unset it to reach the hub") from None
     except (NoAnswer, RuntimeError, OSError, ValueError) as error:
-        # An upload of a file that fails is a RuntimeError, with its reason as the cause.
+        # A failed upload of a file is a RuntimeError with its reason as the cause.
         why = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
         if isinstance(why, HfHubHTTPError):
             raise DataError("KS775", f"{repo}: {_refusal(why)}") from None
         if isinstance(why, NoAnswer):
-            said = f"the hub cannot be reached ({type(why).__name__}: {_line(why)})"
-            raise DataError("KS776", f"{repo}: {said}; try again, what is there already is not sent twice") from None
+            reason = f"the hub cannot be reached ({type(why).__name__}: {_line(why)})"
+            raise DataError("KS776", f"{repo}: {reason}; try again, files already sent are not sent twice") from None
         raise DataError("KS777", f"{repo}: not sent ({type(why).__name__}: {_line(why)})") from None
 
 
@@ -243,13 +243,13 @@ def _refusal(error: Any) -> str:
         401: "the token is not valid (HF_TOKEN comes before `hf auth login`)",
         403: "the token may not write there; it needs the right to write to this repository",
         404: "there is no such repository or branch, or the token may not see it",
-        409: "something else was changed there at the same time; push again",
+        409: "somebody else changed the repository at the same time; push again",
         429: "too many requests; wait, and push again",
-    }.get(status, "the hub has a fault; push again, what is there already is not sent twice" if status >= 500 else "")
-    said = _line(error.server_message or "")
-    return f"the hub answers {status}" + (f": {meaning}" if meaning else "") + (f" ({said})" if said else "")
+    }.get(status, "the hub failed; push again, files already sent are not sent twice" if status >= 500 else "")
+    message = _line(error.server_message or "")
+    return f"the hub answers {status}" + (f": {meaning}" if meaning else "") + (f" ({message})" if message else "")
 
 
-def _line(said: object) -> str:
-    line = " ".join(plain(str(said)).split())
-    return line if len(line) <= SAID else line[: SAID - 1] + "…"
+def _line(message: object) -> str:
+    line = " ".join(plain(str(message)).split())
+    return line if len(line) <= MESSAGE else line[: MESSAGE - 1] + "…"

@@ -6,8 +6,8 @@ from typing import Any
 
 import polars as pl
 
-from kiloset.audit.examples import gain_margin, length_margin, margin_of, nearest_first
-from kiloset.audit.reading import read_settings
+from kiloset.audit.gate import gain_margin, length_margin, margin_of, nearest_first
+from kiloset.audit.run_folder import read_settings
 from kiloset.core.constraints import failing
 from kiloset.core.errors import DataError
 from kiloset.core.run import RunFolder

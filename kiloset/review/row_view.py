@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from kiloset.audit.escaping import marked
+from kiloset.audit.safe_text import mark_differences
 from kiloset.core.constraints import failing
 from kiloset.core.errors import DataError
 from kiloset.core.review import TEXTS, Decision
@@ -110,7 +110,7 @@ def show_row(rows: Rows, id: str, decision: Decision | None, version: int) -> Sh
     near = rows.near.get(id)
     return Shown(
         id=id, fate=row["fate"], state="edited" if changed else state, decision=decision, version=version,
-        texts=accepted, changes=[(name, *marked(texts[name], accepted[name])) for name in changed],
+        texts=accepted, changes=[(name, *mark_differences(texts[name], accepted[name])) for name in changed],
         facts=[(name, value) for name, value in facts if value not in (None, "")],
         scores=[
             (name, float(row[name]), meaning)
@@ -154,7 +154,9 @@ def _rewritten(row: Mapping[str, Any]) -> Rewritten | None:
     reason = row.get("response_reason") or "not recorded"
     candidates = [{"kind": each["kind"], "text": each["text"] or "", "why": _why_not(each, reason)} for each in others]
     return Rewritten(
-        WHOSE.get(reason, reason), *(([], []) if before is None else marked(before, row["response"])), candidates
+        WHOSE.get(reason, reason),
+        *(([], []) if before is None else mark_differences(before, row["response"])),
+        candidates,
     )
 
 

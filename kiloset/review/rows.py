@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from kiloset.audit.reading import read_stages
+from kiloset.audit.run_folder import read_stages
 from kiloset.core.errors import DataError
 from kiloset.core.review import TEXTS, Decision, born_as
 from kiloset.core.run import RunFolder

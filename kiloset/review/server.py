@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from kiloset.audit.escaping import shown
+from kiloset.audit.safe_text import visible
 from kiloset.core.errors import DataError
 from kiloset.core.review import TEXTS, Decision, ReviewFile
 from kiloset.core.run import RunFolder
@@ -58,7 +58,7 @@ class Review:
         self._templates = Environment(
             loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         )  # fmt: skip
-        self._templates.filters["shown"] = lambda text: shown(text, LONGEST)
+        self._templates.filters["shown"] = lambda text: visible(text, LONGEST)
         for name in ("review.html.j2", "review_page.html.j2", "review_row.html.j2", "review_constraints.html.j2"):
             self._templates.get_template(name)  # compiled here, not while the first row waits
 

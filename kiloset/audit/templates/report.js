@@ -3,7 +3,7 @@
   const PAPER = 690; // pixels that fit between the margins of A4 and of Letter
   const AXES = ["x", "y"];
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
-  const select = document.getElementById("map-field"), told = document.getElementById("map-row");
+  const select = document.getElementById("map-field"), rowText = document.getElementById("map-row");
   const dark = matchMedia("(prefers-color-scheme: dark)");
   let printing = false, map = null;
 
@@ -29,7 +29,7 @@
   const draw = async (place) => {
     const name = place.dataset.chart, room = printing ? PAPER : place.clientWidth, narrow = room < 600;
     const spec = fitted(specOf(name), narrow ? Math.max(160, room - 130) : Math.min(760, room - 280));
-    // The interpreter (ast) makes no code from text, so the page's policy can forbid that.
+    // With its interpreter (ast), Vega does not evaluate text as code, which the page's policy forbids.
     const { view } = await vegaEmbed(place, spec, {
       actions: false, ast: true, renderer: name === "map" ? "canvas" : "svg", config: config(narrow), tooltip: { theme: isDark() ? "dark" : "light" },
     });
@@ -39,7 +39,7 @@
   const places = [...document.querySelectorAll("[data-chart]")];
   const drawAll = () => places.forEach(draw);
 
-  // What the mouse can do on the map, the keys can: zoom, move, go back, and read the rows one after the other.
+  // The keys can do everything that the mouse can do on the map: zoom, move, reset, and read the rows one by one.
   function mapOf(place, view, spec) {
     const ring = document.createElement("span");
     ring.className = "ring";
@@ -57,16 +57,16 @@
   };
   const zoom = (by) => turn((_, low, high) => [low + (high - low) * (1 - by) / 2, high - (high - low) * (1 - by) / 2]);
   const move = (along, by) => turn((axis, low, high) => [low, high].map((end) => end + (axis === along ? (high - low) * by : 0)));
-  const isSeen = (row) => AXES.every((axis) => { const [low, high] = domain(axis); return row[axis] >= low && row[axis] <= high; });
+  const isVisible = (row) => AXES.every((axis) => { const [low, high] = domain(axis); return row[axis] >= low && row[axis] <= high; });
   const step = (by) => {
     const { view, rows, ring, columns } = map;
     for (let tried = 0; tried < rows.length; tried += 1) {
       map.at = map.at < 0 && by < 0 ? rows.length - 1 : (map.at + by + rows.length) % rows.length;
-      if (isSeen(rows[map.at])) break;
+      if (isVisible(rows[map.at])) break;
     }
     const row = rows[map.at], [left, top] = view.origin();
-    if (!isSeen(row)) { told.textContent = "No row is in sight."; return; }
-    told.textContent = columns.map((name) => row[name]).filter((value) => value !== null && value !== "").join(" · ");
+    if (!isVisible(row)) { rowText.textContent = "No row is visible."; return; }
+    rowText.textContent = columns.map((name) => row[name]).filter((value) => value !== null && value !== "").join(" · ");
     const canvas = view.container().querySelector("canvas");
     ring.style.left = `${canvas.offsetLeft + left + view.scale("x")(row.x)}px`;
     ring.style.top = `${canvas.offsetTop + top + view.scale("y")(row.y)}px`;

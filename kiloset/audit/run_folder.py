@@ -1,4 +1,4 @@
-"""Reads a run folder for the audit: finished stages, the ledger, and curated.jsonl, which a hand may have edited."""
+"""Read a run folder: finished stages, the ledger, settings, and how curated.jsonl was edited by hand."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ class Edits:
     """How curated.jsonl differs from what the run wrote."""
 
     untouched: bool
-    """The file's sha256 is the manifest's; the counts are then 0."""
+    """The file is what the run wrote; the counts are then 0."""
     changed: int
     """Rows whose texts or category differ from the last stage's."""
     added: int
@@ -27,36 +27,26 @@ def read_stages(run: RunFolder) -> tuple[list[tuple[str, pl.DataFrame]], pl.Data
     """Return `(stage, kept rows)` in order, and the ledger of dropped rows.
 
     Raises:
-        DataError: No stage is finished, a file is broken, or the manifest counts drops and the ledger is missing.
+        DataError: No stage is finished, a file is broken, or the ledger is missing although the manifest counts dropped rows.
     """
     try:
         stages, ledger = run.stages(), run.dropped()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError("KS655", f"{run.path}: a stage's file cannot be read ({str(error).splitlines()[0]})") from None
     if not stages:
-        raise DataError("KS656", f"{run.path}: no stage is finished; `make dataset` goes on where it stopped")
+        raise DataError("KS656", f"{run.path}: no stage is finished; `make dataset` continues the run")
     recorded = run.manifest.get("stages", {}).values()
-    if (drops := sum(sum(said.get("dropped", {}).values()) for said in recorded)) and not run.dropped_file.exists():
+    if (drops := sum(sum(stage.get("dropped", {}).values()) for stage in recorded)) and not run.dropped_file.exists():
         raise DataError(
             "KS657",
-            f"{run.dropped_file}: the ledger is missing, manifest.json counts {drops} dropped rows; put it back, or "
-            "`make dataset` makes it anew from the stored completions",
+            f"{run.dropped_file}: the ledger is missing, manifest.json counts {drops} dropped rows; put the file back, or "
+            "let `make dataset` write it anew from the stored completions",
         )
     return stages, ledger
 
 
-def read_limit(run: RunFolder, name: str) -> int | None:
-    """Return a whole number of `[generate]` in the run's config.toml; None where it is not recorded.
-
-    Raises:
-        ConfigError: The file is not TOML.
-    """
-    found = read_settings(run, "generate").get(name)
-    return found if isinstance(found, int) else None
-
-
 def read_settings(run: RunFolder, name: str) -> dict[str, Any]:
-    """Return a table of the run's config.toml, {} where it is not recorded.
+    """Return a table of the run's config.toml, {} if it is not recorded.
 
     Raises:
         ConfigError: The file is not TOML.
@@ -65,8 +55,18 @@ def read_settings(run: RunFolder, name: str) -> dict[str, Any]:
     return table if isinstance(table, dict) else {}
 
 
+def read_limit(run: RunFolder, name: str) -> int | None:
+    """Return a whole number of `[generate]` in the run's config.toml; None if it is not recorded.
+
+    Raises:
+        ConfigError: The file is not TOML.
+    """
+    value = read_settings(run, "generate").get(name)
+    return value if isinstance(value, int) else None
+
+
 def find_edits(run: RunFolder, curated: pl.DataFrame, final: pl.DataFrame) -> Edits | None:
-    """Compare curated.jsonl with the last stage's rows; None if the manifest does not hold the file's sha256."""
+    """Compare curated.jsonl with the last stage's rows; None if the manifest lacks the sha256 of the written file."""
     recorded = run.manifest.get("curated_sha256")
     if recorded is None:
         return None
