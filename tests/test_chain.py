@@ -18,14 +18,14 @@ LEAKED = "Explain in your own words why the old bridge over the river was closed
 
 def rows(number):
     """Good rows, and for every fifth a near copy, a refusal, a leaked prompt or personal data."""
-    made = []
+    samples = []
     for at in range(number):
         topic, other = TOPICS[at % 10], TOPICS[at // 10 % 10]
         instruction = f"Write two sentences about a {topic} that somebody finds beside a {other} in year {1900 + at}."
         response = f"The {topic} lay beside the {other}. Nobody knew who had left it there, number {at}."
         kind = at % 5
         if kind == 1:
-            instruction = made[-1]["instruction"].replace("somebody", "someone")
+            instruction = samples[-1]["instruction"].replace("somebody", "someone")
         elif kind == 2:
             response = "I'm sorry, but I can't help with that."
         elif kind == 3 and at % 2:
@@ -33,11 +33,11 @@ def rows(number):
         elif kind == 4:
             response = f"{response} Write to a{at}.roe@acme.de."
         source = "seed" if at < 6 else "generated"
-        made.append(
+        samples.append(
             {"id": f"{source[0]}{at:04d}", "instruction": instruction, "response": response, "source": source,
              "category": "writing"}
         )  # fmt: skip
-    return table_of(made)
+    return table_of(samples)
 
 
 def filters(mode="flag"):

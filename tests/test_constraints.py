@@ -305,12 +305,12 @@ def test_words_are_counted_as_ifeval_does_with_marks_inside_them() -> None:
     assert count_words("naïve cafe\u0301") == 2
 
 
-def test_a_language_is_told_the_same_way_every_time_and_leaves_the_library_as_it_was() -> None:
+def test_a_language_is_detected_alike_every_time_and_leaves_the_library_as_it_was() -> None:
     state = random.getstate()
-    found = {text: language_of(text) for text in (ENGLISH, GERMAN, SPANISH, "5", "")}
-    assert list(found.values()) == ["en", "de", "es", None, None]
+    languages = {text: language_of(text) for text in (ENGLISH, GERMAN, SPANISH, "5", "")}
+    assert list(languages.values()) == ["en", "de", "es", None, None]
     constraint_text._detector.cache_clear()
-    assert {text: language_of(text) for text in found} == found
+    assert {text: language_of(text) for text in languages} == languages
     assert random.getstate() == state
 
     import py3langid.langid
@@ -318,7 +318,7 @@ def test_a_language_is_told_the_same_way_every_time_and_leaves_the_library_as_it
     assert py3langid.langid.IDENTIFIER is None
 
 
-def test_every_language_that_may_be_asked_for_can_be_told() -> None:
+def test_every_language_that_a_constraint_may_name_can_be_detected() -> None:
     assert len(LANGUAGES) == 30
     assert set(constraint_text.DETECTED) >= LANGUAGES
     assert set(constraint_text.DETECTED) == set(constraint_text._detector().labels)

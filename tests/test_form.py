@@ -1,4 +1,4 @@
-"""The form vector, held against counts made by hand."""
+"""The form vector, compared with counts made by hand."""
 
 import math
 
@@ -42,7 +42,7 @@ def test_the_type_token_ratio_does_not_fall_with_length() -> None:
 
 
 @pytest.mark.parametrize("line", ["- tea", "* tea", "• tea", "1. tea", "12) tea", "(3) tea", "  a) tea"])
-def test_a_list_item_is_told_by_its_mark(line: str) -> None:
+def test_a_list_item_is_recognised_by_its_mark(line: str) -> None:
     assert form_of(line)["list_lines"] == 1.0
 
 

@@ -2,7 +2,7 @@
 
 `gate_pairs.jsonl`: 30 faithful and 30 broken pairs, on which the gate was then improved. `gate_pairs_hard.jsonl`: 12 and 12
 more, written against the gate's blind spots after that round; they gave precision 9/16 and recall 9/12, and the second round
-used them. So neither file tells how the gate does on unseen pairs. `meaning` is the cosine of MiniLM between the two texts,
+used them. So neither file measures the gate on unseen pairs. `meaning` is the cosine of MiniLM between the two texts,
 `kept` and `given` are those of `kiloset.rewrite.passages`.
 """
 
@@ -102,14 +102,14 @@ def test_the_gate_accepts_faithful_rewrites_and_few_others() -> None:
 
 def test_each_check_rejects_the_pairs_it_is_known_to_reject() -> None:
     failed = {pair["id"]: failures(pair) for pair in PAIRS}
-    found = {
+    rejected = {
         check: tuple(
             " ".join(p["id"] for p in PAIRS if p["faithful"] == faithful and check in failed[p["id"]])
             for faithful in (False, True)
         )
         for check in dict.fromkeys(check for checks in failed.values() for check in checks)
     }
-    assert found == CONFUSION
+    assert rejected == CONFUSION
     assert [p["id"] for p in PAIRS if not p["faithful"] and not failed[p["id"]]] == ACCEPTED_THOUGH_BROKEN
 
 
@@ -130,6 +130,6 @@ def test_the_stored_cosines_are_those_of_the_embedded_model(file: Path) -> None:
     embedder = SentenceEmbedder(model_path("embedded:all-minilm-l6-v2", "models.embedder"), "x")
     rewrites, references = (embedder.embed([pair[name] for pair in pairs]) for name in ("rewrite", "reference"))
     assert (rewrites * references).sum(axis=1) == pytest.approx([pair["meaning"] for pair in pairs], abs=1e-3)
-    found = covered([(pair["reference"], pair["rewrite"]) for pair in pairs], embedder)
-    assert [one.kept for one in found] == pytest.approx([pair["kept"] for pair in pairs], abs=1e-3)
-    assert [one.added for one in found] == pytest.approx([pair["given"] for pair in pairs], abs=1e-3)
+    coverage = covered([(pair["reference"], pair["rewrite"]) for pair in pairs], embedder)
+    assert [one.kept for one in coverage] == pytest.approx([pair["kept"] for pair in pairs], abs=1e-3)
+    assert [one.added for one in coverage] == pytest.approx([pair["given"] for pair in pairs], abs=1e-3)

@@ -13,22 +13,22 @@ def rows(*ids: str) -> pl.DataFrame:
     return table_of([{"id": id, "instruction": f"task {id}", "category": "c", "source": "generated"} for id in ids])
 
 
-def left(*said: tuple[str, str, str, float]) -> pl.DataFrame:
+def dropped_rows(*verdict_rows: tuple[str, str, str, float]) -> pl.DataFrame:
     verdicts = pl.DataFrame(
-        [(id, reason, twin, measured, 0.7) for id, reason, twin, measured in said],
+        [(id, reason, twin, measured, 0.7) for id, reason, twin, measured in verdict_rows],
         schema={"id": pl.String, "reason": pl.String, "twin": pl.String, "measured": pl.Float64, "limit": pl.Float64},
         orient="row",
     )
-    return rows(*(id for id, *_ in said)).join(verdicts, on="id")
+    return rows(*(id for id, *_ in verdict_rows)).join(verdicts, on="id")
 
 
 def test_a_group_is_the_row_that_stays_and_all_that_left_for_it_directly_or_not() -> None:
-    dropped = left(
+    dropped = dropped_rows(
         ("b", "near_duplicate", "a", 0.8), ("c", "semantic_duplicate", "d", 0.96), ("d", "semantic_duplicate", "a", 0.97),
         ("f", "exact_duplicate", "e", 1.0), ("x", "over_quota", "a", 3.0),
     )  # fmt: skip
-    found = duplicate_groups(rows("a", "e", "z"), dropped)
-    assert found.select("group", "id", "reason", "twin").rows() == [
+    groups = duplicate_groups(rows("a", "e", "z"), dropped)
+    assert groups.select("group", "id", "reason", "twin").rows() == [
         ("a", "a", None, None),
         ("a", "d", "semantic_duplicate", "a"),
         ("a", "c", "semantic_duplicate", "d"),
@@ -36,11 +36,11 @@ def test_a_group_is_the_row_that_stays_and_all_that_left_for_it_directly_or_not(
         ("e", "e", None, None),
         ("e", "f", "exact_duplicate", "e"),
     ]
-    assert found["instruction"].to_list() == [f"task {id}" for id in found["id"]]
+    assert groups["instruction"].to_list() == [f"task {id}" for id in groups["id"]]
 
 
 def test_without_duplicates_there_is_no_group() -> None:
-    assert duplicate_groups(rows("a"), left(("x", "over_quota", "a", 3.0))).is_empty()
+    assert duplicate_groups(rows("a"), dropped_rows(("x", "over_quota", "a", 3.0))).is_empty()
 
 
 def test_every_row_that_left_as_a_duplicate_stands_in_one_group_with_a_row_that_stayed() -> None:
@@ -53,9 +53,9 @@ def test_every_row_that_left_as_a_duplicate_stands_in_one_group_with_a_row_that_
         ]
     )
     outcome = drop_near_duplicates(table, NearDuplicatesConfig(), seed=0)
-    found = duplicate_groups(outcome.kept, outcome.dropped)
+    groups = duplicate_groups(outcome.kept, outcome.dropped)
     gone = outcome.dropped.filter(pl.col("reason").is_in(DUPLICATES))
-    assert found["id"].is_unique().all()
-    assert sorted(found.filter(pl.col("reason").is_not_null())["id"]) == sorted(gone["id"])
-    assert set(found.filter(pl.col("reason").is_null())["id"]) == set(found["group"])
-    assert set(found["group"]) <= set(outcome.kept["id"])
+    assert groups["id"].is_unique().all()
+    assert sorted(groups.filter(pl.col("reason").is_not_null())["id"]) == sorted(gone["id"])
+    assert set(groups.filter(pl.col("reason").is_null())["id"]) == set(groups["group"])
+    assert set(groups["group"]) <= set(outcome.kept["id"])

@@ -73,42 +73,44 @@ NOT_FOREIGN = [
 ]  # fmt: skip
 
 
-def _found(
-    texts: list[str], allowed: tuple[str, ...], instruction: str = "Go on.", given: str = ""
+def _foreign(
+    texts: list[str], allowed: tuple[str, ...], instruction: str = "Go on.", text: str = ""
 ) -> list[str | None]:
-    rows = pl.DataFrame({"instruction": instruction, "input": given, "response": texts})
-    found = rows.with_columns(found=foreign("response", allowed))["found"]
-    return found.struct.field("language").to_list()
+    rows = pl.DataFrame({"instruction": instruction, "input": text, "response": texts})
+    codes = rows.with_columns(code=foreign("response", allowed))["code"]
+    return codes.struct.field("language").to_list()
 
 
-def test_sentences_of_other_languages_are_found_and_told_right() -> None:
+def test_sentences_of_other_languages_are_found_with_their_language() -> None:
     others = [(code, text) for code, text in KNOWN if code != "en"]
-    found = _found([text for _, text in others], ("en",))
-    missed = [text for (_, text), code in zip(others, found, strict=True) if code is None]
-    assert {(told, code) for (told, _), code in zip(others, found, strict=True) if code} <= {(c, c) for c in SENTENCES}
+    codes = _foreign([text for _, text in others], ("en",))
+    missed = [text for (_, text), code in zip(others, codes, strict=True) if code is None]
+    assert {(language, code) for (language, _), code in zip(others, codes, strict=True) if code} <= {
+        (c, c) for c in SENTENCES
+    }
     assert len(missed) <= 0.05 * len(others), missed
 
 
 @pytest.mark.parametrize("allowed", ["fr", "ru", "zh"])
 def test_english_is_as_foreign_elsewhere(allowed: str) -> None:
-    assert _found(SENTENCES["en"], (allowed,)) == ["en"] * 4
+    assert _foreign(SENTENCES["en"], (allowed,)) == ["en"] * 4
 
 
 def test_a_sentence_in_a_language_allowed_is_never_foreign() -> None:
     for code, texts in SENTENCES.items():
-        assert _found(texts, (code,)) == [None] * len(texts)
-    assert _found([text for _, text in KNOWN], tuple(SENTENCES)) == [None] * len(KNOWN)
-    assert _found([text for _, text in KNOWN], ()) == [None] * len(KNOWN)
+        assert _foreign(texts, (code,)) == [None] * len(texts)
+    assert _foreign([text for _, text in KNOWN], tuple(SENTENCES)) == [None] * len(KNOWN)
+    assert _foreign([text for _, text in KNOWN], ()) == [None] * len(KNOWN)
 
 
 def test_lists_code_numbers_and_mixed_texts_are_left_alone() -> None:
-    assert _found(NOT_FOREIGN, ("en",)) == [None] * len(NOT_FOREIGN)
+    assert _foreign(NOT_FOREIGN, ("en",)) == [None] * len(NOT_FOREIGN)
 
 
 def test_seven_words_are_too_few_to_judge() -> None:
     eight = "Je ne sais pas quand il vient demain"
     assert len(eight.split()) == LEAST_WORDS
-    assert _found([eight, eight.removesuffix(" demain")], ("en",)) == ["fr", None]
+    assert _foreign([eight, eight.removesuffix(" demain")], ("en",)) == ["fr", None]
 
 
 @pytest.mark.parametrize(
@@ -118,15 +120,15 @@ def test_seven_words_are_too_few_to_judge() -> None:
 )  # fmt: skip
 def test_an_instruction_that_speaks_of_languages_may_have_an_answer_in_another(instruction: str) -> None:
     assert LANGUAGE_TASK.search(instruction)
-    assert _found(SENTENCES["es"], ("en",), instruction) == [None] * 4
+    assert _foreign(SENTENCES["es"], ("en",), instruction) == [None] * 4
 
 
 def test_an_answer_may_be_in_the_language_of_its_input() -> None:
-    assert _found(SENTENCES["es"], ("en",), given="¿Crees que el tren llegará a tiempo mañana?") == [None] * 4
-    assert _found(SENTENCES["es"], ("en",), given="Do you think that the train will be on time?") == ["es"] * 4
+    assert _foreign(SENTENCES["es"], ("en",), text="¿Crees que el tren llegará a tiempo mañana?") == [None] * 4
+    assert _foreign(SENTENCES["es"], ("en",), text="Do you think that the train will be on time?") == ["es"] * 4
 
 
-def test_the_languages_known_are_those_of_a_twentieth_of_what_can_be_told() -> None:
+def test_the_known_languages_have_a_twentieth_of_the_texts_whose_language_is_sure() -> None:
     english = [text for text in SENTENCES["en"] for _ in range(5)]
     assert languages_known(english[:19] + SENTENCES["fr"][:1] + ["", "1 2 3", "hm"] * 20) == ("en", "fr")
     assert languages_known(english + SENTENCES["fr"][:1]) == ("en",)
@@ -146,6 +148,6 @@ def test_many_are_skimmed_as_py3langid_scores_them_one_by_one() -> None:
 
 def test_none_of_what_is_found_is_lost_by_skimming(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [text for _, text in KNOWN] + NOT_FOREIGN
-    skimmed = _found(texts, ("en", "it"))
+    skimmed = _foreign(texts, ("en", "it"))
     monkeypatch.setattr(languages, "_doubtful", lambda texts, allowed: pl.Series([True] * len(texts)))
-    assert skimmed == _found(texts, ("en", "it"))
+    assert skimmed == _foreign(texts, ("en", "it"))

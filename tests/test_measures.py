@@ -21,21 +21,21 @@ def test_words_are_those_of_core_text_for_every_character_with_case_and_every_hu
     texts = [f"a{char}b {char} {char.upper()}{char.lower()}’s Σ-{char}" for char in odd + EVERY[::100]]
     hashes, sizes = measures._hashed(pl.Series(texts))
     expected = [words(text) for text in texts]
-    assert sizes.tolist() == [len(found) for found in expected]
-    assert hashes.tolist() == pl.Series([word for found in expected for word in found]).hash().to_list()
+    assert sizes.tolist() == [len(row) for row in expected]
+    assert hashes.tolist() == pl.Series([word for row in expected for word in row]).hash().to_list()
 
 
 def test_the_pattern_of_words_knows_every_letter_as_python_does() -> None:
     pattern, _, _ = measures._alphabet()
-    found = pl.Series(EVERY).str.contains(f"^(?:{pattern})$")
-    assert [char for char, word in zip(EVERY, found, strict=True) if word != bool(WORD.fullmatch(char))] == []
+    values = pl.Series(EVERY).str.contains(f"^(?:{pattern})$")
+    assert [char for char, word in zip(EVERY, values, strict=True) if word != bool(WORD.fullmatch(char))] == []
 
 
 def test_a_repeat_rate_holds_over_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["one two three four five " * (n % 5) + f"and {n} more words here" for n in range(50)] + ["", "a b c", "."]
     monkeypatch.setattr(measures, "PART", 7)
-    found = pl.DataFrame({"text": texts}).select(measures.repeat_rate("text")).to_series().to_list()
-    assert found == [repeat_rate(text) for text in texts]
+    values = pl.DataFrame({"text": texts}).select(measures.repeat_rate("text")).to_series().to_list()
+    assert values == [repeat_rate(text) for text in texts]
 
 
 def test_texts_of_one_normal_form_may_begin_alike() -> None:
@@ -73,7 +73,7 @@ def test_only_suspicious_rows_are_measured_and_in_their_places() -> None:
         return float(len(row["text"]))
 
     rows = pl.DataFrame({"text": ["a", "", "ccc", "dd"]})
-    found = rows.select(measured_where(pl.col("text") != "", ["text"], measure)).to_series().to_list()
-    assert (found, seen) == ([1.0, None, 3.0, 2.0], ["a", "ccc", "dd"])
+    values = rows.select(measured_where(pl.col("text") != "", ["text"], measure)).to_series().to_list()
+    assert (values, seen) == ([1.0, None, 3.0, 2.0], ["a", "ccc", "dd"])
     assert rows.select(measured_where(pl.col("text") == "x", ["text"], measure)).to_series().to_list() == [None] * 4
     assert rows[:0].select(measured_where(pl.col("text") != "", ["text"], measure)).to_series().to_list() == []

@@ -1,4 +1,4 @@
-"""What tells two instructions apart, over planted pairs; the last fifty of the opposites were written after the rules."""
+"""The words that distinguish two instructions, over planted pairs; the last fifty of the opposites were written after the rules."""
 
 import pytest
 
@@ -193,7 +193,7 @@ ALIKE = [
     ("Suggest gifts for a ten-year-old boy.", "What are some gift ideas for a ten-year-old boy?"),
     ("What are some ways to reduce stress?", "How can I reduce stress?"),
 ]  # fmt: skip
-"""Paraphrases that no word tells apart."""
+"""Paraphrases that no word distinguishes."""
 UNSURE = [
     ("How do I get a red wine stain out of a carpet?", "What is the way to remove a red wine stain from a carpet?"),
     ("List three benefits of regular exercise.", "Name three advantages of exercising regularly."),
@@ -219,23 +219,23 @@ UNSURE = [
     ("Write a product description for a wireless mouse.", "Compose a description of a wireless mouse for a product page."),
     ("Which sport is the most popular worldwide?", "What is the most popular sport in the world?"),
 ]  # fmt: skip
-"""Paraphrases that a word tells apart all the same: they stay, for review."""
+"""Paraphrases that a word distinguishes nevertheless: they stay, for review."""
 MISSED = [
     ("How do I gain weight?", "What is the best way to lose weight?"),
     ("What is the largest country in the world?", "Name the smallest country in the world."),
     ("Convert a decimal number to binary.", "Write the decimal number of a binary number."),
     ("What are the symptoms of a heart attack in women?", "Which symptoms does a heart attack in men have?"),
 ]  # fmt: skip
-"""Opposites that no word tells apart; the embeddings have to."""
+"""Opposites that no word distinguishes; the embeddings have to."""
 
 
 @pytest.mark.parametrize("pair", OPPOSITES, ids=str)
-def test_opposites_are_told_apart(pair):
+def test_opposites_are_distinguished(pair):
     assert difference(*pair) is not None
 
 
 @pytest.mark.parametrize("pair", ALIKE, ids=str)
-def test_paraphrases_are_not_told_apart(pair):
+def test_paraphrases_are_not_distinguished(pair):
     assert difference(*pair) is None
 
 
@@ -245,7 +245,7 @@ def test_the_order_of_a_pair_does_not_matter(pair):
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "told"),
+    ("first", "second", "expected"),
     [
         ("Why do cats chase mice?", "Explain why mice chase cats.", "other_order"),
         ("Compare cats and mice.", "Compare mice and cats.", None),
@@ -261,8 +261,8 @@ def test_the_order_of_a_pair_does_not_matter(pair):
         ("What is it?", "What is that?", "same_frame"),
     ],
 )
-def test_says_what_tells_two_apart(first, second, told):
-    assert difference(first, second) == told
+def test_the_distinguishing_word_is_named(first, second, expected):
+    assert difference(first, second) == expected
 
 
 @pytest.mark.parametrize("text", ["", "?!", "\0\0", "🍎🍌"])

@@ -1,4 +1,4 @@
-"""Sentences of one text held against stretches of another, by an embedder that adds up words."""
+"""Sentences of one text compared with stretches of another, by an embedder that adds up words."""
 
 from itertools import combinations
 
@@ -21,7 +21,7 @@ LONG = [
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         (" ".join(LONG), LONG),
         ("\n\n".join(LONG), LONG),
@@ -34,15 +34,15 @@ LONG = [
         ("...", ["..."]),
     ],
 )  # fmt: skip
-def test_a_text_is_cut_into_sentences_and_short_ones_take_in_the_next(text: str, found: list[str]) -> None:
-    assert sentences(text) == found
+def test_a_text_is_cut_into_sentences_and_short_ones_take_in_the_next(text: str, expected: list[str]) -> None:
+    assert sentences(text) == expected
 
 
 def test_stretches_are_runs_of_up_to_four_and_the_whole() -> None:
-    found = stretches(LONG)
-    assert len(found) == 5 + 4 + 3 + 2 + 1
-    assert set(LONG) < set(found)
-    assert " ".join(LONG) in found
+    runs = stretches(LONG)
+    assert len(runs) == 5 + 4 + 3 + 2 + 1
+    assert set(LONG) < set(runs)
+    assert " ".join(LONG) in runs
     assert stretches(["a", "a"]) == ["a", "a a"]
 
 
@@ -51,19 +51,19 @@ def test_a_lost_and_a_new_sentence_are_found() -> None:
         " ".join(LONG),
         " ".join([LONG[4], LONG[0], LONG[1], "Nobody knows why violins were sold there by sailors."]),
     )
-    (found,) = covered([(old, new)], FakeEmbedder())
-    assert found.new == "Nobody knows why violins were sold there by sailors."
-    assert found.lost in (LONG[2], LONG[3])
-    assert max(found.kept, found.added) < 0.6
+    (coverage,) = covered([(old, new)], FakeEmbedder())
+    assert coverage.new == "Nobody knows why violins were sold there by sailors."
+    assert coverage.lost in (LONG[2], LONG[3])
+    assert max(coverage.kept, coverage.added) < 0.6
 
 
 def test_order_and_joining_lose_nothing() -> None:
     joined = LONG[0].rstrip(".") + " and " + LONG[1]
-    ((kept, _, given, _),) = covered([(f"{LONG[0]} {LONG[1]}", joined)], FakeEmbedder())
-    assert given > 0.9  # the two sentences together; each alone is half of the joined one
+    ((kept, _, added, _),) = covered([(f"{LONG[0]} {LONG[1]}", joined)], FakeEmbedder())
+    assert added > 0.9  # the two sentences together; each alone is half of the joined one
     assert kept > 0.6
-    ((kept, _, given, _),) = covered([(" ".join(LONG), " ".join(reversed(LONG)))], FakeEmbedder())
-    assert (kept, given) == (1.0, 1.0)
+    ((kept, _, added, _),) = covered([(" ".join(LONG), " ".join(reversed(LONG)))], FakeEmbedder())
+    assert (kept, added) == (1.0, 1.0)
 
 
 def test_all_pairs_at_once_are_those_one_by_one_and_by_brute_force() -> None:
@@ -72,8 +72,8 @@ def test_all_pairs_at_once_are_those_one_by_one_and_by_brute_force() -> None:
     together = covered(pairs, FakeEmbedder())
     assert together == [covered([pair], FakeEmbedder())[0] for pair in pairs]
     embed = FakeEmbedder().embed
-    for (old, new), found in zip(pairs, together, strict=True):
-        for of, among, cosine in ((old, new, found.kept), (new, old, found.added)):
+    for (old, new), coverage in zip(pairs, together, strict=True):
+        for of, among, cosine in ((old, new, coverage.kept), (new, old, coverage.added)):
             runs = [" ".join(sentences(among)[a:b]) for a in range(5) for b in range(a + 1, 6)]
             best = [max(float(embed([s])[0] @ embed([run])[0]) for run in runs if run) for s in sentences(of)]
             # With five sentences or fewer, four of them and the whole are every run there is.
@@ -90,7 +90,7 @@ def test_nothing_to_compare_is_no_error() -> None:
 
 @given(st.text(st.sampled_from("ab .!?\nJ,é中"), max_size=80))
 def test_no_word_is_lost_by_cutting(text: str) -> None:
-    found = sentences(text)
-    assert squash(" ".join(found)) == squash(text) or words(" ".join(found)) == words(text)
-    if len(found) > 1:
-        assert all(len(words(sentence)) >= SHORT for sentence in found)
+    parts = sentences(text)
+    assert squash(" ".join(parts)) == squash(text) or words(" ".join(parts)) == words(text)
+    if len(parts) > 1:
+        assert all(len(words(sentence)) >= SHORT for sentence in parts)

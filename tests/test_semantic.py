@@ -1,4 +1,4 @@
-"""Semantic duplicates against a naive greedy cover in plain Python, over vectors that are given."""
+"""Semantic duplicates against a naive greedy cover in plain Python, over fixed vectors."""
 
 import random
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ FRAMES = [
     "How would you explain {}?",
     "Write about {}.",
 ]
-"""Requests that no word tells apart."""
+"""Requests that no word distinguishes."""
 
 
 def ask(subject: str, at: int) -> str:
@@ -32,10 +32,10 @@ def ask(subject: str, at: int) -> str:
     return FRAMES[at % 5].format(subject) + f"{at:b}".replace("0", "!").replace("1", "?")
 
 
-class Given:
-    """An embedder whose vectors are given by text."""
+class FixedVectors:
+    """An embedder whose vectors are fixed by text."""
 
-    identity, is_costly = "given", False
+    identity, is_costly = "fixed", False
 
     def __init__(self, vectors: dict[str, Any]) -> None:
         self.vectors = vectors
@@ -55,15 +55,15 @@ def table(*rows: dict[str, Any]) -> pl.DataFrame:
     return table_of([{"id": f"g{i:05d}", "source": "generated", "response": "ok", **row} for i, row in enumerate(rows)])
 
 
-def found(rows: pl.DataFrame, embedder: Any, config: SemanticConfig = CONFIG, *, protect_pool: bool = False) -> Any:
-    """Compare; check that each row is accounted for and each twin stays."""
+def compare(rows: pl.DataFrame, embedder: Any, config: SemanticConfig = CONFIG, *, protect_pool: bool = False) -> Any:
+    """Compare; check that each row is accounted for and each duplicate's kept row stays."""
     result = drop_semantic_duplicates(rows, embedder, config, protect_pool=protect_pool, seed=0)
     check_outcome("semantic", rows, result.outcome, creates=False)
     assert set(result.outcome.dropped["twin"]) <= set(result.outcome.kept["id"])
     return result
 
 
-def clustered(seed: int, number: int = 300) -> tuple[list[dict[str, Any]], Given]:
+def clustered(seed: int, number: int = 300) -> tuple[list[dict[str, Any]], FixedVectors]:
     """Return rows about a few subjects, in several frames, in directions near that of another subject or their own."""
     rng, chance = random.Random(seed), np.random.default_rng(seed)
     subjects = ["".join(rng.choices("bcdfglmnrst", k=7)) for _ in range(12)]
@@ -80,11 +80,11 @@ def clustered(seed: int, number: int = 300) -> tuple[list[dict[str, Any]], Given
         for text in {asked, full_instruction(pl.DataFrame([rows[-1]]))[0]}:
             vector = means[subject % 4] + chance.normal(scale=rng.choice([0.05, 0.2, 0.4]), size=16)
             vectors[text] = (vector / np.linalg.norm(vector)).astype(np.float32)
-    return rows, Given(vectors)
+    return rows, FixedVectors(vectors)
 
 
 def greedy(rows: list[dict[str, Any]], vectors: dict[str, Any], protected: set[str]) -> tuple[dict, dict, dict]:
-    """Return the twins, the nearest kept cosines and the close pairs of a cover by brute force."""
+    """Return the kept row of each duplicate, the nearest kept cosines and the close pairs of a cover by brute force."""
 
     def cosine(one: dict[str, Any], other: dict[str, Any]) -> float:
         texts = [[row["instruction"], f"{row['instruction']}\n\n{row['input']}"] for row in (one, other)]
@@ -96,14 +96,14 @@ def greedy(rows: list[dict[str, Any]], vectors: dict[str, Any], protected: set[s
         return round(float(min(joint[0] @ joint[1], alone[0] @ alone[1])), 4)
 
     kept: list[dict[str, Any]] = []
-    twins: dict[str, Any] = {}
+    duplicates: dict[str, Any] = {}
     pairs: dict[tuple[str, str], tuple[float, str]] = {}
     for row in sorted(rows, key=lambda r: (RANKS[r["source"]], -len(r["response"]), r["depth"], r["id"])):
         near = [(cosine(row, other), other) for other in kept if other["input"].split() == row["input"].split()]
         near = [(value, other) for value, other in near if value >= 0.9]
         same = [(v, o) for v, o in near if v >= 0.95 and o["subject"] == row["subject"]]
         if same and row["source"] not in protected:
-            twins[row["id"]] = max(same, key=lambda pair: pair[0])
+            duplicates[row["id"]] = max(same, key=lambda pair: pair[0])
             continue
         kept.append(row)
         for value, other in near:
@@ -111,7 +111,7 @@ def greedy(rows: list[dict[str, Any]], vectors: dict[str, Any], protected: set[s
             why = close if other["subject"] == row["subject"] else "other_words"
             pairs[row["id"], other["id"]] = value, why
     nearest = {row["id"]: max((v for ids, (v, _) in pairs.items() if row["id"] in ids), default=None) for row in kept}
-    return twins, nearest, pairs
+    return duplicates, nearest, pairs
 
 
 @pytest.mark.parametrize(("seed", "block"), [(0, 1024), (1, 7), (2, 64)])
@@ -121,14 +121,14 @@ def test_keeps_exactly_what_a_greedy_cover_over_all_pairs_keeps(monkeypatch, see
     monkeypatch.setattr(semantic, "NEAREST", 300)
     monkeypatch.setattr(semantic, "LISTED", 100_000)
     rows, embedder = clustered(seed)
-    twins, nearest, pairs = greedy(rows, embedder.vectors, {"seed", "pool"} if protect_pool else {"seed"})
+    duplicates, nearest, pairs = greedy(rows, embedder.vectors, {"seed", "pool"} if protect_pool else {"seed"})
 
-    result = found(table_of(rows), embedder, protect_pool=protect_pool)
+    result = compare(table_of(rows), embedder, protect_pool=protect_pool)
 
-    assert 30 < len(twins) < 270
-    assert result.outcome.kept["id"].to_list() == [row["id"] for row in rows if row["id"] not in twins]
+    assert 30 < len(duplicates) < 270
+    assert result.outcome.kept["id"].to_list() == [row["id"] for row in rows if row["id"] not in duplicates]
     for row in result.outcome.dropped.to_dicts():
-        cosine, twin = twins[row["id"]]
+        cosine, twin = duplicates[row["id"]]
         assert (row["reason"], row["measured"], row["limit"]) == ("semantic_duplicate", cosine, 0.95)
         assert row["evidence"] == f"cosine {cosine:.4g} with {row['twin']} (limit 0.95)"
         assert row["twin"] == twin["id"]
@@ -143,19 +143,19 @@ def test_keeps_exactly_what_a_greedy_cover_over_all_pairs_keeps(monkeypatch, see
 
 def test_the_order_of_the_rows_does_not_matter():
     rows, embedder = clustered(3)
-    once = found(table_of(rows), embedder)
-    again = found(table_of(random.Random(0).sample(rows, len(rows))), embedder)
+    once = compare(table_of(rows), embedder)
+    again = compare(table_of(random.Random(0).sample(rows, len(rows))), embedder)
     assert once.borderline.equals(again.borderline)
     for part in ("kept", "dropped"):
         assert getattr(once.outcome, part).sort("id").equals(getattr(again.outcome, part).sort("id"))
 
 
-def test_a_row_leaves_only_for_a_twin_that_stays():
-    # Each is a twin of the one before: a chain of which the best row goes first.
+def test_a_row_leaves_only_for_a_duplicate_that_stays():
+    # Each duplicates the one before: a chain of which the best row goes first.
     angles = np.arange(5) * np.arccos(0.96)
     rows = [{"instruction": frame.format("jazz"), "response": "r" * (9 - at)} for at, frame in enumerate(FRAMES)]
     vectors = {row["instruction"]: [np.cos(angle), np.sin(angle)] for row, angle in zip(rows, angles, strict=True)}
-    result = found(table(*rows), Given(vectors))
+    result = compare(table(*rows), FixedVectors(vectors))
     assert result.outcome.kept["id"].to_list() == ["g00000", "g00002", "g00004"]
     assert result.outcome.dropped["twin"].to_list() == ["g00000", "g00002"]
 
@@ -165,7 +165,7 @@ def test_a_cosine_counts_from_the_threshold_on_after_rounding_to_four_digits():
     cosines = [1.0, 0.94996, 0.94994, 0.8999]
     vectors = {text: at_cosine(cosine, axis) for axis, (text, cosine) in enumerate(zip(asked, cosines, strict=True), 1)}
     rows = [{"instruction": text, "response": "r" * (9 - at)} for at, text in enumerate(asked)]
-    result = found(table(*rows), Given(vectors))
+    result = compare(table(*rows), FixedVectors(vectors))
     assert result.outcome.dropped["id"].to_list() == ["g00001"]
     assert result.outcome.dropped["measured"].to_list() == [0.95]
     assert result.outcome.kept["nearest_kept_cosine"].to_list() == [0.9499, 0.9499, None]
@@ -182,19 +182,18 @@ def test_a_cosine_counts_from_the_threshold_on_after_rounding_to_four_digits():
         ("Explain this text. " + "jazz " * 100, "Describe this text. " + "jazz " * 100, "long"),
     ],
 )
-def test_rows_that_a_word_tells_apart_stay_however_close(first, second, why):
-    result = found(
-        table({"instruction": first}, {"instruction": second}), Given(dict.fromkeys((first, second), at_cosine(1)))
+def test_rows_that_a_word_distinguishes_stay_however_close(first, second, why):
+    result = compare(
+        table({"instruction": first}, {"instruction": second}),
+        FixedVectors(dict.fromkeys((first, second), at_cosine(1))),
     )
     assert result.outcome.dropped.is_empty()
     assert result.borderline.rows() == [("g00001", "g00000", 1.0, why, second, first)]
 
 
 def test_rows_with_different_inputs_are_neither_duplicates_nor_listed():
-    rows = table(
-        *({"instruction": "Sum it up.", "input": given} for given in ("one text", "another", "", "one  text "))
-    )
-    result = found(rows, Given(dict.fromkeys([*full_instruction(rows), "Sum it up."], at_cosine(1))))
+    rows = table(*({"instruction": "Sum it up.", "input": text} for text in ("one text", "another", "", "one  text ")))
+    result = compare(rows, FixedVectors(dict.fromkeys([*full_instruction(rows), "Sum it up."], at_cosine(1))))
     assert result.outcome.dropped.select("id", "twin").rows() == [("g00003", "g00000")]
     assert result.pairs == 0
 
@@ -207,20 +206,20 @@ def test_of_rows_with_one_input_the_instructions_have_to_be_close_as_well():
         one: at_cosine(1),
         other: at_cosine(0.92),
     }
-    result = found(table(*({"instruction": text, "input": "text"} for text in (one, other))), Given(vectors))
+    result = compare(table(*({"instruction": text, "input": "text"} for text in (one, other))), FixedVectors(vectors))
     assert result.outcome.dropped.is_empty()
     assert result.borderline.select("cosine", "why").rows() == [(0.92, "below_threshold")]
 
 
-@pytest.mark.parametrize(("protect_pool", "left"), [(False, ["p2", "g3"]), (True, ["g3"])])
-def test_seeds_never_leave_nor_do_rows_of_a_protected_pool(protect_pool, left):
+@pytest.mark.parametrize(("protect_pool", "expected"), [(False, ["p2", "g3"]), (True, ["g3"])])
+def test_seeds_never_leave_nor_do_rows_of_a_protected_pool(protect_pool, expected):
     ids = {"s0": "seed", "s1": "seed", "p2": "pool", "g3": "generated"}
     rows = table(
         *({"id": id, "source": source, "instruction": frame.format("jazz")}
           for (id, source), frame in zip(ids.items(), FRAMES, strict=False))
     )  # fmt: skip
-    result = found(rows, Given(dict.fromkeys(rows["instruction"], at_cosine(1))), protect_pool=protect_pool)
-    assert result.outcome.dropped["id"].to_list() == left
+    result = compare(rows, FixedVectors(dict.fromkeys(rows["instruction"], at_cosine(1))), protect_pool=protect_pool)
+    assert result.outcome.dropped["id"].to_list() == expected
     assert set(result.borderline["why"]) == {"protected"}
 
 
@@ -231,32 +230,32 @@ def test_of_many_close_pairs_the_closest_are_listed_and_all_are_counted(monkeypa
     near = np.eye(8)[0] + chance.normal(scale=0.05, size=(120, 8))
     near /= np.linalg.norm(near, axis=1, keepdims=True)
     monkeypatch.setattr(semantic, "NEAREST", 200)
-    result = found(rows, Given(dict(zip(rows["instruction"], near.astype(np.float32), strict=True))))
+    result = compare(rows, FixedVectors(dict(zip(rows["instruction"], near.astype(np.float32), strict=True))))
     cosines = (near @ near.T)[np.triu_indices(120, 1)]
     assert result.outcome.dropped.is_empty()
     assert result.pairs == (cosines >= 0.9).sum() > 5000
     assert result.borderline["cosine"].to_list() == pytest.approx(sorted(cosines, reverse=True)[:10], abs=1e-4)
 
 
-def test_thousands_of_rows_at_one_place_are_held_against_a_few_each(monkeypatch):
+def test_thousands_of_rows_at_one_place_are_compared_with_a_few_each(monkeypatch):
     looked: list[int] = []
     difference = semantic.difference
     monkeypatch.setattr(semantic, "difference", lambda one, other: looked.append(1) or difference(one, other))
     same = table(*({"instruction": ask("jazz", at)} for at in range(1500)))
-    assert found(same, Given(dict.fromkeys(same["instruction"], at_cosine(1)))).outcome.kept.height == 1
+    assert compare(same, FixedVectors(dict.fromkeys(same["instruction"], at_cosine(1)))).outcome.kept.height == 1
     assert len(looked) == 1499
 
     looked.clear()
     letters = "bcdfghjklm"
     names = ["".join(letters[int(digit)] for digit in f"{at:04d}") for at in range(1500)]
     apart = table(*({"instruction": f"What is {name}?"} for name in names))
-    assert found(apart, Given(dict.fromkeys(apart["instruction"], at_cosine(1)))).outcome.dropped.is_empty()
+    assert compare(apart, FixedVectors(dict.fromkeys(apart["instruction"], at_cosine(1)))).outcome.dropped.is_empty()
     assert len(looked) <= 1500 * semantic.NEAREST + semantic.LISTED
 
 
 @pytest.mark.parametrize("texts", [[], ["What is jazz?"], ["", "\0", "?!"], ["What is jazz?", "Describe jazz."]])
 def test_nothing_one_row_or_vectors_of_length_zero_leave_all_in(texts):
-    result = found(table(*({"instruction": text} for text in texts)), Given(dict.fromkeys(texts, [0.0] * 4)))
+    result = compare(table(*({"instruction": text} for text in texts)), FixedVectors(dict.fromkeys(texts, [0.0] * 4)))
     assert result.outcome.kept.height == len(texts)
     assert result.outcome.kept["nearest_kept_cosine"].dtype == pl.Float64
     assert result.borderline.columns == ["id", "other", "cosine", "why", "instruction", "other_instruction"]
@@ -269,17 +268,17 @@ def test_an_inverted_file_finds_nearly_all_that_a_comparison_with_all_finds(monk
     near = np.concatenate([first, first + chance.normal(scale=0.3, size=first.shape)])
     near /= np.linalg.norm(near, axis=1, keepdims=True)
     rows = table(*({"instruction": ask("jazz", at)} for at in range(2400)))
-    embedder = Given(dict(zip(rows["instruction"], near.astype(np.float32), strict=True)))
-    exact = set(found(rows, embedder).outcome.dropped["id"])
+    embedder = FixedVectors(dict(zip(rows["instruction"], near.astype(np.float32), strict=True)))
+    exact = set(compare(rows, embedder).outcome.dropped["id"])
     monkeypatch.setattr(nearest, "EXACT", 100)
     lists = nearest.empty_index(near.astype(np.float32), 0)
     assert 0 < nearest.PROBED < lists.nlist
-    some = found(rows, embedder).outcome.dropped
+    some = compare(rows, embedder).outcome.dropped
     assert len(exact) > 1000
     assert len(exact & set(some["id"])) >= 0.98 * len(exact)
-    assert some.equals(found(rows, embedder).outcome.dropped)
+    assert some.equals(compare(rows, embedder).outcome.dropped)
     monkeypatch.setattr(nearest, "PROBED", lists.nlist)
-    assert set(found(rows, embedder).outcome.dropped["id"]) == exact
+    assert set(compare(rows, embedder).outcome.dropped["id"]) == exact
 
 
 def test_the_bound_of_review_is_checked_against_the_threshold():
@@ -296,6 +295,6 @@ def test_minilm_and_the_words_together_drop_paraphrases_and_no_opposite():
     embedder = SentenceEmbedder(model_path("embedded:all-minilm-l6-v2", "models.embedder"), "x")
     for pairs, dropped in ((ALIKE, 5), ([*OPPOSITES, *MISSED], 0)):
         texts = [text for pair in pairs for text in pair]
-        given = Given(dict(zip(texts, embedder.embed(texts), strict=True)))
+        fixed = FixedVectors(dict(zip(texts, embedder.embed(texts), strict=True)))
         tables = [table({"instruction": first}, {"instruction": second}) for first, second in pairs]
-        assert sum(found(rows, given).outcome.dropped.height for rows in tables) == dropped
+        assert sum(compare(rows, fixed).outcome.dropped.height for rows in tables) == dropped
