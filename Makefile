@@ -82,11 +82,11 @@ merge: setup ## Write the base model with the adapter merged into its weights
 config: setup ## List every setting with its meaning and value
 	$(BIN)/kiloset config $(if $(CONFIG),--config '$(CONFIG)')
 
-check: setup ## Check format, lint and types, and run the fast tests (under a minute)
+check: setup ## Check format, lint and types, and run the fast tests (two minutes)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -n logical -m 'not models and not gpu and not cluster'
+	$(BIN)/python -m pytest -q -n logical -m 'not models and not wheel and not gpu and not cluster'
 
 test: setup ## Run all tests except the GPU and cluster tests; this includes the embedded models
 	$(BIN)/python -m pytest -q -m 'not gpu and not cluster'

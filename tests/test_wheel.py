@@ -23,6 +23,7 @@ import kiloset
 from tests import planted
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.wheel
 SOURCES = (
     *("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"),
     *("kiloset", "generator", "filters", "rewrite", "train", "seeds"),
