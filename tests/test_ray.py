@@ -115,7 +115,7 @@ def test_a_node_and_an_actor_lost_cost_what_was_under_way_and_nothing_else(two_n
             two_nodes.remove_node(next(iter(two_nodes.worker_nodes)))
         if number == 200:
             victim = next(actor for actor in engine._actors if actor.is_ready)
-            ray.kill(victim._holder)
+            ray.kill(victim._actor)
     assert got == _completed(requests)
     assert 0 < engine.repeated <= 4 * room
     engine.close()

@@ -4,8 +4,8 @@ pydantic checks types and ranges; this module turns its errors into one line eac
 """
 
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, dataclass_transform
@@ -93,24 +93,21 @@ def parse(cls: type[T], table: Mapping[str, Any]) -> T:
 
 def describe(cls: type[Any]) -> list[tuple[str, str, Any, str]]:
     """Return `(table, key, default, help)` of every setting, in the order of the dataclasses."""
-    rows: list[tuple[str, str, Any, str]] = []
-    _walk(cls, "", lambda table, key, default, text: rows.append((table, key, default, text)))
-    return rows
+    return list(_settings(cls, ""))
 
 
-def _walk(cls: type[Any], table: str, visit: Callable[[str, str, Any, str], None]) -> None:
-    schema = cls.__pydantic_fields__
-    for field in fields(cls):
-        kind = schema[field.name].annotation
+def _settings(cls: type[Any], table: str) -> Iterator[tuple[str, str, Any, str]]:
+    for name, field in cls.__pydantic_fields__.items():
+        kind = field.annotation
         if isinstance(kind, type) and is_dataclass(kind):
-            _walk(kind, f"{table}.{field.name}".lstrip("."), visit)
+            yield from _settings(kind, f"{table}.{name}".lstrip("."))
         else:
-            default = schema[field.name].get_default(call_default_factory=True)
-            visit(table, field.name, default, " ".join((schema[field.name].description or "").split()))
+            default = field.get_default(call_default_factory=True)
+            yield table, name, default, " ".join((field.description or "").split())
 
 
 def _parse(cls: type[T], table: Mapping[str, Any], path: tuple[str, ...]) -> T:
-    kinds = {field.name: cls.__pydantic_fields__[field.name].annotation for field in fields(cls)}  # type: ignore[arg-type,attr-defined]
+    kinds = {name: field.annotation for name, field in cls.__pydantic_fields__.items()}  # type: ignore[attr-defined]
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in kinds:

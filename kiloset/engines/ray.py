@@ -213,10 +213,10 @@ class RayEngine:
             actor.wait_for_completions()
 
     def _replace(self, actor: "_Actor", error: Exception) -> None:
-        """Put what a lost actor had under way back to the front.
+        """End a lost actor and put its requests at the front of the backlog.
 
         Raises:
-            ModelError: That happened too often.
+            ModelError: The same request lost too many actors.
         """
         self._actors.remove(actor)
         actor.end()
