@@ -357,7 +357,7 @@ def test_benchmarks_are_read_in_every_layout_and_decide_the_content_of_a_run(tmp
         ("b.md", "a", DataError, r"b\.md: must end in \.jsonl, .*\.txt \(\[contamination\] files\)"),
         ("b.jsonl", "", EmptyError, r"b\.jsonl: no prompt in it; each of \[contamination\] files needs at least one"),
         ("b.jsonl", '"a"\n{"', DataError, r"b\.jsonl:2: not JSON"),
-        ("b.jsonl", '{"ctx": "a"}', DataError, r'b\.jsonl:1: "instruction" \(or prompt, .*\) is missing; found ctx'),
+        ("b.jsonl", '{"ctx": "a"}', DataError, r'b\.jsonl:1: "instruction" \(or prompt, .*\) is missing; got ctx'),
         ("b.jsonl", r'{"prompt": "a \ud800"}', DataError, r"b\.jsonl:1: .* one half of an escaped character"),
     ],
 )

@@ -296,9 +296,11 @@ def test_constraints_are_checked_while_an_answer_is_written(served):
 
 @pytest.mark.parametrize("column", ["instruction", "input", "response"])
 def test_hostile_rows_are_text_and_come_back_from_the_fields_as_they_were(tmp_path, column):
-    folder = make_run(tmp_path / "demo", {id: {column: text} for id, text in ATTACKS.items()})
+    # The reader of curated.jsonl refuses an instruction or an answer of white space alone.
+    attacks = {id: text for id, text in ATTACKS.items() if column == "input" or text.strip()}
+    folder = make_run(tmp_path / "demo", {id: {column: text} for id, text in attacks.items()})
     client, file = serving(folder)
-    for id, text in ATTACKS.items():
+    for id, text in attacks.items():
         page = Fields(client.get(f"/?row={id}").text)
         assert not [tag for tag, _ in page.tags if tag in ("img", "iframe", "b", "object", "style")]
         assert [attrs["src"] for tag, attrs in page.tags if tag == "script"] == [
@@ -310,8 +312,6 @@ def test_hostile_rows_are_text_and_come_back_from_the_fields_as_they_were(tmp_pa
         assert not re.search("[\u202e\x1b]", page.text)
         # A browser turns CR and CRLF of a field into LF, and U+0000 into U+FFFD.
         came = page.fields[column].replace("\r\n", "\n").replace("\r", "\n").replace("\0", "\ufffd")
-        if not text.strip():
-            continue  # an instruction or answer of white space alone cannot be accepted
         for version, sent in enumerate((came, came.replace("\n", "\r\n"))):
             answer = send(client, id=id, version=str(version), verdict="accept", **{column: sent})
             assert answer.status_code == 200
