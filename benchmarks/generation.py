@@ -20,6 +20,7 @@ from pathlib import Path
 from harness import CONFIGS, ROOT, figure, ratio, run_child
 
 from kiloset.core.calls import CallStore
+from kiloset.core.config import parse_overrides
 from kiloset.core.models import Request, seed_of
 from kiloset.core.progress import Silent
 from kiloset.engines.embedded import model_path
@@ -75,7 +76,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=CONFIGS / ("gpu.toml" if has_cuda() else "cpu.toml"))
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE")
     options = parser.parse_args()
-    config = load_config(options.config, [f"run.size={options.size}", *options.set])
+    config = load_config(options.config, {"run.size": options.size, **parse_overrides(options.set)})
     ratios = []
     for number in range(options.rounds):
         with tempfile.TemporaryDirectory() as name:

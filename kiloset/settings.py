@@ -1,6 +1,6 @@
 """The whole of a run's TOML, each table the dataclass of the room that uses it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, field
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +18,7 @@ from kiloset.core.config import (
     parse,
     read_toml,
     settings,
-    with_override,
+    with_settings,
 )
 from kiloset.core.errors import ConfigError
 from kiloset.core.run import sha256_of
@@ -142,16 +142,13 @@ NOT_CONTENT = frozenset(
 A limit (and what is only reported) stays part of its stage's fingerprint, so that the stage is done again under another; a price is part of nothing."""
 
 
-def load_config(path: Path, overrides: list[str]) -> RunConfig:
-    """Read a TOML and apply `table.key=value` overrides.
+def load_config(path: Path, settings: Mapping[str, Any] | None = None) -> RunConfig:
+    """Read a TOML, and change the settings given by dotted name.
 
     Raises:
         ConfigError: See `kiloset.core.config.parse`.
     """
-    table = read_toml(path)
-    for assignment in overrides:
-        table = with_override(table, assignment)
-    return parse(RunConfig, table)
+    return parse(RunConfig, with_settings(read_toml(path), settings or {}))
 
 
 def data_relevant(config: RunConfig) -> dict[str, Any]:
@@ -168,7 +165,7 @@ def run_name(config: RunConfig, stem: str, content: dict[str, str]) -> str:
 
 def to_toml(config: RunConfig) -> str:
     """Return the effective configuration as TOML."""
-    return tomli_w.dumps(_plain(asdict(config)))
+    return tomli_w.dumps(plain_table(asdict(config)))
 
 
 def check_same(config: RunConfig, written: str, folder: Path) -> None:
@@ -221,8 +218,8 @@ def _without(table: dict[str, Any], dotted: Collection[str], where: str) -> dict
     }
 
 
-def _plain(value: Any) -> Any:
-    """Return a value TOML can hold: no tuples, no None."""
+def plain_table(value: Any) -> Any:
+    """Return a value that TOML can hold: no tuples, no None."""
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items() if inner is not None}
-    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+        return {key: plain_table(inner) for key, inner in value.items() if inner is not None}
+    return [plain_table(inner) for inner in value] if isinstance(value, (list, tuple)) else value

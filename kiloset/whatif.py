@@ -53,13 +53,16 @@ class Difference:
 
 
 def what_if(
-    folder: RunFolder, overrides: Sequence[str], load_embedder: Callable[[RunConfig, int], Embedder], progress: Progress
+    folder: RunFolder,
+    overrides: Mapping[str, Any],
+    load_embedder: Callable[[RunConfig, int], Embedder],
+    progress: Progress,
 ) -> Difference:
     """Return what would change.
 
     Args:
         folder: A run whose rows are selected.
-        overrides: `table.key=value`.
+        overrides: Values of settings by dotted name.
         load_embedder: Gives the embedder of a config and so many rows of seeds and pool, for texts without a stored vector;
             it may load its model when first asked.
         progress: Told of long work.
@@ -68,7 +71,7 @@ def what_if(
         ConfigError: Nothing is changed, or what needs a model.
         DataError: The run is not that far.
     """
-    then, now = load_config(folder.config, []), load_config(folder.config, list(overrides))
+    then, now = load_config(folder.config), load_config(folder.config, overrides)
     settings = _differences(then, now)
     stages = _stages(settings)
     before, born = _input_of(folder, stages[0].name), _input_of(folder, "generate")

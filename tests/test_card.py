@@ -196,7 +196,7 @@ def test_conflicts_of_licences_are_named_among_the_sources_and_the_limits(run):
 
 def test_the_licence_of_a_model_that_rewrote_answers_counts_where_it_is_not_the_generator(run, monkeypatch):
     config = parse(RunConfig, fake_run.TABLE)
-    config = load_config(run.config, ["models.rewriter.name=other/model", "models.rewriter.license=llama3"])
+    config = load_config(run.config, {"models.rewriter.name": "other/model", "models.rewriter.license": "llama3"})
     run.config.write_text(to_toml(config))
     manifest = run.manifest
     manifest["stages"]["rewrite"]["models"]["rewriter"] = "other/model@1234567"
@@ -226,7 +226,7 @@ def attack(run):
     gone = run.dropped()
     reasons = pl.Series([ATTACKS[at % len(ATTACKS)] for at in range(gone.height)])
     gone.with_columns(reason=reasons).write_parquet(run.dropped_file)
-    table = asdict(load_config(run.config, []))
+    table = asdict(load_config(run.config))
     table["seeds"]["path"], table["pool"]["path"], table["contamination"]["files"] = ATTACKS[0], ATTACKS[1], ATTACKS
     for at, model in enumerate(("generator", "base", "rewriter")):
         table["models"][model] |= {"name": ATTACKS[at], "license": ATTACKS[at + 4]}
@@ -389,7 +389,7 @@ def test_the_lines_that_load_the_runs_own_file_do_and_so_does_the_folder(run, tm
 def test_the_settings_of_a_card_make_the_same_run_again(run, tmp_path):
     toml = blocks(read(card_text(run, "", ()))[1])["toml"]
     (tmp_path / "config.toml").write_text(toml)
-    mine, again = load_config(run.config, []), load_config(tmp_path / "config.toml", [])
+    mine, again = load_config(run.config), load_config(tmp_path / "config.toml")
     before, after = data_relevant(mine), data_relevant(again)
     assert before.pop("seeds") | {"path": "seeds.jsonl"} == after.pop("seeds")  # its path is nobody else's business
     assert before == after
@@ -412,11 +412,11 @@ def test_a_path_or_a_server_of_somebody_is_not_told(said, told):
 def test_no_path_of_this_machine_is_in_a_card(run):
     config = load_config(
         run.config,
-        [
-            'engine.kind="openai"',
-            'engine.base_url="http://10.1.2.3:8000/v1"',
-            'contamination.files=["/data/jo/gsm8k.jsonl"]',
-        ],
+        {
+            "engine.kind": "openai",
+            "engine.base_url": "http://10.1.2.3:8000/v1",
+            "contamination.files": ["/data/jo/gsm8k.jsonl"],
+        },
     )
     run.config.write_text(to_toml(config))
     text = card_text(run, "", ())
@@ -498,7 +498,7 @@ def test_personal_data_is_told_by_kind_alone_and_never_shown(run):
 
 def test_what_became_of_personal_data_in_the_run_is_told(run):
     assert "The run " not in card_text(run, "", ())
-    run.config.write_text(to_toml(load_config(run.config, ['rules.personal_data="drop"'])))
+    run.config.write_text(to_toml(load_config(run.config, {"rules.personal_data": "drop"})))
     assert "street addresses. The run dropped rows with personal data" in card_text(run, "", ())
 
 

@@ -79,7 +79,7 @@ def test_audit_and_explain_read_the_run_folder_alone(kiloset, finished, tmp_path
     audit = kiloset("audit", "--runs", tmp_path / "runs")
     assert audit.returncode == 0, audit.stderr
     assert "open_qa" in audit.stdout
-    assert "seed_kept_apart" in audit.stdout
+    assert "seed_kept_apart" not in audit.stdout
     assert (
         "Rewrites, the nearest to each limit first: 1 of"
         in kiloset("audit", "--examples", 1, "--runs", tmp_path / "runs").stdout

@@ -1,6 +1,6 @@
 import pytest
 
-from kiloset.core.config import describe, parse, read_toml, with_override
+from kiloset.core.config import describe, parse, parse_overrides, read_toml, with_settings
 from kiloset.core.errors import ConfigError
 from kiloset.settings import RunConfig, check_same, data_relevant, load_config, run_name, to_toml
 from tests.paths import ROOT
@@ -28,24 +28,24 @@ from tests.paths import ROOT
 )
 def test_a_wrong_setting_is_refused_with_where_what_and_what_is_allowed(assignment, message):
     with pytest.raises(ConfigError, match=message):
-        parse(RunConfig, with_override({}, assignment))
+        parse(RunConfig, with_settings({}, parse_overrides([assignment])))
 
 
 @pytest.mark.parametrize("assignment", ["size=3", "run.size", "=3", "run.=3"])
 def test_an_override_needs_table_key_and_value(assignment):
     with pytest.raises(ConfigError, match=r"--set takes table.key=value"):
-        with_override({}, assignment)
+        with_settings({}, parse_overrides([assignment]))
 
 
 def test_an_override_leaves_the_table_it_was_given_alone():
     table = {"run": {"size": 5, "seed": 1}}
-    assert with_override(table, "run.size=7") == {"run": {"size": 7, "seed": 1}}
+    assert with_settings(table, parse_overrides(["run.size=7"])) == {"run": {"size": 7, "seed": 1}}
     assert table == {"run": {"size": 5, "seed": 1}}
 
 
 def test_a_value_that_is_no_toml_is_text():
-    assert with_override({}, "seeds.path=my seeds.jsonl") == {"seeds": {"path": "my seeds.jsonl"}}
-    assert with_override({}, "rules.off=['a', 'b']") == {"rules": {"off": ["a", "b"]}}
+    assert with_settings({}, parse_overrides(["seeds.path=my seeds.jsonl"])) == {"seeds": {"path": "my seeds.jsonl"}}
+    assert with_settings({}, parse_overrides(["rules.off=['a', 'b']"])) == {"rules": {"off": ["a", "b"]}}
 
 
 @pytest.mark.parametrize(
@@ -77,9 +77,9 @@ def test_a_config_path_that_cannot_be_read_is_named(tmp_path, path, cause):
 
 @pytest.mark.parametrize("name", ["cpu", "gpu", "smoke"])
 def test_the_shipped_configs_are_valid_and_written_back_unchanged(name, tmp_path):
-    config = load_config(ROOT / "kiloset" / "configs" / f"{name}.toml", [])
+    config = load_config(ROOT / "kiloset" / "configs" / f"{name}.toml")
     (tmp_path / "config.toml").write_text(to_toml(config))
-    assert load_config(tmp_path / "config.toml", []) == config
+    assert load_config(tmp_path / "config.toml") == config
 
 
 def test_every_setting_has_a_meaning():

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from kiloset.core.calls import CallStore
+from kiloset.core.config import parse_overrides
 from kiloset.core.errors import ConfigError, DataError
 from kiloset.core.progress import Silent
 from kiloset.core.run import RunFolder
@@ -43,7 +44,7 @@ def pooled(tmp_path_factory):
 
 
 def judged(folder, *settings):
-    return what_if(RunFolder(folder), settings, lambda *_: FakeEmbedder(), Silent())
+    return what_if(RunFolder(folder), parse_overrides(settings), lambda *_: FakeEmbedder(), Silent())
 
 
 def stored(folder, stage):

@@ -73,7 +73,7 @@ def write_report(run: RunFolder, report: Audit, out: Path, load_embedder: LoadEm
     if not (run.config.exists() and run.calls.exists()):
         return save_page(render(run, report, None), out)
     rows = sum(stage.created for stage in report.funnel if stage.stage == "seeds")
-    embedder = load_embedder(load_config(run.config, []), rows)
+    embedder = load_embedder(load_config(run.config), rows)
     with closing(CallStore.read_only(run.calls)) as store:
         if embedder.is_costly:
             embedder = RecordedEmbedder(embedder, store, progress)

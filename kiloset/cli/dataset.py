@@ -22,12 +22,10 @@ from kiloset.cli.options import (
     Runs,
     Seeds,
     Size,
-    all_overrides,
-    config_path,
+    all_settings,
     find_run,
-    prepare,
 )
-from kiloset.cli.progress import logger, progress_on_stderr
+from kiloset.cli.progress import progress_on_stderr
 
 if TYPE_CHECKING:
     from kiloset.plan.evidence import Evidence
@@ -47,6 +45,7 @@ def plan(
 
     Example: `kiloset plan --seeds my-seeds.jsonl --size 500`
     """
+    from kiloset.api import prepare
     from kiloset.cli.plan_report import show_plan
     from kiloset.models import RunModels
     from kiloset.plan.estimate import estimate, rows_wanted
@@ -54,7 +53,7 @@ def plan(
     from kiloset.runner import probe
     from kiloset.settings import check_same
 
-    settings, inputs, folder = prepare(config, all_overrides(size, seeds, model, base, set_), run, runs)
+    settings, inputs, folder = prepare(config, all_settings(size, seeds, model, base, set_), run, runs)
     if folder.config.exists():
         check_same(settings, folder.config.read_text(encoding="utf-8"), folder.path)
     wanted = rows_wanted(settings, folder, inputs.labelled, inputs.pool)
@@ -89,20 +88,14 @@ def dataset(
 
     Example: `kiloset dataset --seeds my-seeds.jsonl --size 500`
     """
+    from kiloset.api import make_dataset
     from kiloset.cli.show import show_result
-    from kiloset.core.run import RunFolder
-    from kiloset.models import RunModels
-    from kiloset.runner import begin, reuse_completions, run_pipeline
 
     with progress_on_stderr(progress) as display:
-        settings, inputs, folder = prepare(config, all_overrides(size, seeds, model, base, set_), run, runs)
-        if from_ is not None:
-            reuse_completions(settings, inputs, folder, RunFolder(runs / from_))
-        begin(settings, folder)
-        counts = inputs.seeds.height, inputs.pool.height, settings.run.size
-        logger.info("%s: %d seeds, %d pool rows, %d rows wanted", folder.path, *counts)
-        with closing(RunModels(settings, sum(counts[:2]), folder.engine_log, display)) as models:
-            result = run_pipeline(settings, inputs, folder, models, display)
+        settings, reuse = all_settings(size, seeds, model, base, set_), None if from_ is None else runs / from_
+        done = make_dataset(config=config, settings=settings, name=run, runs=runs, reuse=reuse, progress=display)
+        result, folder = done.result, done.folder
+        assert result is not None  # of a run that was opened only
         display.result({"folder": str(folder.path), **asdict(result), "shortfall": result.shortfall})
     show_result(result, folder, Console())
     if result.shortfall:
@@ -124,12 +117,13 @@ def whatif(
     Example: `kiloset whatif near_duplicates.threshold=0.8`
     """
     from kiloset.cli.show import show_difference
+    from kiloset.core.config import parse_overrides
     from kiloset.models import embedder_of
     from kiloset.whatif import what_if
 
     folder = find_run(run, runs)
     with progress_on_stderr("auto") as display:
-        difference = what_if(folder, settings, partial(embedder_of, progress=display), display)
+        difference = what_if(folder, parse_overrides(settings), partial(embedder_of, progress=display), display)
     if json:
         facts = {field.name: getattr(difference, field.name) for field in fields(difference)}
         print(dumps({"run": folder.path.name, **facts, "changed": difference.changed.to_dicts()}))
@@ -142,10 +136,12 @@ def config(config: Config = None, set_: Overrides = None) -> None:
 
     Example: `kiloset config --config my.toml`
     """
+    from kiloset.api import config_path
     from kiloset.cli.show import show_settings
+    from kiloset.core.config import parse_overrides
     from kiloset.settings import load_config, settings_help
 
-    show_settings(settings_help(), asdict(load_config(config_path(config), set_ or [])), Console())
+    show_settings(settings_help(), asdict(load_config(config_path(config), parse_overrides(set_ or []))), Console())
 
 
 def thin(
@@ -161,11 +157,13 @@ def thin(
 
     Example: `kiloset thin s3://bucket/pool s3://bucket/thinned --rows 1000000`
     """
+    from kiloset.api import config_path
+    from kiloset.core.config import parse_overrides
     from kiloset.models import static_embedder_factory
     from kiloset.settings import load_config
     from kiloset.thinning import thin as thin_pool
 
-    settings = load_config(config_path(config), ['engine.kind="ray"', *(set_ or [])])
+    settings = load_config(config_path(config), {"engine.kind": "ray", **parse_overrides(set_ or [])})
     with progress_on_stderr(progress) as display:
         thinned = thin_pool(
             pool, out, rows, settings.near_duplicates, settings.engine, seed=settings.run.seed,

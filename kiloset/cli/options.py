@@ -1,8 +1,7 @@
 """Options that several commands share, and what they lead to: the config, the inputs, the run folder."""
 
-from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,8 +9,6 @@ from kiloset.cli.progress import Mode
 
 if TYPE_CHECKING:
     from kiloset.core.run import RunFolder
-    from kiloset.inputs import Inputs
-    from kiloset.settings import RunConfig
 
 Seeds = Annotated[str | None, typer.Option(help="Seed examples: a .jsonl, .json, .csv or .parquet file, a folder of them or a hub id.")]  # fmt: skip
 Size = Annotated[str | None, typer.Option(metavar="ROWS", help="Rows of the curated set.")]
@@ -26,37 +23,16 @@ ProgressMode = Annotated[Mode, typer.Option("--progress", help="Progress on stde
 Validation = Annotated[float | None, typer.Option(metavar="SHARE", help="Split the rows anew with this share for validation, in [0, 1); default: keep the split of curated.jsonl.")]  # fmt: skip
 
 
-def config_path(config: Path | None) -> Path:
-    """Return the config file to use: the given one, or the built-in one for this machine."""
-    from kiloset.engines.vllm import has_cuda
-    from kiloset.settings import PACKAGE
-
-    return config or PACKAGE / "configs" / ("gpu.toml" if has_cuda() else "cpu.toml")
-
-
-def all_overrides(
+def all_settings(
     size: str | None, seeds: str | None, model: str | None, base: str | None, overrides: list[str] | None
-) -> list[str]:
-    """Return the options as overrides of the config, followed by those of `--set`."""
+) -> dict[str, Any]:
+    """Return the options as settings by dotted name; `--set` overrules the others."""
+    from kiloset.core.config import parse_overrides
+
     texts = {"seeds.path": seeds, "models.generator.name": model, "models.base.name": base}
-    quoted = [f"{key}={dumps(value, ensure_ascii=False)}" for key, value in texts.items() if value is not None]
-    return [*([f"run.size={size}"] if size is not None else []), *quoted, *(overrides or [])]
-
-
-def prepare(
-    config: Path | None, overrides: list[str], run: str | None, runs: Path
-) -> "tuple[RunConfig, Inputs, RunFolder]":
-    """Read and check the config, the input files and the model names, before any model loads and anything is written."""
-    from kiloset.core.run import RunFolder
-    from kiloset.inputs import read_inputs
-    from kiloset.models import check_models
-    from kiloset.settings import load_config, run_name
-
-    path = config_path(config)
-    settings = load_config(path, overrides)
-    inputs = read_inputs(settings)
-    check_models(settings)
-    return settings, inputs, RunFolder(runs / (run or run_name(settings, path.stem, inputs.content())))
+    sizes = [] if size is None else [f"run.size={size}"]
+    chosen = {key: value for key, value in texts.items() if value is not None}
+    return {**parse_overrides(sizes), **chosen, **parse_overrides(overrides or [])}
 
 
 def find_run(run: str | None, runs: Path) -> "RunFolder":

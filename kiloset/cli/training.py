@@ -25,6 +25,7 @@ def train(
     Example: `kiloset train --set train.epochs=3`
     """
     from kiloset.cli.show import show_masks, show_training
+    from kiloset.core.config import parse_overrides
     from kiloset.engines.embedded import model_path
     from kiloset.models import base_name
     from kiloset.settings import load_config
@@ -32,7 +33,7 @@ def train(
     from kiloset.train.loss import masked_rows
 
     folder = find_run(run, runs)
-    settings = load_config(folder.config, set_ or [])
+    settings = load_config(folder.config, parse_overrides(set_ or []))
     with progress_on_stderr(progress) as display:
         path = Path(model_path(base_name(settings), "models.base"))
         if show:
@@ -54,11 +55,12 @@ def evaluate(
     Example: `kiloset evaluate --run my-run`
     """
     from kiloset.cli.show import show_judgement
+    from kiloset.core.config import parse_overrides
     from kiloset.evaluator import evaluate_adapter
     from kiloset.settings import load_config
 
     folder = find_run(run, runs)
-    settings = load_config(folder.config, set_ or [])
+    settings = load_config(folder.config, parse_overrides(set_ or []))
     with folder.lock(), progress_on_stderr(progress) as display:
         base, tuned = evaluate_adapter(folder, settings, adapter or folder.adapter, display)
     show_judgement(base.metrics, tuned.metrics, folder.path / "evaluation", Console())
@@ -73,11 +75,12 @@ def prove(run: Run = None, set_: Overrides = None, progress: ProgressMode = "aut
     Example: `kiloset prove --set prove.seeds=3`
     """
     from kiloset.cli.show import show_proof
+    from kiloset.core.config import parse_overrides
     from kiloset.proof import prove_run
     from kiloset.settings import load_config
 
     folder = find_run(run, runs)
-    settings = load_config(folder.config, set_ or [])
+    settings = load_config(folder.config, parse_overrides(set_ or []))
     with folder.lock(), progress_on_stderr(progress) as display:
         proof = prove_run(folder, settings, display)
     show_proof(proof, folder.path / "prove", Console())
@@ -101,7 +104,7 @@ def merge(
     from kiloset.train.adapter import merge_adapter
 
     folder = find_run(run, runs)
-    settings = load_config(folder.config, [])
+    settings = load_config(folder.config)
     target = out or folder.path / "merged"
     if out is not None:
         check_free(out)

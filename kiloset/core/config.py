@@ -4,7 +4,7 @@ pydantic checks types and ranges; this module turns its errors into one line eac
 """
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -56,29 +56,43 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError("KS008", f"{path}: not TOML: nested too deeply") from None
 
 
-def with_override(table: Mapping[str, Any], assignment: str) -> dict[str, Any]:
-    """Return a copy of `table` with `table.key=value` applied; the value is TOML, or text if it is not valid TOML.
+def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
+    """Return the values of assignments `table.key=value` by dotted name; a value is TOML, or text if it is not valid TOML.
 
     Raises:
-        ConfigError: The assignment has no `=`, or no dot in its key.
+        ConfigError: An assignment has no `=`, or no dot in its name.
     """
-    name, equals, text = assignment.partition("=")
-    keys = [key.strip() for key in name.strip().split(".")]
-    if not equals or len(keys) < 2 or not all(keys):
-        raise ConfigError("KS009", f"--set takes table.key=value, got {assignment!r}")
-    try:
-        value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except (ValueError, RecursionError):
-        value = text.strip()
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        keys = [key.strip() for key in name.split(".")]
+        if not equals or len(keys) < 2 or not all(keys):
+            raise ConfigError("KS009", f"--set takes table.key=value, got {assignment!r}")
+        try:
+            value = tomllib.loads(f"value = {text.strip()}")["value"]
+        except (ValueError, RecursionError):
+            value = text.strip()
+        values[".".join(keys)] = value
+    return values
+
+
+def with_settings(table: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of a table in which the settings, given by dotted name, have these values.
+
+    Raises:
+        ConfigError: A name needs a table where there is a value.
+    """
     copy = dict(table)
-    target = copy
-    for key in keys[:-1]:
-        inner = target.get(key, {})
-        if not isinstance(inner, Mapping):
-            raise ConfigError("KS010", f"--set {assignment}: {key!r} is a value, not a table")
-        target[key] = dict(inner)
-        target = target[key]
-    target[keys[-1]] = value
+    for name, value in settings.items():
+        *tables, last = name.split(".")
+        target = copy
+        for key in tables:
+            inner = target.get(key, {})
+            if not isinstance(inner, Mapping):
+                raise ConfigError("KS010", f"--set {name}: {key!r} is a value, not a table")
+            target[key] = dict(inner)
+            target = target[key]
+        target[last] = value
     return copy
 
 

@@ -200,7 +200,10 @@ class RunFolder:
 
     def update_manifest(self, changes: Mapping[str, Any]) -> None:
         """Merge top-level keys into the manifest, atomically."""
-        write_text(self.manifest_file, json.dumps({**(self.manifest or {"format": FORMAT}), **changes}, indent=2, ensure_ascii=False) + "\n")
+        write_text(
+            self.manifest_file,
+            json.dumps({**(self.manifest or {"format": FORMAT}), **changes}, indent=2, ensure_ascii=False) + "\n",
+        )
 
     def stage_file(self, number: int, stage: str) -> Path:
         """Return where a stage's kept rows lie."""

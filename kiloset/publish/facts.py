@@ -129,7 +129,7 @@ def gather_facts(folder: RunFolder, layout: str, parts: Sequence[Part], place: s
     report = audit(folder, 0)
     stages, _ = read_stages(folder)
     rows, _ = export_rows(folder, stages[-1][1], single_turn=False)
-    config = load_config(folder.config, []) if folder.config.exists() else None
+    config = load_config(folder.config) if folder.config.exists() else None
     if not parts:
         counts = Counter(rows["split"])
         parts = [Part(split, folder.curated.name, counts[split]) for split in sorted(counts)]
