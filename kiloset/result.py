@@ -27,10 +27,10 @@ class Shortfall:
     category: str
     wanted: int
     got: int
-    born: int
+    requested: int
     """Requested instructions and rows of the pool."""
     losses: dict[str, int]
-    """Dropped rows by `stage/reason`, most first, without those that selection did not need."""
+    """Dropped rows by `stage/reason`, most first, without the rows that selection did not need."""
     more_requests: int | None
     """Expected requests to fill it; None where no row came through so far."""
     more_tokens: int | None

@@ -43,7 +43,7 @@ class Difference:
     stages: list[tuple[str, int, int, dict[str, tuple[int, int]]]]
     """Stage, rows kept then and now, and by reason rows dropped then and now."""
     changed: pl.DataFrame
-    """Rows of another fate: `id`, `category`, `instruction`, `then` and `now` (`selected`, or why and by which stage it left)."""
+    """Rows with another outcome: `id`, `category`, `instruction`, `then` and `now` (`selected`, or the stage and the reason by which it was dropped)."""
     selected: tuple[int, int, int]
     """Selected rows: then, now, and both times."""
     unasked: int
@@ -65,7 +65,7 @@ def what_if(
         overrides: Values of settings by dotted name.
         load_embedder: Gives the embedder of a config and so many rows of seeds and pool, for texts without a stored vector;
             it may load its model when first asked.
-        progress: Told of long work.
+        progress: Shows the progress of long work.
 
     Raises:
         ConfigError: Nothing is changed, or what needs a model.
@@ -74,9 +74,9 @@ def what_if(
     then, now = load_config(folder.config), load_config(folder.config, overrides)
     settings = _differences(then, now)
     stages = _stages(settings)
-    before, born = _input_of(folder, stages[0].name), _input_of(folder, "generate")
+    before, start = _input_of(folder, stages[0].name), _input_of(folder, "generate")
     with closing(CallStore.read_only(folder.calls)) as store:
-        loaded = load_embedder(then, born.height)
+        loaded = load_embedder(then, start.height)
         embedder = RecordedEmbedder(loaded, store, progress) if loaded.is_costly else loaded
         old, new = (
             _fates(stages, before, _context(config, folder, store, embedder, progress)) for config in (then, now)
@@ -93,24 +93,24 @@ def what_if(
         ],
         _changed(old, new),
         _selected(old, new),
-        _unasked(ledger, born, then, now),
+        _unasked(ledger, start, then, now),
         not stored.equals(old.filter(pl.col("reason").is_not_null()).select("id", "stage", "reason").sort("id")),
     )  # fmt: skip
 
 
 def _differences(then: RunConfig, now: RunConfig) -> dict[str, tuple[Any, Any]]:
     one, other = asdict(then), asdict(now)
-    found = {
+    changes = {
         f"{table}.{key}": (value, other[table][key])
         for table, values in one.items()
         for key, value in values.items()
         if value != other[table][key]
     }
-    if not found:
+    if not changes:
         raise ConfigError(
             "KS864", "nothing is changed: give what to change as table.key=value, such as near_duplicates.threshold=0.8"
         )
-    return found
+    return changes
 
 
 def _stages(settings: Mapping[str, Any]) -> tuple[Stage, ...]:
@@ -129,7 +129,7 @@ def _stages(settings: Mapping[str, Any]) -> tuple[Stage, ...]:
 
 
 def _input_of(folder: RunFolder, stage: str) -> pl.DataFrame:
-    """Return the rows that a stage got: those that the stage before it kept."""
+    """Return the input of a stage: the rows that the stage before it kept."""
     if not folder.stage_file(stage_number(LAST), LAST).exists():
         raise DataError("KS867", f"{folder.path}: its rows are not selected yet; `make dataset` continues it")
     number = stage_number(stage) - 1
@@ -150,7 +150,7 @@ def _context(config: RunConfig, folder: RunFolder, store: CallStore, embedder: E
 
 
 def _fates(stages: Sequence[Stage], table: pl.DataFrame, context: Context) -> pl.DataFrame:
-    """Return what becomes of each row: the columns of a verdict, null for those that are kept."""
+    """Return what becomes of each row: the columns of a verdict, null for kept rows."""
     gone = []
     for stage in stages:
         outcome = execute(stage, table, context)
@@ -174,11 +174,11 @@ def _reasons(stage: str, old: pl.DataFrame, new: pl.DataFrame) -> dict[str, tupl
 
 
 def _changed(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
-    says = pl.when(pl.col("reason").is_null()).then(pl.lit("selected")).otherwise(
+    verdict = pl.when(pl.col("reason").is_null()).then(pl.lit("selected")).otherwise(
         pl.format("{}: {}", pl.col("reason"), pl.col("evidence"))
     )  # fmt: skip
-    both = old.select("id", "category", "instruction", then=says, was="reason").join(
-        new.select("id", now=says, is_="reason"), on="id", how="inner"
+    both = old.select("id", "category", "instruction", then=verdict, was="reason").join(
+        new.select("id", now=verdict, is_="reason"), on="id", how="inner"
     )
     return (
         both.filter(pl.col("was").ne_missing(pl.col("is_")))
@@ -192,14 +192,14 @@ def _selected(old: pl.DataFrame, new: pl.DataFrame) -> tuple[int, int, int]:
     return len(one), len(other), len(one & other)
 
 
-def _unasked(ledger: pl.DataFrame, born: pl.DataFrame, then: RunConfig, now: RunConfig) -> int:
-    """Count what was dropped in generation by rules that would let it pass now; the seeds are among the rows `born`."""
-    old, new = (with_languages(config.rules, born) for config in (then, now))
+def _unasked(ledger: pl.DataFrame, start: pl.DataFrame, then: RunConfig, now: RunConfig) -> int:
+    """Count the rows that rules dropped in generation and would keep now; `start` has the seeds."""
+    old, new = (with_languages(config.rules, start) for config in (then, now))
     by_rules = pl.col("reason").is_in(list(instruction_rules(old)))
     screened = ledger.filter((pl.col("stage") == "generate") & by_rules)
     fell = screen_instructions(screened.drop(list(VERDICT)), old).dropped["id"]
-    left = screened.filter(pl.col("id").is_in(fell.implode())).drop(list(VERDICT))
-    return screen_instructions(left, new).kept.height
+    rest = screened.filter(pl.col("id").is_in(fell.implode())).drop(list(VERDICT))
+    return screen_instructions(rest, new).kept.height
 
 
 class _Absent:

@@ -47,7 +47,7 @@ def hashed_after(edit, copy, *modules):
         ("near_duplicates", "filters/minhash.py", "generator/loop.py"),
         ("generate", "generator/prompts/self_instruct.j2", "evaluation/drift.py"),
         ("rewrite", "core/constraint_checks.py", "filters/selection.py"),
-        ("style", "core/form.py", "audit/report.py"),
+        ("style", "core/form.py", "audit/charts.py"),
     ],
 )
 def test_a_stage_depends_on_the_files_of_its_closure_and_on_no_other(copy, stage, inside, outside):

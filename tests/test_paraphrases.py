@@ -266,5 +266,5 @@ def test_the_distinguishing_word_is_named(first, second, expected):
 
 
 @pytest.mark.parametrize("text", ["", "?!", "\0\0", "🍎🍌"])
-def test_texts_without_a_word_are_like_nothing(text):
+def test_texts_of_no_words_are_like_nothing(text):
     assert difference(text, text) == difference(text, "What is a mortgage?") == "other_words"

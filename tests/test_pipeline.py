@@ -270,11 +270,11 @@ def test_a_shortfall_is_reported_with_its_reasons_and_its_cost(fell_short):
     for short in result.shortfalls:
         rows = everything.filter((pl.col("category") == short.category) & (pl.col("source") == "generated"))
         assert short.got == result.got.get(short.category, 0) < short.wanted
-        assert short.born == rows.height == short.got + sum(short.losses.values())
+        assert short.requested == rows.height == short.got + sum(short.losses.values())
         if short.got:
             generated_rows = everything.filter(pl.col("source") == "generated").height
             requests = sum(each["completed"] for name, each in run.manifest["calls"].items() if name in PURPOSES)
-            rows_needed = math.ceil((short.wanted - short.got) * short.born / short.got)
+            rows_needed = math.ceil((short.wanted - short.got) * short.requested / short.got)
             assert short.more_requests == math.ceil(rows_needed * requests / generated_rows)
     assert {short.category for short in result.shortfalls} == set(result.shortfall)
 

@@ -23,9 +23,9 @@ def _tokenizer(template, *, bos=False, eos="<|endoftext|>"):
         from tokenizers.processors import TemplateProcessing
 
         core.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", words.index("<bos>"))])
-    made = PreTrainedTokenizerFast(tokenizer_object=core, eos_token=eos, additional_special_tokens=SPECIAL)
-    made.chat_template = template
-    return made
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token=eos, additional_special_tokens=SPECIAL)
+    tokenizer.chat_template = template
+    return tokenizer
 
 
 class Engine:

@@ -45,56 +45,56 @@ def tables() -> tuple[pl.DataFrame, pl.DataFrame]:
     )
 
 
-def shown(found: Any) -> list[list[str]]:
+def printed(figures: Any) -> list[list[str]]:
     file = io.StringIO()
-    print_strategies(found, Console(file=file, width=100))
+    print_strategies(figures, Console(file=file, width=100))
     return [line.split() for line in file.getvalue().splitlines()]
 
 
 def test_every_strategy_is_followed_to_its_ends() -> None:
-    found = strategies(*tables())
-    assert found.strategies == {
+    figures = strategies(*tables())
+    assert figures.strategies == {
         "self_instruct": Yield(4, 1, {"generate/not_new": 2, "rules/too_long": 1}),
         "constraint": Yield(4, 3, {"generate/constraint_failed": 1}),
         "evolve": Yield(1, 1, {}),
     }
-    assert list(found.strategies) == ["constraint", "self_instruct", "evolve"]
-    assert found.operators == {"deepen": Yield(1, 1, {})}
-    lines = shown(found)
+    assert list(figures.strategies) == ["constraint", "self_instruct", "evolve"]
+    assert figures.operators == {"deepen": Yield(1, 1, {})}
+    lines = printed(figures)
     assert ["self_instruct", "4", "1", "25.0", "%"] in lines
     assert ["-", "generate/not_new", "2"] in lines
 
 
 def test_a_row_with_two_constraints_counts_under_both() -> None:
-    found = strategies(*tables())
-    assert found.constraints == {
+    figures = strategies(*tables())
+    assert figures.constraints == {
         TITLE: ConstraintYield(candidates=3, kept=2, failed=1, edits={"add_title": 2}),
         COMMA: ConstraintYield(
             candidates=2, kept=2, failed=0, edits={}
         ),  # one row has both, the other edited one no COMMA
     }
-    assert [TITLE, "3", "1", "2", "2"] in shown(found)
-    assert ["-", "add_title", "2"] in shown(found)
+    assert [TITLE, "3", "1", "2", "2"] in printed(figures)
+    assert ["-", "add_title", "2"] in printed(figures)
 
 
 def test_yields_are_shown_by_category_and_strategy() -> None:
-    found = strategies(*tables())
-    assert {category: {name: (f.kept, f.candidates) for name, f in fates.items()} for category, fates in found.by_category.items()} == {
+    figures = strategies(*tables())
+    assert {category: {name: (f.kept, f.candidates) for name, f in fates.items()} for category, fates in figures.by_category.items()} == {
         "code": {"self_instruct": (1, 2), "constraint": (1, 2), "evolve": (1, 1)},
         "writing": {"self_instruct": (0, 2), "constraint": (2, 2)},
     }  # fmt: skip
-    assert ["code", "1/2", "1/2", "1/1"] in shown(found)
-    assert ["writing", "2/2", "0/2"] in shown(found)
+    assert ["code", "1/2", "1/2", "1/1"] in printed(figures)
+    assert ["writing", "2/2", "0/2"] in printed(figures)
 
 
 def test_an_older_run_without_operators_and_edits_is_followed_too() -> None:
     final, ledger = (table.drop("operator", "edits") for table in tables())
-    found = strategies(final, ledger)
-    assert found.strategies["evolve"] == Yield(1, 1, {})
-    assert (found.operators, found.constraints[COMMA].edits) == ({}, None)
-    assert [COMMA, "2", "0", "2"] in shown(found)
+    figures = strategies(final, ledger)
+    assert figures.strategies["evolve"] == Yield(1, 1, {})
+    assert (figures.operators, figures.constraints[COMMA].edits) == ({}, None)
+    assert [COMMA, "2", "0", "2"] in printed(figures)
 
 
-def test_a_run_without_machine_rows_says_so() -> None:
+def test_a_run_without_generated_rows_is_reported_as_such() -> None:
     final, ledger = (table.filter(pl.col("source") == "seed") for table in tables())
-    assert ["no", "generated", "rows"] in shown(strategies(final, ledger))
+    assert ["no", "generated", "rows"] in printed(strategies(final, ledger))

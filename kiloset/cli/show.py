@@ -76,7 +76,9 @@ def _show_shortfall(result: Result, console: Console) -> None:
         need = "unknown: no candidate was accepted" if result.ended != "off" else ""
         if short.more_requests is not None and short.more_tokens is not None:
             need = f"{short.more_requests:,} requests, {short.more_tokens:,} tokens"
-        table.add_row(Text(printable(short.category)), str(short.wanted - short.got), str(short.born), losses, need)
+        table.add_row(
+            Text(printable(short.category)), str(short.wanted - short.got), str(short.requested), losses, need
+        )
     console.print(table)
     _line(console, f"{ENDED[result.ended]}. All completions are kept; the same command with a higher limit resumes.")
 

@@ -70,7 +70,7 @@ def _references(path: Path, package: Path) -> tuple[list[Path], list[Path]]:
             modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             texts.add(node.value)
-    imports = [found for name in modules if (found := _file_of(name, package))]
+    imports = [file for name in modules if (file := _file_of(name, package))]
     named = [path.parent / text for text in texts if FILE_NAME.fullmatch(text)]
     data = [file for each in named if each.suffix != ".py" for file in _data_files(each)]
     return imports, data
