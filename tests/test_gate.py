@@ -24,14 +24,14 @@ SHORT = {"id": "length_constraints:number_words", "args": '{"relation": "less th
 OBJECT = '{"name": "Ada", "born": 1815, "tags": ["maths"]}'
 
 
-def verdicts_of(reference: str, rewrite: str, instruction: str = "Explain it.", **given: Any) -> dict[str, Verdict]:
-    config = GateConfig(**given.pop("config", {}))
-    options = {"category": "science", "finish_reason": "stop", "meaning": 0.9, **given}
+def verdicts_of(reference: str, rewrite: str, instruction: str = "Explain it.", **more: Any) -> dict[str, Verdict]:
+    config = GateConfig(**more.pop("config", {}))
+    options = {"category": "science", "finish_reason": "stop", "meaning": 0.9, **more}
     return {v.check: v for v in judge(instruction, reference, rewrite, **options, config=config)}
 
 
-def pair(reference: str, rewrite: str, **given: Any) -> tuple[str, str, dict[str, Any]]:
-    return reference, rewrite, given
+def pair(reference: str, rewrite: str, **more: Any) -> tuple[str, str, dict[str, Any]]:
+    return reference, rewrite, more
 
 
 CLAUSE = "which old farmers in northern valleys still plough by hand"
@@ -377,8 +377,8 @@ FAIL = {
     ],
     "leak": [
         *[
-            pair(PROSE, f"{said}{RETOLD}")
-            for said in (
+            pair(PROSE, f"{phrase}{RETOLD}")
+            for phrase in (
                 "The answer is:\n",
                 "Here's a rewritten version:\n",
                 "Here’s an alternative version of it: ",
@@ -596,8 +596,8 @@ NOT_APPLICABLE = {
 def cases(table: dict[str, list[tuple[str, str, dict[str, Any]]]]) -> list[Any]:
     return [
         pytest.param(slug, *case, id=f"{slug}-{number}")
-        for slug, found in table.items()
-        for number, case in enumerate(found)
+        for slug, result in table.items()
+        for number, case in enumerate(result)
     ]
 
 
@@ -612,20 +612,20 @@ def test_every_check_is_seen_to_pass_and_to_fail(slug: str) -> None:
     assert slug == "finished" or NOT_APPLICABLE[slug]  # an empty answer is not finished, so that this always applies
 
 
-@pytest.mark.parametrize(("slug", "reference", "rewrite", "given"), cases(PASS))
-def test_a_faithful_rewrite_passes(slug: str, reference: str, rewrite: str, given: dict[str, Any]) -> None:
-    assert (found := verdicts_of(reference, rewrite, **given)[slug]).status == "passed", found
+@pytest.mark.parametrize(("slug", "reference", "rewrite", "more"), cases(PASS))
+def test_a_faithful_rewrite_passes(slug: str, reference: str, rewrite: str, more: dict[str, Any]) -> None:
+    assert (result := verdicts_of(reference, rewrite, **more)[slug]).status == "passed", result
 
 
-@pytest.mark.parametrize(("slug", "reference", "rewrite", "given"), cases(FAIL))
-def test_an_unfaithful_rewrite_fails(slug: str, reference: str, rewrite: str, given: dict[str, Any]) -> None:
-    assert (found := verdicts_of(reference, rewrite, **given)[slug]).status == "failed", found
+@pytest.mark.parametrize(("slug", "reference", "rewrite", "more"), cases(FAIL))
+def test_an_unfaithful_rewrite_fails(slug: str, reference: str, rewrite: str, more: dict[str, Any]) -> None:
+    assert (result := verdicts_of(reference, rewrite, **more)[slug]).status == "failed", result
 
 
-@pytest.mark.parametrize(("slug", "reference", "rewrite", "given"), cases(NOT_APPLICABLE))
-def test_a_check_without_ground_says_so(slug: str, reference: str, rewrite: str, given: dict[str, Any]) -> None:
-    found = verdicts_of(reference, rewrite, **given)[slug]
-    assert (found.status, found.measured, found.limit) == ("not_applicable", None, None), found
+@pytest.mark.parametrize(("slug", "reference", "rewrite", "more"), cases(NOT_APPLICABLE))
+def test_a_check_without_ground_names_so(slug: str, reference: str, rewrite: str, more: dict[str, Any]) -> None:
+    result = verdicts_of(reference, rewrite, **more)[slug]
+    assert (result.status, result.measured, result.limit) == ("not_applicable", None, None), result
 
 
 @pytest.mark.parametrize(
@@ -664,35 +664,35 @@ def test_a_check_without_ground_says_so(slug: str, reference: str, rewrite: str,
         ("repetition", PROSE, "so it is\n" * 3, 3.0, 2.0, "the line 'so it is' occurs 3 times"),
     ],
 )  # fmt: skip
-def test_a_failure_says_what_was_found_and_what_was_allowed(
+def test_a_failure_names_what_was_found_and_what_was_allowed(
     slug: str, reference: str, rewrite: str, measured: float | None, limit: float | None, evidence: str
 ) -> None:
-    found = verdicts_of(reference, rewrite)[slug]
-    assert found == Verdict(slug, "failed", measured, limit, evidence)
+    result = verdicts_of(reference, rewrite)[slug]
+    assert result == Verdict(slug, "failed", measured, limit, evidence)
 
 
 def test_a_lost_sentence_and_a_new_one_are_quoted() -> None:
-    found = verdicts_of(PROSE, RETOLD, covered=Covered(0.25, "It smells.", 0.125, "Ask a grocer."))
-    assert found["sentences"] == Verdict("sentences", "failed", 0.25, 0.45, "the rewrite has least of 'It smells.'")
-    assert found["new_sentences"] == Verdict(
+    result = verdicts_of(PROSE, RETOLD, covered=Covered(0.25, "It smells.", 0.125, "Ask a grocer."))
+    assert result["sentences"] == Verdict("sentences", "failed", 0.25, 0.45, "the rewrite has least of 'It smells.'")
+    assert result["new_sentences"] == Verdict(
         "new_sentences", "failed", 0.125, 0.45, "the reference has least of 'Ask a grocer.'"
     )
 
 
 def test_a_broken_constraint_is_named_and_counted() -> None:
-    found = verdicts_of(PROSE, RETOLD, constraints=[NO_COMMA, SHORT])["constraints"]
-    said = "the rewrite breaks punctuation:no_comma, length_constraints:number_words"
-    assert found == Verdict("constraints", "failed", 2.0, 0.0, said)
+    result = verdicts_of(PROSE, RETOLD, constraints=[NO_COMMA, SHORT])["constraints"]
+    messages = "the rewrite breaks punctuation:no_comma, length_constraints:number_words"
+    assert result == Verdict("constraints", "failed", 2.0, 0.0, messages)
     with pytest.raises(DataError, match="did you mean 'punctuation:no_comma'"):
         verdicts_of(PROSE, RETOLD, constraints=[{"id": "punctuation:no_coma", "args": "{}"}])
 
 
 def test_the_first_failure_is_the_reason() -> None:
-    found = judge("Why?", "Take 42.0 of the eggs.", "As an AI model, I cannot count",
+    result = judge("Why?", "Take 42.0 of the eggs.", "As an AI model, I cannot count",
                   category="maths", finish_reason="stop", meaning=0.1, config=GateConfig())  # fmt: skip
-    assert (reason := first_failure(found)) is not None
+    assert (reason := first_failure(result)) is not None
     assert reason.check == "numbers"
-    assert first_failure([v for v in found if v.status != "failed"]) is None
+    assert first_failure([v for v in result if v.status != "failed"]) is None
 
 
 @pytest.mark.parametrize(
@@ -724,17 +724,17 @@ TEXTS = st.one_of(
 @settings(deadline=None, derandomize=True)
 @given(TEXTS, TEXTS, TEXTS, st.sampled_from(["maths", "code", "chat"]))
 def test_no_text_makes_the_gate_raise(instruction: str, reference: str, rewrite: str, category: str) -> None:
-    found = verdicts_of(reference, rewrite, instruction=instruction, category=category)
-    assert list(found) == SLUGS
-    assert all(verdict.evidence for verdict in found.values())
+    result = verdicts_of(reference, rewrite, instruction=instruction, category=category)
+    assert list(result) == SLUGS
+    assert all(verdict.evidence for verdict in result.values())
 
 
 @settings(deadline=None, derandomize=True)
 @given(TEXTS, st.sampled_from(["maths", "code", "chat"]))
 def test_a_text_is_faithful_to_itself(text: str, category: str) -> None:
-    found = verdicts_of(text, text, category=category, meaning=1.0)
+    result = verdicts_of(text, text, category=category, meaning=1.0)
     own_faults = {"finished", "repetition"} | ({"code"} if text.count("```") + text.count("~~~") else set())
-    assert [v for v in found.values() if v.status == "failed" and v.check not in own_faults] == []
+    assert [v for v in result.values() if v.status == "failed" and v.check not in own_faults] == []
 
 
 @pytest.mark.parametrize(

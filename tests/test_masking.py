@@ -26,13 +26,13 @@ MASK = RulesConfig(languages=("en",), personal_data="mask")
 ROE, DOE, CARD, IBAN = "jane.roe@acme.de", "john.doe@acme.de", "4111 1111 1111 1111", "DE89370400440532013000"
 
 
-def row(**given: Any) -> dict[str, Any]:
+def row(**more: Any) -> dict[str, Any]:
     plain = {"instruction": "Tell me whom to ask.", "response": "You may ask anyone you like.", "source": "generated"}
-    return {**plain, **given}
+    return {**plain, **more}
 
 
-def rows(*given: dict[str, Any]) -> pl.DataFrame:
-    return table_of([{"id": f"g{n:05d}", **row(**each)} for n, each in enumerate(given)])
+def rows(*more: dict[str, Any]) -> pl.DataFrame:
+    return table_of([{"id": f"g{n:05d}", **row(**each)} for n, each in enumerate(more)])
 
 
 def constraint(id: str, **args: Any) -> dict[str, str]:
@@ -103,14 +103,14 @@ def test_nothing_is_found_afterwards_and_nothing_but_finds_is_changed(parts: lis
             assert after == text
 
 
-def test_placeholders_are_told_in_order_and_once() -> None:
+def test_placeholders_are_reported_in_order_and_once() -> None:
     assert placeholders("[IBAN], [key 12], [IBAN], [iban], [phone], [key 0]") == ["[IBAN]", "[key 12]"]
 
 
 # ------------------------------------------------------------------------------------------------------- tables
 
 
-def test_mask_keeps_every_row_without_its_values_and_says_what_it_masked() -> None:
+def test_mask_keeps_every_row_without_its_values_and_names_what_it_masked() -> None:
     before = rows(
         {"instruction": f"Write a mail to {ROE}.", "input": f"From: {DOE}", "response": f"To {ROE} from {DOE}: hello there."},
         {},
@@ -236,15 +236,15 @@ def test_what_was_read_for_the_list_is_not_read_again_for_the_rule(mode: Any, mo
 # --------------------------------------------------------------------------------------------------------- seeds
 
 
-def test_the_user_is_told_which_seeds_hold_personal_data_and_what_becomes_of_them() -> None:
+def test_the_user_is_reported_which_seeds_hold_personal_data_and_what_becomes_of_them() -> None:
     seeds = rows(*({"response": f"Ask {ROE} at {IBAN}."} for _ in range(7)), {})
-    found, said = personal_seeds(seeds, US, "mask")
-    assert found == {f"g{n:05d}": ["IBAN", "e-mail"] for n in range(7)}
-    assert said.startswith(
+    result, message = personal_seeds(seeds, US, "mask")
+    assert result == {f"g{n:05d}": ["IBAN", "e-mail"] for n in range(7)}
+    assert message.startswith(
         "7 of 8 seeds hold personal data and are masked before they are shown to a model (g00000: IBAN, e-mail address; "
     )
-    assert said.endswith("; and 2 more, in manifest.json)")
-    assert ROE not in said
+    assert message.endswith("; and 2 more, in manifest.json)")
+    assert ROE not in message
     for mode in ("flag", "drop"):
         assert (
             'are shown to models as they are; replace them, or set rules.personal_data="mask"'
@@ -286,8 +286,8 @@ def test_no_value_is_in_what_a_run_writes_from_the_rules_on(tmp_path) -> None:
         assert tables[name]["masked"].null_count() == 0
         assert "e-mail" in tables[name]["masked"].explode().to_list()
         # A candidate that was refused may have made one up; it is kept, as refused, with what it was.
-        shown = tables[name].drop("rewrites", strict=False)
-        assert not address.search(json.dumps(shown.to_dicts(), default=str)), name
+        displayed = tables[name].drop("rewrites", strict=False)
+        assert not address.search(json.dumps(displayed.to_dicts(), default=str)), name
     ledger = tables["dropped.parquet"].filter(pl.col("stage") != "generate").drop("rewrites", strict=False)
     assert ledger.height
     assert not address.search(json.dumps(ledger.to_dicts(), default=str))

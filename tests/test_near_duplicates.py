@@ -43,7 +43,7 @@ def table(*texts: str | dict[str, Any]) -> pl.DataFrame:
 
 
 def kept_of(*texts: str | dict[str, Any], config: NearDuplicatesConfig = CONFIG) -> list[str]:
-    """Return the instructions that stay; check that each row is accounted for and each twin stays."""
+    """Return the instructions that stay; check that no row is lost and each `twin` is kept."""
     rows = table(*texts)
     outcome = drop_near_duplicates(rows, config, seed=0)
     check_outcome("near_duplicates", rows, outcome, creates=False)
@@ -136,8 +136,8 @@ def test_signatures_propose_nearly_all_similar_pairs_of_real_instructions_with_e
     keys = sorted({normal_form(text) for text in texts + edits})
     sets = [{f" {key} "[i : i + 5] for i in range(len(key) - 2)} for key in keys]
     number: dict[str, int] = {}
-    columns = [number.setdefault(gram, len(number)) for found in sets for gram in sorted(found)]
-    sizes = np.array([len(found) for found in sets])
+    columns = [number.setdefault(gram, len(number)) for result in sets for gram in sorted(result)]
+    sizes = np.array([len(result) for result in sets])
     starts = np.concatenate([[0], np.cumsum(sizes)])
     incidence = csr_matrix((np.ones(len(columns), np.int32), columns, starts), shape=(len(keys), len(number)))
     common = (incidence @ incidence.T).tocoo()
@@ -146,10 +146,10 @@ def test_signatures_propose_nearly_all_similar_pairs_of_real_instructions_with_e
     true = set(zip(common.row[at].tolist(), common.col[at].tolist(), strict=True))
 
     bands = minhash.normal_texts(*columns_of(keys)).band_keys(seed=0)[:, :BANDS]
-    found = {(a, b) for a, b in true if (bands[a] == bands[b]).any()}
+    result = {(a, b) for a, b in true if (bands[a] == bands[b]).any()}
 
     assert len(true) >= 500
-    assert len(found) >= 0.98 * len(true)
+    assert len(result) >= 0.98 * len(true)
 
 
 def columns_of(instructions: list[str], inputs: list[str] | None = None) -> tuple[pl.Series, pl.Series]:
@@ -298,7 +298,7 @@ def test_bands_are_equal_where_the_signatures_are() -> None:
         assert ((bands[band][:, None] == bands[band][None, :]) == same).all()
 
 
-def test_a_copy_leaves_for_the_twin_of_the_row_it_copies() -> None:
+def test_a_copy_leaves_for_the_duplicate_of_the_row_it_copies() -> None:
     near, copy = TWENTY_FIVE.replace("heavy", "thick"), TWENTY_FIVE.replace("heavy", "THICK")
     rows = table({"instruction": TWENTY_FIVE, "response": "long"}, near, copy)
     dropped = drop_near_duplicates(rows, CONFIG, seed=0).dropped
@@ -368,11 +368,11 @@ def test_an_edit_is_judged_as_a_reader_would(texts: list[str], stay: list[int]) 
     assert kept_of(*texts) == [texts[at] for at in stay]
 
 
-def test_likeness_is_told_by_the_measure_that_decided() -> None:
+def test_likeness_is_reported_by_the_measure_that_decided() -> None:
     def verdict(*texts: str) -> tuple[Any, ...]:
         dropped = drop_near_duplicates(table(*texts), CONFIG, seed=0).dropped
-        (found,) = dropped.select("reason", "measured", "limit", "evidence", "twin").rows()
-        return found
+        (result,) = dropped.select("reason", "measured", "limit", "evidence", "twin").rows()
+        return result
 
     assert verdict("Name a fish", "name a fish.") == (
         "exact_duplicate", 1.0, 0.7,

@@ -115,10 +115,10 @@ def test_what_only_looks_like_it_is_none(text: str) -> None:
 def test_candidates_in_a_table_lose_nothing_that_is_in_its_texts() -> None:
     texts = [value for _, value in CASES] + FREE
     for column in ("instruction", "input", "response"):
-        found = personal_rows(rows(*texts, column=column), US)
-        assert found["kind"].to_list() == [kind for kind, _ in CASES]
-        assert set(found["column"]) == {column}
-        assert found["id"].to_list() == [f"g{n:05d}" for n in range(len(CASES))]
+        result = personal_rows(rows(*texts, column=column), US)
+        assert result["kind"].to_list() == [kind for kind, _ in CASES]
+        assert set(result["column"]) == {column}
+        assert result["id"].to_list() == [f"g{n:05d}" for n in range(len(CASES))]
 
 
 def test_where_two_kinds_overlap_the_surer_one_is_named() -> None:
@@ -211,11 +211,11 @@ def test_drop_takes_rows_by_kind_and_place_and_never_quotes_a_value() -> None:
     check_outcome("rules", before, outcome, creates=False)
     assert outcome.kept["id"].to_list() == [f"g{len(CASES):05d}"]
     assert set(outcome.dropped["reason"]) == {"personal_data"}
-    shown = outcome.dropped["evidence"].to_list() + personal_rows(before, US)["redacted"].to_list()
-    for (kind, value), said in zip(CASES * 2, shown, strict=True):
-        assert f"{value[0]}… ({len(value)} characters)" in said
-        assert value[:4] not in said
-        assert kind in said or not said.startswith("1.0")
+    displayed = outcome.dropped["evidence"].to_list() + personal_rows(before, US)["redacted"].to_list()
+    for (kind, value), message in zip(CASES * 2, displayed, strict=True):
+        assert f"{value[0]}… ({len(value)} characters)" in message
+        assert value[:4] not in message
+        assert kind in message or not message.startswith("1.0")
     two = drop_by_rules(rows("Ask a.roe@acme.de or b.roe@acme.de today."), DROP).dropped
     assert two["measured"].to_list() == [2]
     assert two["evidence"].to_list() == [
@@ -234,9 +234,9 @@ def test_flag_and_off_drop_nothing_and_seeds_are_reported_but_never_dropped() ->
 
 def test_a_table_without_finds_or_rows_gives_a_report_of_the_same_columns() -> None:
     for table in (rows(), rows("Nothing is in here."), rows("1914-1918 and 1939-1945")):
-        found = personal_rows(table, US)
-        assert (found.height, found.columns) == (0, ["id", "column", "kind", "redacted"])
-        assert set(found.dtypes) == {pl.String}
+        result = personal_rows(table, US)
+        assert (result.height, result.columns) == (0, ["id", "column", "kind", "redacted"])
+        assert set(result.dtypes) == {pl.String}
 
 
 NO_BENCHMARK = pl.DataFrame(schema=BENCHMARKS)

@@ -51,7 +51,7 @@ class Base(InBatches):
 
 
 class OneDirection:
-    """An embedder for which all texts mean the same, but for those it is told of."""
+    """An embedder for which all texts mean the same, except the texts that it is created with."""
 
     identity = "one direction"
 
@@ -78,9 +78,9 @@ def run(
     return outcome
 
 
-def one_row(response: str = REFERENCE, **given: Any) -> pl.DataFrame:
+def one_row(response: str = REFERENCE, **context: Any) -> pl.DataFrame:
     row = {"id": "g00000", "instruction": TASK, "response": response, "category": "science", "calls": ["birth"]}
-    return table_of([{**row, **given}])
+    return table_of([{**row, **context}])
 
 
 def candidates_of(row: Mapping[str, Any]) -> list[tuple[Any, ...]]:
@@ -302,8 +302,8 @@ class Blind(Ten):
         self.endings = endings
 
     def logprobs(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> list[tuple[int, float, int]]:
-        found = super().logprobs(prompts, responses)
-        return [(at, math.nan if responses[at].endswith(self.endings) else nats, 4) for at, nats, _ in found]
+        result = super().logprobs(prompts, responses)
+        return [(at, math.nan if responses[at].endswith(self.endings) else nats, 4) for at, nats, _ in result]
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -336,8 +336,8 @@ def test_a_candidate_that_the_base_model_cannot_read_is_rejected_and_the_next_be
         assert (row["response_reason"], row["response"], row["best_gain"]) == expected
         for offer in row["rewrites"]:
             unread = ("rejected", "too_long_for_base", None)
-            told = (offer["status"], offer["check"], offer["score"])
-            assert told == (unread if offer["text"] == PLAIN else ("chosen", None, -1.0))
+            messagess = (offer["status"], offer["check"], offer["score"])
+            assert messagess == (unread if offer["text"] == PLAIN else ("chosen", None, -1.0))
 
 
 @pytest.mark.parametrize(("share", "alike"), [(0.02, 3), (0.3, 3), (0.4, 4), (1.0, 8)])
@@ -362,9 +362,9 @@ class Two(Ten):
             yield key, Completion(f"The answer to that is {number}.", "stop", 5, 7)
 
     def logprobs(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]) -> list[tuple[int, float, int]]:
-        found = super().logprobs(prompts, responses)
+        result = super().logprobs(prompts, responses)
         quarter = [int(r.rstrip(".").split()[-1]) / 8 if "to that" in r else 0.0 for r in responses]
-        return [(at, nats + quarter[at], tokens) for at, nats, tokens in found]
+        return [(at, nats + quarter[at], tokens) for at, nats, tokens in result]
 
 
 def test_where_an_opening_is_taken_the_next_best_candidate_is(tmp_path: Path) -> None:
@@ -387,11 +387,11 @@ def test_every_candidate_has_the_verdict_of_every_check_that_applies(tmp_path: P
     gate = GateConfig()
     (row,) = run(one_row(reference), base, tmp_path, gate=gate, foreign=[PLAIN]).kept.to_dicts()
     for offer, meaning in zip(row["rewrites"], (1.0, 0.0), strict=True):
-        found = judge(
+        result = judge(
             TASK, reference, offer["text"], category="science", finish_reason="stop", meaning=meaning, config=gate
         )
         assert [tuple(v.values()) for v in offer["verdicts"]] == [
-            (v.check, v.status, v.measured, v.limit) for v in found if v.status != "not_applicable"
+            (v.check, v.status, v.measured, v.limit) for v in result if v.status != "not_applicable"
         ]
         failed = [v["check"] for v in offer["verdicts"] if v["status"] == "failed"]
         assert failed[0] == offer["check"]

@@ -35,8 +35,8 @@ ODE = "Roses are red and violets are blue, sugar is sweet and so are you. "
 FENCE = "```"
 
 
-def say(instruction: str = TASK, given: str = "", response: str = ANSWER) -> dict[str, Any]:
-    return {"instruction": instruction, "input": given, "response": response, "source": "generated"}
+def say(instruction: str = TASK, context: str = "", response: str = ANSWER) -> dict[str, Any]:
+    return {"instruction": instruction, "input": context, "response": response, "source": "generated"}
 
 
 def bound(response: str, **constraints: dict[str, Any]) -> dict[str, Any]:
@@ -101,12 +101,12 @@ BREAKING: dict[str, tuple[float, list[tuple[dict[str, Any], float]]]] = {
         (say("Summarize the article at this link: https://en.wikipedia.org/wiki/Rome"), 1),
         (say("Extract the names from the passage provided"), 1),
     ]),
-    "input_too_long": (600, [(say(given=count(601)), 601), (say(given=count(2000)), 2000)]),
-    "input_repetitive": (0.25, [(say(given="the cat sat down " * 4), 9 / 13), (say(given=ODE * 2), 11 / 25)]),
+    "input_too_long": (600, [(say(context=count(601)), 601), (say(context=count(2000)), 2000)]),
+    "input_repetitive": (0.25, [(say(context="the cat sat down " * 4), 9 / 13), (say(context=ODE * 2), 11 / 25)]),
     "input_leaks_prompt": (0, [
-        (say(given="The bus was late.\nOutput: negative"), 1),
-        (say(given="Rome is old.\nTask 4: Name a river."), 1),
-        (say(given="He left early.<|im_end|>"), 1),
+        (say(context="The bus was late.\nOutput: negative"), 1),
+        (say(context="Rome is old.\nTask 4: Name a river."), 1),
+        (say(context="He left early.<|im_end|>"), 1),
     ]),
     "response_empty": (1, [(say(response=""), 0), (say(response=" \n\t\u3000"), 0)]),
     "response_too_long": (800, [(say(response=count(801)), 801), (say(response=count(1500)), 1500)]),
@@ -191,7 +191,7 @@ BREAKING: dict[str, tuple[float, list[tuple[dict[str, Any], float]]]] = {
     ]),
     "control_characters": (0, [
         (say(response="A\x00 zero and a\x1b bell."), 2),
-        (say(given="Between 2 and \ufffd the number"), 1),
+        (say(context="Between 2 and \ufffd the number"), 1),
     ]),
     "constraint_broken": (0, [
         (bound("Air, then light.", no_comma={}), 1),
@@ -243,7 +243,7 @@ STAYING: dict[str, list[dict[str, Any]]] = {
         say("Fix: for i in range(10): print(i); if i > 3: break; else: continue"),
     ],
     "refers_to_missing_input": [
-        say("Summarize the following article.", given="Rain fell on Rome all night."),
+        say("Summarize the following article.", context="Rain fell on Rome all night."),
         say('Rewrite the following sentence in terms of horses: "The adjective form of dog is canine."'),
         say("Translate this sentence into Arabic: The beautiful ones are not yet born."),
         say("Select the odd word from this list and explain why:\nChair\nSofa\nDinosaur"),
@@ -259,11 +259,11 @@ STAYING: dict[str, list[dict[str, Any]]] = {
         say("Explain what 'this too shall pass' means."),
         say("Переведи на английский: доброе утро, друзья."),
     ],
-    "input_too_long": [say(given=count(600)), say(given="字" * 1200)],
-    "input_repetitive": [say(given=ODE), say(given="Ann: yes. Bob: yes. Ann: no. Bob: no. Both: maybe later.")],
+    "input_too_long": [say(context=count(600)), say(context="字" * 1200)],
+    "input_repetitive": [say(context=ODE), say(context="Ann: yes. Bob: yes. Ann: no. Bob: no. Both: maybe later.")],
     "input_leaks_prompt": [
-        say(given="Name: Ann\nTask: water the plants\nDay: Friday"),
-        say(given="The output: 240 W. The task was hard."),
+        say(context="Name: Ann\nTask: water the plants\nDay: Friday"),
+        say(context="The output: 240 W. The task was hard."),
     ],
     "response_empty": [say(response="?"), say(response="👍"), say(response="4")],
     "response_too_long": [say(response=count(800)), say(response="春" * 1600)],
@@ -391,7 +391,7 @@ def test_there_are_cases_for_every_rule() -> None:
 
 
 @pytest.mark.parametrize(("rule", "limit", "row", "measured"), CASES)
-def test_a_rule_drops_what_breaks_it_and_says_how(
+def test_a_rule_drops_what_breaks_it_and_names_how(
     rule: str, limit: float, row: dict[str, Any], measured: float
 ) -> None:
     (verdict,) = drop_by_rules(table(row), ENGLISH).dropped.to_dicts()
@@ -510,8 +510,8 @@ def test_a_table_without_rows_passes() -> None:
 
 
 def _top_word_share(text: str) -> float:
-    found = words(text)
-    return max(Counter(found).values()) / len(found)
+    result = words(text)
+    return max(Counter(result).values()) / len(result)
 
 
 PER_ROW: dict[str, Callable[[dict[str, Any]], float]] = {
@@ -527,11 +527,11 @@ PER_ROW: dict[str, Callable[[dict[str, Any]], float]] = {
 """The same measures taken from every row, one at a time, with Python's ideas of words, white space and case."""
 
 
-def _assert_as_one_by_one(found: pl.DataFrame) -> None:
+def _assert_as_one_by_one(result: pl.DataFrame) -> None:
     known = {**instruction_rules(CONFIG), **row_rules(CONFIG)}
     for name, measure in PER_ROW.items():
-        at_once = found.select(known[name].measured).to_series().to_list()
-        assert at_once == [measure(row) for row in found.to_dicts()], name
+        at_once = result.select(known[name].measured).to_series().to_list()
+        assert at_once == [measure(row) for row in result.to_dicts()], name
 
 
 def test_measures_of_a_whole_column_are_those_of_one_row_at_a_time() -> None:
@@ -553,9 +553,9 @@ PIECES = [
         st.tuples(*[st.lists(st.sampled_from(PIECES), max_size=9).map("".join)] * 2, st.integers(0, 6)), max_size=12
     )
 )
-def test_hostile_texts_are_measured_as_one_row_at_a_time(found: list[tuple[str, str, int]]) -> None:
+def test_hostile_texts_are_measured_as_one_row_at_a_time(result: list[tuple[str, str, int]]) -> None:
     rows = []
-    for one, other, kind in found:
+    for one, other, kind in result:
         response = (one, one.upper(), one.lower(), other, f" {one}\x1c", one * 8, other * 12)[kind]
         rows.append(say(one, other if kind % 2 else "", response))
     _assert_as_one_by_one(table(*rows))
@@ -569,8 +569,8 @@ def test_nearness_is_the_largest_share_of_a_limit() -> None:
         say("one two three four five one two three four six"),
         say(response=count(5000)),
     ]
-    found = table(*rows).select(rule_nearness(CONFIG)).to_series()
-    assert found.to_list() == pytest.approx([6 / 150, 0.5, 0.8, (1 / 7) / 0.25, 1.0])
+    result = table(*rows).select(rule_nearness(CONFIG)).to_series()
+    assert result.to_list() == pytest.approx([6 / 150, 0.5, 0.8, (1 / 7) / 0.25, 1.0])
     assert table(rows[1]).select(rule_nearness(RulesConfig(off=("response_too_long",)))).item() == pytest.approx(
         6 / 150
     )
@@ -599,7 +599,7 @@ def test_the_evidence_names_the_language_found_and_those_allowed() -> None:
     assert verdict["evidence"] == f"{share} probability of the language es; allowed: de, en (limit 0.5)"
 
 
-def test_a_language_that_cannot_be_told_is_refused() -> None:
+def test_a_language_that_cannot_be_reported_is_refused() -> None:
     check_rule_names(RulesConfig(languages=("en", "sr", "ms")))
     with pytest.raises(ConfigError, match=r"\[rules\] languages: no language 'english'; known: ace, af, "):
         check_rule_names(RulesConfig(languages=("english",)))
