@@ -1,4 +1,4 @@
-"""What several test files share: one finished run on fakes, which is not to be changed, and copies of it, which may be."""
+"""Fixtures of several test files: one finished run on fakes that no test changes, copies of it, and the command line."""
 
 import gc
 import os
@@ -24,7 +24,7 @@ def pytest_collection():
 
 
 def pytest_collection_finish():
-    """Spare the garbage collector what was imported: a million objects that live to the end, looked at again and again."""
+    """Exclude imported objects from garbage collection: there are a million, and they stay until the end."""
     gc.freeze()
     gc.enable()
 
@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):
-    """A finished run: its folder, its result, and how many moments it could have been halted at."""
+    """A finished run that no test changes: its folder, its result and the number of moments at which it can be halted."""
     folder, moments = tmp_path_factory.mktemp("runs") / "whole", fake_run.Moments()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "replace", os.replace)
@@ -57,13 +57,13 @@ def undisturbed(tmp_path_factory):
 
 @pytest.fixture
 def finished(undisturbed, tmp_path):
-    """The folder runs/mine with a finished run of the test's own."""
+    """The folder runs/mine with a copy of the finished run, which the test may change."""
     return shutil.copytree(undisturbed[0], tmp_path / "runs" / "mine")
 
 
 @pytest.fixture
 def kiloset(monkeypatch, capsys):
-    """Run the command line in this process; its signal handlers are not installed."""
+    """Run the command line in this process, without its signal handlers."""
 
     def run(*arguments, cwd=ROOT):
         monkeypatch.chdir(cwd)
@@ -74,7 +74,7 @@ def kiloset(monkeypatch, capsys):
             status = 0
         except SystemExit as ended:
             status = ended.code or 0
-        said = capsys.readouterr()
-        return SimpleNamespace(returncode=status, stdout=said.out, stderr=said.err)
+        output = capsys.readouterr()
+        return SimpleNamespace(returncode=status, stdout=output.out, stderr=output.err)
 
     return run

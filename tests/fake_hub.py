@@ -1,6 +1,6 @@
-"""A stand-in of the hub: what the installed huggingface_hub and datasets call to push a data set and to load it, over real HTTP.
+"""A fake of the Hugging Face hub over real HTTP, for huggingface_hub and datasets to push a data set to and to load it from.
 
-It keeps repositories with branches of commits, takes large files by the LFS protocol, and refuses what the hub refuses.
+It has repositories with branches of commits, accepts large files by the LFS protocol and refuses what the hub refuses.
 """
 
 import base64
@@ -34,15 +34,12 @@ class Commit:
 
     @property
     def oid(self):
-        told = [
-            self.message,
-            sorted((name, hashlib.sha256(content).hexdigest()) for name, content in self.files.items()),
-        ]
-        return hashlib.sha1(json.dumps(told).encode()).hexdigest()
+        hashes = sorted((name, hashlib.sha256(content).hexdigest()) for name, content in self.files.items())
+        return hashlib.sha1(json.dumps([self.message, hashes]).encode()).hexdigest()
 
 
 @dataclass
-class Asked:
+class ReceivedRequest:
     method: str
     path: str
     headers: dict
@@ -50,12 +47,12 @@ class Asked:
 
 
 class Hub:
-    """The hub's state, and what was asked of it."""
+    """The repositories of the hub, the requests it received (`asked`) and the faults it will produce."""
 
     def __init__(self):
         self.repos, self.large, self.asked, self.faults, self.address = {}, {}, [], [], ""
         self.warnings = []
-        """What it says of a card's metadata."""
+        """Warnings with which it answers a card's metadata."""
 
     def fail(self, method, path, *answers):
         """Answer the next requests to a path (a regular expression) with these statuses; "drop" ends the connection."""
@@ -108,7 +105,7 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         parts = urlsplit(self.path)
         path, query = unquote(parts.path), parse_qs(parts.query)
-        self.hub.asked.append(Asked(self.command, self.path, dict(self.headers), body))
+        self.hub.asked.append(ReceivedRequest(self.command, self.path, dict(self.headers), body))
         fault = self.hub.fault(self.command, path)
         if fault == "drop":
             self.close_connection = True
@@ -118,9 +115,9 @@ class Handler(BaseHTTPRequestHandler):
             if fault is not None:
                 raise Refusal(fault, f"made to fail with {fault}")
             for method, pattern, act in ROUTES:
-                if (found := re.fullmatch(pattern, path)) and self.command in method:
-                    return act(self, *found.groups(), body=body, query=query)
-            raise Refusal(404, f"the stand-in knows no {self.command} {path}")
+                if (match := re.fullmatch(pattern, path)) and self.command in method:
+                    return act(self, *match.groups(), body=body, query=query)
+            raise Refusal(404, f"the fake hub does not support {self.command} {path}")
         except Refusal as refusal:
             headers = {"X-Error-Message": refusal.message} | ({"X-Error-Code": refusal.code} if refusal.code else {})
             self.send(refusal.status, {"error": refusal.message}, headers)
@@ -130,8 +127,8 @@ class Handler(BaseHTTPRequestHandler):
     def send(self, status, value=None, headers=()):
         content = value if isinstance(value, bytes) else json.dumps(value).encode()
         self.send_response(status)
-        for name, said in dict(headers).items():
-            self.send_header(name, said)
+        for name, header in dict(headers).items():
+            self.send_header(name, header)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command != "HEAD":
@@ -166,9 +163,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send(200, {"type": "user", "name": self.user(), "orgs": []})
 
     def create(self, body, query):
-        told = json.loads(body)
-        name = f"{told.get('organization') or self.user()}/{told['name']}"
-        assert told["type"] == "dataset"
+        request = json.loads(body)
+        name = f"{request.get('organization') or self.user()}/{request['name']}"
+        assert request["type"] == "dataset"
         if not name.startswith(f"{self.user()}/"):
             raise Refusal(403, "You don't have the rights to create a dataset under this namespace")
         if name in self.hub.repos:
@@ -176,7 +173,9 @@ class Handler(BaseHTTPRequestHandler):
                 409, {"error": "You already created this dataset repo", "url": f"{self.hub.address}/datasets/{name}"}
             )
         else:
-            self.hub.repos[name] = Repo(private=told.get("visibility") == "private" or told.get("private") is True)
+            self.hub.repos[name] = Repo(
+                private=request.get("visibility") == "private" or request.get("private") is True
+            )
             self.send(200, {"url": f"{self.hub.address}/datasets/{name}"})
 
     def info(self, name, revision, body, query):
@@ -200,31 +199,33 @@ class Handler(BaseHTTPRequestHandler):
         self.user()
         content = json.loads(body)["content"]
         try:
-            found = yaml.safe_load(re.match(r"---\n(.*?)\n---\n", content, re.DOTALL)[1])
-            assert isinstance(found["license"], str)
+            metadata = yaml.safe_load(re.match(r"---\n(.*?)\n---\n", content, re.DOTALL)[1])
+            assert isinstance(metadata["license"], str)
         except (yaml.YAMLError, TypeError, KeyError, AssertionError) as error:
             return self.send(400, {"errors": [{"message": str(error)}], "warnings": []})
-        return self.send(200, {"errors": [], "warnings": [{"message": said} for said in self.hub.warnings]})
+        return self.send(200, {"errors": [], "warnings": [{"message": warning} for warning in self.hub.warnings]})
 
     def preupload(self, name, revision, body, query):
-        there = self.commits(name, revision, writes=True)[-1].files
-        told = []
+        present = self.commits(name, revision, writes=True)[-1].files
+        answers = []
         for each in json.loads(body)["files"]:
             is_large = each["path"].endswith(".parquet")
-            told.append({"path": each["path"], "uploadMode": "lfs" if is_large else "regular", "shouldIgnore": False})
-            if (content := there.get(each["path"])) is not None:
+            answers.append(
+                {"path": each["path"], "uploadMode": "lfs" if is_large else "regular", "shouldIgnore": False}
+            )
+            if (content := present.get(each["path"])) is not None:
                 blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-                told[-1]["oid"] = hashlib.sha256(content).hexdigest() if is_large else blob
-        self.send(200, {"files": told})
+                answers[-1]["oid"] = hashlib.sha256(content).hexdigest() if is_large else blob
+        self.send(200, {"files": answers})
 
     def batch(self, name, body, query):
         self.repo(name, writes=True)
-        told = []
+        answers = []
         for each in json.loads(body)["objects"]:
-            told.append({"oid": each["oid"], "size": each["size"]})
+            answers.append({"oid": each["oid"], "size": each["size"]})
             if each["oid"] not in self.hub.large:
-                told[-1]["actions"] = {"upload": {"href": f"{self.hub.address}/storage/{each['oid']}", "header": {}}}
-        self.send(200, {"objects": told, "transfer": "basic"})
+                answers[-1]["actions"] = {"upload": {"href": f"{self.hub.address}/storage/{each['oid']}", "header": {}}}
+        self.send(200, {"objects": answers, "transfer": "basic"})
 
     def store(self, oid, body, query):
         if hashlib.sha256(body).hexdigest() != oid:

@@ -1,4 +1,4 @@
-"""A whole run on fakes: what test_pipeline.py runs in process, and in a process of its own to be killed."""
+"""A whole run on fakes: test_pipeline.py runs it in its own process, and in another process that it kills."""
 
 import os
 import signal
@@ -71,9 +71,9 @@ class _Counted:
         return answer
 
     def logprobs(self, prompts, responses):
-        for found in self._model.logprobs(prompts, responses):
+        for score in self._model.logprobs(prompts, responses):
             self._moments.pass_one()
-            yield found
+            yield score
 
     def embed(self, texts):
         self._moments.pass_one()

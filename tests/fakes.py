@@ -1,4 +1,4 @@
-"""Models that are pure functions of what they are asked, for tests of everything around them."""
+"""Fake models: their completions, vectors and scores are pure functions of the request."""
 
 import hashlib
 import json
@@ -142,7 +142,7 @@ class FakeScorer:
 
 
 def plausible(key: str, request: Request) -> tuple[str, str]:
-    """Write what a small model might, told from the prompt: an instruction, an input, an answer or a rewrite."""
+    """Write what a small model might write; the prompt decides: an instruction, an input, an answer or a rewrite."""
     rng = random.Random(key)
     before, after = REFERENCE_FRAME
     if not request.prompt.endswith(ANSWER_TURN):
@@ -153,13 +153,13 @@ def plausible(key: str, request: Request) -> tuple[str, str]:
 
 
 def _instruction(rng: random.Random, prompt: str) -> tuple[str, str]:
-    shown = re.findall(r"^\d+\. (.+)$", prompt, re.MULTILINE)
+    examples = re.findall(r"^\d+\. (.+)$", prompt, re.MULTILINE)
     verb, place = rng.choice(VERBS).capitalize(), rng.choice(PLACES)
     fresh = f"{verb} the {_thing(rng)} that {rng.choice(DOES)} a {_thing(rng)} near {place} in {rng.randint(2, 9)} sentences."
     kinds = {"fresh": 78, "copy": 8, "cut": 5, "empty": 4, "short": 5}
     return {
         "fresh": (f" {fresh}", "stop"),
-        "copy": (f" {rng.choice(shown)}" if shown else "", "stop"),
+        "copy": (f" {rng.choice(examples)}" if examples else "", "stop"),
         "cut": (f" {fresh.removesuffix('.')} and", "length"),
         "empty": ("", "stop"),
         "short": (f" {verb} it.", "stop"),
@@ -167,12 +167,12 @@ def _instruction(rng: random.Random, prompt: str) -> tuple[str, str]:
 
 
 def _input(rng: random.Random, prompt: str) -> tuple[str, str]:
-    shown = re.findall(r"^Text: (.+)$", prompt, re.MULTILINE)
+    examples = re.findall(r"^Text: (.+)$", prompt, re.MULTILINE)
     fresh = " ".join(_sentence(rng) for _ in range(rng.randint(2, 3)))
     kinds = {"fresh": 85, "copy": 6, "cut": 5, "none": 4}
     return {
         "fresh": (f" {fresh}", "stop"),
-        "copy": (f" {rng.choice(shown)}" if shown else " None.", "stop"),
+        "copy": (f" {rng.choice(examples)}" if examples else " None.", "stop"),
         "cut": (f" {fresh.removesuffix('.')} and", "length"),
         "none": (" None.", "stop"),
     }[_one_of(rng, kinds)]

@@ -1,4 +1,4 @@
-"""Sets that are clean, and sets with faults planted at known lines."""
+"""Instruction sets without faults, and sets with faults at known lines."""
 
 import json
 import random
@@ -103,11 +103,13 @@ def faulty(folder):
 
 def cut(answer, how, rng):
     """Cut an answer after a word that ends no sentence, after a comma, or within a word."""
-    said = answer.split()
+    words_of_answer = answer.split()
     if how == 0:
-        return " ".join([*said[:12], "and", sentence(rng).replace(" after", ", after").split(",")[0], "because the"])
+        return " ".join(
+            [*words_of_answer[:12], "and", sentence(rng).replace(" after", ", after").split(",")[0], "because the"]
+        )
     if how == 1:
-        return " ".join(said[:20]).rstrip(".,") + ","
+        return " ".join(words_of_answer[:20]).rstrip(".,") + ","
     long = rng.choice([word for word in (*NOUNS, *WORDS) if len(word) > 8])
     half = long[: rng.randrange(5, len(long) - 2)]
-    return " ".join([*said[:18], f"{rng.randrange(10_000)}. Nobody of the", half])
+    return " ".join([*words_of_answer[:18], f"{rng.randrange(10_000)}. Nobody of the", half])

@@ -1,4 +1,4 @@
-"""The built wheel in a virtual environment of its own, in a folder whose files carry the names of our rooms.
+"""The built wheel in a virtual environment of its own, in a folder whose files have the names of our packages.
 
 The environment sees the dependencies of the environment that runs the tests, but not its editable install of this checkout:
 Python appends a path that a `.pth` file names to `sys.path`, and does not read the `.pth` files that lie in it.
@@ -81,7 +81,7 @@ def built(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(built, tmp_path_factory):
-    """A virtual environment with the wheel, and a folder in which every name of a room belongs to a hostile file."""
+    """A virtual environment with the wheel, and a folder in which a hostile file has the name of each of our packages."""
     environment = tmp_path_factory.mktemp("venv")
     venv.create(environment, symlinks=True, with_pip=False)
     python = environment / "bin" / "python"
