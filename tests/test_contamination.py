@@ -29,8 +29,10 @@ CONFIG = ContaminationConfig()
 
 
 def table(*rows: str | dict[str, Any]) -> pl.DataFrame:
-    given = [row if isinstance(row, dict) else {"instruction": row} for row in rows]
-    return table_of([{"id": f"g{i}", "source": "generated", "response": "Fine.", **row} for i, row in enumerate(given)])
+    full_rows = [row if isinstance(row, dict) else {"instruction": row} for row in rows]
+    return table_of(
+        [{"id": f"g{i}", "source": "generated", "response": "Fine.", **row} for i, row in enumerate(full_rows)]
+    )
 
 
 def prompts(*texts: str) -> pl.DataFrame:
@@ -73,7 +75,7 @@ def naive(turn: str, response: str, asked: list[str]) -> tuple[str, float] | Non
     """Apply the rule to texts of plain words and full stops: every n-gram of every prompt in turn."""
     having = frequencies(tuple(asked))
     for text, shortest in ((turn, 5), (response, 8)):
-        there, best = set(eights(text)), 0.0
+        grams, best = set(eights(text)), 0.0
         for prompt in asked:
             words = prompt.split()
             if len(words) < 13:
@@ -81,7 +83,7 @@ def naive(turn: str, response: str, asked: list[str]) -> tuple[str, float] | Non
                 best = 1.0 if len(words) >= shortest and any(ends) else best
                 continue
             weights = [1 / having[gram] if having[gram] <= 20 else 0.0 for gram in eights(prompt)]
-            shared = [i for i, gram in enumerate(eights(prompt)) if gram in there]
+            shared = [i for i, gram in enumerate(eights(prompt)) if gram in grams]
             own = sum(weights[i] for i in shared)
             covered = len({i + k for i in shared for k in range(8)})
             if own and (len(shared) == len(weights) or covered * own / len(shared) >= 20):
@@ -124,14 +126,14 @@ def test_drops_exactly_what_the_rule_written_out_naively_drops(seed: int) -> Non
     asked, rows = made_up(random.Random(seed))
     distinct = list(dict.fromkeys(asked))
     wanted = {f"g{i}": naive(*row, distinct) for i, row in enumerate(rows)}
-    gone = verdicts(table(*({"instruction": turn, "response": said} for turn, said in rows)), prompts(*asked))
-    found = {id: (row["reason"], pytest.approx(row["measured"])) for id, row in gone.items()}
-    assert {id: verdict for id, verdict in wanted.items() if verdict} == found
+    gone = verdicts(table(*({"instruction": turn, "response": response} for turn, response in rows)), prompts(*asked))
+    reasons = {id: (row["reason"], pytest.approx(row["measured"])) for id, row in gone.items()}
+    assert {id: verdict for id, verdict in wanted.items() if verdict} == reasons
     assert {verdict[0] for verdict in wanted.values() if verdict} == {
         "contaminated_ngrams",
         "contaminated_near_duplicate",
     }
-    assert 60 < len(found) < 200
+    assert 60 < len(reasons) < 200
 
 
 LONG = (
@@ -193,7 +195,7 @@ def test_copies_with_more_around_them_or_a_word_changed_are_found(prompt: str, r
     ids=["embedded, one word changed", "numbers changed", "options reordered"],
 )  # fmt: skip
 def test_longer_prompts_are_found_though_changed(row: str, reason: str) -> None:
-    assert [found["reason"] for found in verdicts(table(row), prompts(LONG, CHOICE)).values()] == [reason]
+    assert [verdict["reason"] for verdict in verdicts(table(row), prompts(LONG, CHOICE)).values()] == [reason]
 
 
 @pytest.mark.parametrize(
@@ -247,7 +249,7 @@ def test_the_frame_of_a_benchmark_is_no_evidence_and_a_passage_that_comes_with_s
     assert list(verdicts(rows, prompts(*asked, *several))) == ["g1", "g2"]
 
 
-def test_of_real_rows_only_those_that_contain_a_prompt_are_contaminated() -> None:
+def test_of_real_rows_only_rows_with_a_prompt_are_contaminated() -> None:
     seeds, passages = (
         [json.loads(line) for line in (ROOT / file).read_text(encoding="utf-8").splitlines()]
         for file in ("seeds/seeds.jsonl", "kiloset/evaluation/data/passages.jsonl")
@@ -257,11 +259,11 @@ def test_of_real_rows_only_those_that_contain_a_prompt_are_contaminated() -> Non
     asked += [row["text"] for row in passages]
     asked += [choice.messages[0]["content"] for choice in choices()]
     planted = [{"instruction": AROUND, "input": text} for text in asked if len(text.split()) > 8]
-    found = verdicts(table(*rows, *planted), prompts(*asked))
-    assert list(found) == [f"g{number}" for number in range(len(rows), len(rows) + len(planted))]
+    dropped = verdicts(table(*rows, *planted), prompts(*asked))
+    assert list(dropped) == [f"g{number}" for number in range(len(rows), len(rows) + len(planted))]
 
 
-def test_a_verdict_names_file_and_line_quotes_the_words_shared_and_says_how_much_of_the_prompt_is_there() -> None:
+def test_a_verdict_names_file_and_line_quotes_the_words_shared_and_states_the_share_of_the_prompt() -> None:
     row = f"{AROUND} {LONG.partition(', how')[0]}. Sum that up."
     (ngrams, near) = verdicts(table(row, TINY), prompts(TINY, LONG)).values()
     words = re.findall(r"\w+", LONG.lower())
@@ -286,7 +288,7 @@ def test_chinese_and_japanese_are_counted_sign_by_sign() -> None:
 
 def test_neither_order_nor_company_changes_a_verdict() -> None:
     asked, rows = made_up(random.Random(5))
-    whole = table(*({"instruction": turn, "response": said} for turn, said in rows))
+    whole = table(*({"instruction": turn, "response": response} for turn, response in rows))
     wanted = verdicts(whole, prompts(*asked))
     assert verdicts(whole.sample(fraction=1, shuffle=True, seed=1), prompts(*asked)) == wanted
     few = whole.filter(pl.col("id").str.ends_with("7"))
@@ -313,10 +315,10 @@ def test_hostile_texts_are_compared_like_any_other() -> None:
         "x" * 1_000_000,
         long,
     ]
-    found = verdicts(table(*texts, f"{long} {MIDDLE}"), prompts(*texts, MIDDLE, "a (b [c {d \\e *f +g ?h"))
-    assert {"g7", "g8", "g9"} <= set(found)
-    assert found["g9"]["reason"] == "contaminated_ngrams"
-    assert not {"g0", "g1", "g3"} & set(found)
+    dropped = verdicts(table(*texts, f"{long} {MIDDLE}"), prompts(*texts, MIDDLE, "a (b [c {d \\e *f +g ?h"))
+    assert {"g7", "g8", "g9"} <= set(dropped)
+    assert dropped["g9"]["reason"] == "contaminated_ngrams"
+    assert not {"g0", "g1", "g3"} & set(dropped)
 
 
 def test_a_seed_is_dropped_only_where_it_may_become_part_of_the_set() -> None:

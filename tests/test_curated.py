@@ -87,7 +87,7 @@ def test_what_editors_leave_behind_is_read(tmp_path):
     assert rows == [{"id": "g0", "messages": LINE["messages"]}, {"id": "g1", "messages": strange["messages"]}]
 
 
-def test_a_row_added_without_a_split_trains_and_a_note_says_so(tmp_path):
+def test_a_row_added_without_a_split_trains_and_is_reported(tmp_path):
     added = {"id": "mine", "messages": [USER, ANSWER]}
     curated = read_curated(written(tmp_path / "curated.jsonl", {**LINE, "split": "validation"}, added))
     assert [row["id"] for row in curated.conversations("train")] == ["mine"]

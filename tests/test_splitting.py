@@ -59,16 +59,16 @@ def table_with(rows):
     return table_of(full).with_columns(**missing)
 
 
-def sides_written(tmp_path, rows, left=(), threshold=0.7, share=0.2):
+def sides_written(tmp_path, rows, dropped=(), threshold=0.7, share=0.2):
     """The side of each row, as training reads it from the file that a run would write."""
-    table, ledger = table_with(rows), table_with(left)
+    table, ledger = table_with(rows), table_with(dropped)
     path = tmp_path / "curated.jsonl"
     path.write_text(curated_text(table, ledger, near_duplicate_pairs(table, threshold), share, seed=3))
     return dict(read_curated(path).rows.select("id", "split").iter_rows())
 
 
-def groups_of(rows, left=(), threshold=0.7):
-    table, every = table_with(rows), table_with([*rows, *left])
+def groups_of(rows, dropped=(), threshold=0.7):
+    table, every = table_with(rows), table_with([*rows, *dropped])
     groups = group_rows(table["id"].to_list(), near_duplicate_pairs(table, threshold), ancestors(every))
     return [{table["id"][at] for at in group} for group in groups if len(group) > 1]
 
@@ -83,8 +83,8 @@ def test_no_near_duplicates_and_no_ancestor_stand_on_different_sides(tmp_path, d
     alike = [(a["id"], b["id"]) for a, b in itertools.combinations(kept, 2) if likeness(a, b) >= 0.7]
     parents = {row["id"]: [id for id in row["parents"] if id[0] == "g"] for row in rows}
     above = {}
-    for id, shown in parents.items():  # a parent is older than its child, so its own are complete
-        above[id] = set(shown).union(*(above[parent] for parent in shown))
+    for id, ids in parents.items():  # a parent is older than its child, so its own are complete
+        above[id] = set(ids).union(*(above[parent] for parent in ids))
     descent = [(row["id"], id) for row in kept for id in above[row["id"]] - gone]
     assert alike
     assert descent
@@ -97,8 +97,8 @@ def test_no_near_duplicates_and_no_ancestor_stand_on_different_sides(tmp_path, d
 def test_a_grandparent_in_the_set_counts_though_the_parent_was_dropped():
     rows = [{"id": f"g{n:05d}", "instruction": " ".join(WORDS[n * 3 : n * 3 + 3])} for n in range(20)]
     rows[5]["parents"] = ["g00099"]
-    left = [{"id": "g00099", "instruction": "long gone", "parents": ["g00002"]}]
-    assert groups_of(rows, left) == [{"g00005", "g00002"}]
+    dropped = [{"id": "g00099", "instruction": "long gone", "parents": ["g00002"]}]
+    assert groups_of(rows, dropped) == [{"g00005", "g00002"}]
 
 
 def test_a_seed_is_an_ancestor_of_what_was_evolved_from_it_and_of_nothing_that_only_saw_it():

@@ -75,9 +75,9 @@ def test_trl_takes_a_step_on_an_export_and_the_loss_counts_on_the_answers_alone(
     assert seen == {line["id"]: ours(tokenizer, line["messages"]) for line in curated_of(folder)}
 
     before = trainer.model.get_input_embeddings().weight.detach().clone()
-    found = trainer.train()
-    assert found.global_step == 1
-    assert math.isfinite(found.training_loss)
+    result = trainer.train()
+    assert result.global_step == 1
+    assert math.isfinite(result.training_loss)
     assert (trainer.model.get_input_embeddings().weight != before).any()
 
 
