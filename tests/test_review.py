@@ -13,7 +13,7 @@ from kiloset.core.run import RunFolder, file_sha256
 from kiloset.core.table import table_of, user_turn, with_verdicts
 from kiloset.review.borderline import in_order
 from kiloset.review.filter import SCORES, Filter, read_filter
-from kiloset.review.row_view import show_row
+from kiloset.review.row_view import view_row
 from kiloset.review.rows import by_category, neighbours, overlaid, progress, read_rows, select, signature
 
 CATEGORIES = ("code", "maths", "writing")
@@ -82,7 +82,7 @@ def make_run(path, texts=None, kept=36):
     stages = {
         "seeds": (seeds, empty), "generate": (everything, empty), "rules": (rules.kept, rules.dropped),
         "near_duplicates": (near.kept, near.dropped), "semantic": (near.kept, empty),
-        "select": (balanced.kept, balanced.dropped), "rewrite": (styled, empty), "style": (styled, empty),
+        "score": (scored, empty), "select": (balanced.kept, balanced.dropped), "rewrite": (styled, empty), "style": (styled, empty),
     }  # fmt: skip
     said = {}
     for number, (name, (rows, gone)) in enumerate(stages.items(), start=1):
@@ -119,7 +119,7 @@ def make_run(path, texts=None, kept=36):
 def accept(rows, id, **changes):
     row = rows.row(id)
     texts = {name: row[name] for name in ("instruction", "input", "response", "category")}
-    return Decision(id, "accept", rows.born(id), "2026-11-26", **(texts | changes))
+    return Decision(id, "accept", rows.identity(id), "2026-11-26", **(texts | changes))
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def ids_of(rows, decisions=None, here=None, **said):
 
 
 def test_every_row_of_the_run_is_there_once(rows):
-    fates = dict(rows.table.select("id", "fate").iter_rows())
+    fates = dict(rows.table.select("id", "part").iter_rows())
     assert len(fates) == rows.table.height == 36 + 8 + 3
     assert Counter(fates.values()) == {"set": 36, "dropped": 11}
     assert {id for id, fate in fates.items() if fate == "dropped"} == {f"g{n:03}" for n in range(36, 44)} | {
@@ -152,21 +152,21 @@ def test_every_row_of_the_run_is_there_once(rows):
 @pytest.mark.parametrize(
     ("said", "holds"),
     [
-        ({}, lambda row: row["fate"] == "set"),
-        ({"fate": "dropped"}, lambda row: row["fate"] == "dropped"),
-        ({"fate": "all"}, lambda row: True),
-        ({"category": "maths"}, lambda row: row["fate"] == "set" and row["category"] == "maths"),
+        ({}, lambda row: row["part"] == "set"),
+        ({"part": "dropped"}, lambda row: row["part"] == "dropped"),
+        ({"part": "all"}, lambda row: True),
+        ({"category": "maths"}, lambda row: row["part"] == "set" and row["category"] == "maths"),
         ({"reason": "near_duplicate"}, lambda row: row["reason"] == "near_duplicate"),
-        ({"fate": "all", "origin": "seed"}, lambda row: row["source"] == "seed"),
-        ({"origin": "constraint"}, lambda row: row["fate"] == "set" and row["strategy"] == "constraint"),
+        ({"part": "all", "origin": "seed"}, lambda row: row["source"] == "seed"),
+        ({"origin": "constraint"}, lambda row: row["part"] == "set" and row["strategy"] == "constraint"),
         ({"rewritten": "yes"}, lambda row: row["original_response"] is not None),
-        ({"text": "NUMBER 12"}, lambda row: row["fate"] == "set" and "number 12" in row["instruction"]),
-        ({"text": "g00"}, lambda row: row["fate"] == "set" and "g00" in row["id"]),
+        ({"text": "NUMBER 12"}, lambda row: row["part"] == "set" and "number 12" in row["instruction"]),
+        ({"text": "g00"}, lambda row: row["part"] == "set" and "g00" in row["id"]),
         (
             {"score": "quality", "least": "1", "most": "1.5"},
-            lambda row: row["fate"] == "set" and 1 <= row["quality"] <= 1.5,
+            lambda row: row["part"] == "set" and 1 <= row["quality"] <= 1.5,
         ),
-        ({"fate": "all", "score": "quality"}, lambda row: row["quality"] is not None),
+        ({"part": "all", "score": "quality"}, lambda row: row["quality"] is not None),
     ],
 )
 def test_a_filter_shows_what_a_loop_over_the_rows_finds(rows, said, holds):
@@ -175,7 +175,7 @@ def test_a_filter_shows_what_a_loop_over_the_rows_finds(rows, said, holds):
     assert shown
 
 
-@pytest.mark.parametrize(("said", "fault"), [({"fate": "none"}, "fate"), ({"order": "size"}, "order"), ({"score": "x"}, "score"), ({"least": "one"}, "least"), ({"most": "nan"}, "most"), ({"state": "done"}, "state")])  # fmt: skip
+@pytest.mark.parametrize(("said", "fault"), [({"part": "none"}, "part"), ({"order": "size"}, "order"), ({"score": "x"}, "score"), ({"least": "one"}, "least"), ({"most": "nan"}, "most"), ({"state": "done"}, "state")])  # fmt: skip
 def test_an_address_that_says_something_unknown_is_refused(rows, said, fault):
     with pytest.raises(DataError, match=f"the address has {fault}="):
         read_filter(said, rows.table)
@@ -184,9 +184,9 @@ def test_an_address_that_says_something_unknown_is_refused(rows, said, fault):
 def test_what_a_filter_says_survives_the_address(rows):
     from urllib.parse import parse_qsl
 
-    found = Filter(fate="all", category="a&b=c", text="#?é ", score="quality", least="-1.5", order="-quality")
+    found = Filter(part="all", category="a&b=c", text="#?é ", score="quality", least="-1.5", order="-quality")
     assert dict(parse_qsl(found.query(row="g001")))["row"] == "g001"
-    assert read_filter(dict(parse_qsl(found.query())), rows.table) == Filter(fate="all", category="a&b=c", text="#?é", score="quality", least="-1.5", order="-quality")  # fmt: skip
+    assert read_filter(dict(parse_qsl(found.query())), rows.table) == Filter(part="all", category="a&b=c", text="#?é", score="quality", least="-1.5", order="-quality")  # fmt: skip
     assert Filter().query() == ""
 
 
@@ -194,7 +194,7 @@ def test_orders_by_id_and_by_figures(rows):
     assert ids_of(rows, order="id") == [f"g{n:03}" for n in range(36)]
     assert ids_of(rows, order="-quality")[:2] == ["g035", "g034"]
     without = [f"g{n:03}" for n in range(36, 42)]  # they left before quality was measured
-    assert ids_of(rows, order="quality", fate="all")[-6:] == ids_of(rows, order="-quality", fate="all")[-6:] == without
+    assert ids_of(rows, order="quality", part="all")[-6:] == ids_of(rows, order="-quality", part="all")[-6:] == without
 
 
 def test_borderline_first_takes_turns_and_begins_with_broken_constraints(run, rows):
@@ -203,19 +203,19 @@ def test_borderline_first_takes_turns_and_begins_with_broken_constraints(run, ro
     order = ids_of(rows)
     assert order[0] == "g000"
     assert order[1] == "g001"  # for its meaning
-    assert rows.near["g001"].said == "rewriting: meaning 0.81, limit 0.8"
+    assert rows.near["g001"].text == "rewriting: meaning 0.81, limit 0.8"
     assert order[2] in ("g003", "g006")
-    assert rows.near[order[2]].said.startswith("cosine 0.94 with g00")
+    assert rows.near[order[2]].text.startswith("cosine 0.94 with g00")
     broken = rows.table.with_columns(
         response=pl.when(pl.col("id") == "g005").then(pl.lit("All Of It.")).otherwise("response")
     )
     near, ranks = in_order(broken, None, run)
     assert ranks[broken["id"].to_list().index("g005")] == 0
-    assert near["g005"].said == "breaks change_case:english_lowercase"
+    assert near["g005"].text == "breaks change_case:english_lowercase"
 
 
 def test_dropped_rows_come_in_turn_by_reason_the_nearest_to_its_limit_first(rows):
-    order = ids_of(rows, fate="dropped")
+    order = ids_of(rows, part="dropped")
     reasons = dict(rows.table.select("id", "reason").iter_rows())
     assert {reasons[id] for id in order[:4]} == {"too_short", "near_duplicate", "seed_kept_apart", "over_quota"}
     assert order[:2] == ["g040", "g039"]  # 0.7 of 0.7, and 3 words of 3
@@ -224,20 +224,20 @@ def test_dropped_rows_come_in_turn_by_reason_the_nearest_to_its_limit_first(rows
 def test_decisions_lie_over_the_rows(rows):
     decisions = {
         "g000": accept(rows, "g000"), "g001": accept(rows, "g001", response="Other."), "g002": accept(rows, "g002", category="poetry"),
-        "g003": Decision("g003", "reject", rows.born("g003"), "t", "false"), "g036": accept(rows, "g036"),
+        "g003": Decision("g003", "reject", rows.identity("g003"), "t", "false"), "g036": accept(rows, "g036"),
         "g004": Decision("g004", "reject", "another row", "t"), "gone": Decision("gone", "reject", "x", "t"),
     }  # fmt: skip
-    counted = rows.counted(decisions)
+    counted = rows.valid(decisions)
     assert set(counted) == {"g000", "g001", "g002", "g003", "g036"}
     table = overlaid(rows, counted)
     states = dict(table.select("id", "state").iter_rows())
     assert [states[f"g00{n}"] for n in range(5)] == ["accepted", "edited", "edited", "rejected", "undecided"]
     assert ids_of(rows, counted, category="poetry") == ["g002"]
     assert ids_of(rows, counted, text="other.") == ["g001"]
-    assert sorted(ids_of(rows, counted, state="accepted", fate="all")) == ["g000", "g001", "g002", "g036"]
-    found = progress(table.filter(fate="set")["state"])
+    assert sorted(ids_of(rows, counted, state="accepted", part="all")) == ["g000", "g001", "g002", "g036"]
+    found = progress(table.filter(part="set")["state"])
     assert (found.rows, found.decided, found.accepted, found.edited, found.rejected) == (36, 4, 3, 2, 1)
-    assert [(name, done.decided, done.rows) for name, done in by_category(table.filter(fate="set"))] == [
+    assert [(name, done.decided, done.rows) for name, done in by_category(table.filter(part="set"))] == [
         ("code", 2, 12), ("maths", 1, 12), ("poetry", 1, 1), ("writing", 0, 11),
     ]  # fmt: skip
 
@@ -257,7 +257,7 @@ def test_next_goes_round_to_what_is_undecided(rows):
 
 
 def test_a_row_is_shown_with_all_there_is_to_know(rows):
-    shown = show_row(rows, "g001", None, 0)
+    shown = view_row(rows, "g001", None, 0)
     assert dict(shown.facts) | {
         "source": "generated",
         "writer": "tiny@1",
@@ -275,35 +275,35 @@ def test_a_row_is_shown_with_all_there_is_to_know(rows):
     assert "".join(text for _, text in shown.rewritten.before) == "Here are 3 apples, I think."
     assert "".join(text for kind, text in shown.rewritten.after if kind == "ins").split() == ["There"]
     assert [(one["text"], one["why"]) for one in shown.rewritten.candidates] == [
-        ("Some apples.", "refused by numbers: 3 is gone (0.5, limit 1)")
+        ("Some apples.", "rejected by numbers: 3 is gone (0.5, limit 1)")
     ]
-    pair = show_row(rows, "g006", None, 0).relatives
+    pair = view_row(rows, "g006", None, 0).relatives
     assert [(one.id, one.how, one.text) for one in pair] == [
-        ("g003", "cosine 0.94; the words stand in another order", "Task number 3")
+        ("g003", "cosine 0.94; the order of the words differs", "Task number 3")
     ]
-    dropped = show_row(rows, "g041", None, 0)
+    dropped = view_row(rows, "g041", None, 0)
     assert (dropped.verdict["stage"], dropped.relatives[0].id) == ("near_duplicates", "g002")
     assert dropped.verdict["measured"] == pytest.approx(0.8)
-    assert [one.id for one in show_row(rows, "g002", None, 0).relatives] == ["g040", "g041"]
+    assert [one.id for one in view_row(rows, "g002", None, 0).relatives] == ["g040", "g041"]
 
 
 def test_a_row_is_shown_as_decided_with_the_change_marked_and_its_constraints_checked_anew(rows):
-    assert [one.keeps for one in show_row(rows, "g005", None, 0).constraints] == [True]
-    shown = show_row(rows, "g005", accept(rows, "g005", response="all of it is SMALL."), 3)
-    assert (shown.state, shown.version, [one.keeps for one in shown.constraints]) == ("edited", 3, [False])
+    assert [one.satisfied for one in view_row(rows, "g005", None, 0).constraints] == [True]
+    shown = view_row(rows, "g005", accept(rows, "g005", response="all of it is SMALL."), 3)
+    assert (shown.state, shown.version, [one.satisfied for one in shown.constraints]) == ("edited", 3, [False])
     ((column, before, after),) = shown.changes
     assert (column, [t for k, t in before if k == "del"], [t for k, t in after if k == "ins"]) == (
         "response",
         ["small"],
         ["SMALL"],
     )
-    rejected = show_row(rows, "g005", Decision("g005", "reject", rows.born("g005"), "t", "false"), 1)
+    rejected = view_row(rows, "g005", Decision("g005", "reject", rows.identity("g005"), "t", "false"), 1)
     assert (rejected.state, rejected.changes) == ("rejected", [])
 
 
 def test_a_decision_still_counts_once_a_later_run_has_given_the_row_its_texts(tmp_path):
     folder = make_run(tmp_path / "demo")
-    born = read_rows(folder).born("g007")
+    born = read_rows(folder).identity("g007")
     stages = dict(folder.stages())
     is_edited = pl.col("id") == "g007"
     edited = stages["style"].with_columns(
@@ -312,20 +312,20 @@ def test_a_decision_still_counts_once_a_later_run_has_given_the_row_its_texts(tm
         review=pl.when(is_edited).then(pl.lit("edited")),
     )
     nothing = with_verdicts(edited, {}).dropped
-    for number, name in enumerate(("style", "review"), start=8):
+    for number, name in enumerate(("score", "select", "rewrite", "style", "review"), start=6):
         folder.write_stage(number, name, "f", edited, nothing)
     rows = read_rows(folder)
-    assert rows.born("g007") == born == born_as("Task number 7", "")
+    assert rows.identity("g007") == born == born_as("Task number 7", "")
     assert rows.row("g007")["response"] == "Answer 7 is here."
     decision = Decision("g007", "accept", born, "t", "", "Another task", "", "Another answer", "maths")
-    assert rows.counted({"g007": decision})
-    assert show_row(rows, "g007", decision, 1).texts["instruction"] == "Another task"
+    assert rows.valid({"g007": decision})
+    assert view_row(rows, "g007", decision, 1).texts["instruction"] == "Another task"
 
 
 def test_an_unfinished_run_is_refused_in_one_line(tmp_path):
     folder = make_run(tmp_path / "demo")
-    folder.stage_file(8, "style").unlink()
-    with pytest.raises(DataError, match="the run is not finished, its last stage is rewrite; `make dataset` goes on"):
+    folder.stage_file(9, "style").unlink()
+    with pytest.raises(DataError, match="the run is not finished, its last stage is rewrite"):
         read_rows(folder)
 
 

@@ -154,12 +154,12 @@ def test_thirty_rows_are_reviewed_by_keyboard_while_the_server_is_killed_twice(t
             expected[window.decide("a")] = ("accept", "")
 
         window.press("f", "ArrowDown", "Enter")  # rows: dropped
-        window.until("() => location.search.includes('fate=dropped')")
+        window.until("() => location.search.includes('part=dropped')")
         window.until("() => document.querySelector('[data-key=a]').textContent.includes('Call back')")
         back = window.decide("a")
         expected[back] = ("accept", "")
         window.page.reload()
-        window.until("() => location.search.includes('fate=dropped') && document.getElementById('row')")
+        window.until("() => location.search.includes('part=dropped') && document.getElementById('row')")
 
         decisions = read_decisions(folder.review)
         assert kinds(folder) == expected
@@ -232,7 +232,7 @@ def test_undo_takes_back_one_decision_after_the_other_also_of_one_row(tmp_path):
         other = window.decide("a")
         for left in ({row: ("reject", "unclear")}, {row: ("accept", "")}, {}):
             window.press("u")
-            window.until("() => document.getElementById('status').textContent.includes('taken back')")
+            window.until("() => document.getElementById('status').textContent.includes('undone')")
             assert kinds(folder) == left
             assert window.row == (other if row in left and left[row][0] == "reject" else row)
             window.press("r")  # which clears what was said

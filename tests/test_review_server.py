@@ -171,7 +171,7 @@ def test_other_methods_are_refused(served, method, address):
 
 @pytest.mark.parametrize(
     "address",
-    ["/", f"/?token={TOKEN}", "/static/review.css", "/static/..%2Freview.py", "/nothing", "/?fate=x", "/decide"],
+    ["/", f"/?token={TOKEN}", "/static/review.css", "/static/..%2Freview.py", "/nothing", "/?part=x", "/decide"],
 )
 def test_every_answer_carries_the_headers(served, address):
     answer = served[0].get(address)
@@ -214,7 +214,7 @@ def test_a_decision_is_on_the_disk_before_the_page_moves_on(served, folder):
     assert json.loads(line) | {"time": ""} == {
         "id": first,
         "verdict": "reject",
-        "born": read_rows(folder).born(first),
+        "born": read_rows(folder).identity(first),
         "time": "",
         "reason": "false",
     }
@@ -252,7 +252,8 @@ def test_two_windows_do_not_overwrite_each_other(served, folder):
     assert row_of(answer) == "g000"
     page = Fields(answer.text)
     assert re.search(
-        r"NOT saved: this row was decided about .*: it was rejected \(unclear\) at 20.*, in another window", page.text
+        r"NOT saved: the decision about this row has changed .*: it was rejected \(unclear\) at 20.*, in another window",
+        page.text,
     )
     assert page.fields["response"] == "my long edit"
     versions = {attrs["value"] for tag, attrs in page.tags if attrs.get("name") == "version"}
@@ -289,8 +290,13 @@ def test_the_last_decision_of_a_filter_says_so_and_stays(served):
 
 def test_constraints_are_checked_while_an_answer_is_written(served):
     client, file = served
-    assert "kept: change_case:english_lowercase" in send(client, "/check", id="g005", response="small letters").text
-    assert "BROKEN: change_case:english_lowercase" in send(client, "/check", id="g005", response="Large Letters").text
+    assert (
+        "satisfied: change_case:english_lowercase" in send(client, "/check", id="g005", response="small letters").text
+    )
+    assert (
+        "NOT SATISFIED: change_case:english_lowercase"
+        in send(client, "/check", id="g005", response="Large Letters").text
+    )
     assert file.decisions == {}
 
 
@@ -334,15 +340,15 @@ def test_hostile_addresses_names_and_reasons_are_text(tmp_path):
         assert not [tag for tag, _ in page.tags if tag == "img"]
         for name, value in answer.headers.items():
             assert "script>" not in value, name
-    assert "text/plain" in client.get(f"/?fate={ATTACK}").headers["content-type"]
+    assert "text/plain" in client.get(f"/?part={ATTACK}").headers["content-type"]
     client.holding.__exit__(None, None, None)
 
 
 def test_a_run_made_anew_meanwhile_is_told_of(served, folder):
     client, _ = served
-    assert "made anew" not in client.get("/").text
+    assert "made again" not in client.get("/").text
     os.utime(folder.dropped_file, (1, 1))
-    assert "made anew" in client.get("/").text
+    assert "made again" in client.get("/").text
 
 
 def test_reasons_have_the_keys_one_to_nine(served):

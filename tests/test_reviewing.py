@@ -31,19 +31,19 @@ def test_a_set_edited_by_hand_is_refused_in_one_line(folder):  # noqa: F811
 
 def test_the_ending_counts_what_stands(served):  # noqa: F811
     client, file = served
-    assert ending(file) == "no decision stands"
+    assert ending(file) == "no decisions"
     send(client, id="g000", version="0", verdict="accept")
-    assert ending(file) == "1 decision stands (1 accepted); `make dataset` applies it"
+    assert ending(file) == "1 decision (1 accepted); `make dataset` applies it"
     send(client, id="g001", version="0", verdict="reject")
     send(client, id="g002", version="0", verdict="reject")
     send(client, id="g002", version="1", verdict="undo")
-    assert ending(file) == "2 decisions stand (1 accepted, 1 rejected); `make dataset` applies them"
+    assert ending(file) == "2 decisions (1 accepted, 1 rejected); `make dataset` applies them"
 
 
 def test_what_the_page_decides_the_next_run_applies_and_the_page_knows_again(finished):
     run = RunFolder(finished)
     rows = read_rows(run)
-    kept, gone = (rows.table.filter(fate=fate, source="generated") for fate in ("set", "dropped"))
+    kept, gone = (rows.table.filter(part=part, source="generated") for part in ("set", "dropped"))
     edited, rejected, answered = kept["id"].head(3)
     back = gone.filter(reason="over_quota")["id"][0]
     client, file = serving(run)
@@ -65,7 +65,7 @@ def test_what_the_page_decides_the_next_run_applies_and_the_page_knows_again(fin
     assert back in lines
     assert rejected not in lines
     again = read_rows(run)
-    assert again.counted(decisions) == decisions
+    assert again.valid(decisions) == decisions
     task = ("id", "instruction", "input", "category")  # an answer that was rewritten may be as it was born again
     before, after = (
         each.table.filter(pl.col("id").is_in([edited, rejected, back])).select(task).sort("id")
@@ -104,7 +104,7 @@ def test_the_command_prints_one_link_keeps_it_and_ends_on_ctrl_c(folder):  # noq
         assert "another review of this run is open" in second.stderr.read()
         process.send_signal(signal.SIGINT)
         said, faults = process.communicate(timeout=30)
-        assert (process.returncode, said, faults) == (0, "no decision stands\n", "")
+        assert (process.returncode, said, faults) == (0, "no decisions\n", "")
     assert links[0] == links[1]
     assert re.fullmatch(
         r"demo: the review is at http://127\.0\.0\.1:\d+/\?token=[\w-]{43} \(Ctrl-C ends it\)\n", links[0]
@@ -128,6 +128,6 @@ def test_what_cannot_be_reviewed_is_one_line_with_status_2(folder, fault):  # no
     taken.close()
     assert (process.returncode, said) == (2, "")
     assert len(faults.splitlines()) == 1
-    assert {"unfinished": "the run is not finished", "edited": "was edited by hand", "port": "cannot be listened at"}[
+    assert {"unfinished": "the run is not finished", "edited": "was edited by hand", "port": "cannot be used"}[
         fault
     ] in faults

@@ -1,42 +1,42 @@
-"""What the review page sends: forms of limited size, and texts that come back from fields."""
+"""Read the forms that the review page sends: their size is limited, and unedited texts come back unchanged."""
 
 from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
 LARGEST = 2_000_000
-"""Bytes of a request's body."""
+"""Largest body of a request, in bytes."""
 
 
 class Refused(Exception):
-    """A request that cannot be met, with the status of the answer."""
+    """A request that is refused, with the status of the response."""
 
-    def __init__(self, status: int, said: str) -> None:
-        """Say why."""
-        super().__init__(said)
+    def __init__(self, status: int, message: str) -> None:
+        """Take the status and the message."""
+        super().__init__(message)
         self.status = status
 
 
-def sent(text: str) -> str:
-    """Return a text that a form brought, with its line feeds as the table has them."""
+def from_form(text: str) -> str:
+    """Return a text of a form with the line feeds of the table."""
     return text.replace("\r\n", "\n")
 
 
-def kept(now: str, came: str) -> str:
-    """Return a text that came back from a field: as it was, where nobody touched it.
+def edited_text(now: str, field: str) -> str:
+    """Return the text of a field, or the text before, `now`, if nobody edited it.
 
-    A field turns CRLF and CR into LF and U+0000 into U+FFFD; a text that differs by these alone was not edited.
+    A field turns CRLF and CR into LF and U+0000 into U+FFFD; a text with only these differences was not edited.
     """
-    came = sent(came)
+    field = from_form(field)
     untouched = now.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "\ufffd")
-    return now if came == untouched else came
+    return now if field == untouched else field
 
 
 async def read_form(request: Request) -> dict[str, str]:
-    """Read a form of limited size; the rest of a larger one is read and forgotten, so that the browser hears the answer.
+    """Read a form. The rest of a body that is too large is read and discarded, so that the browser receives the response.
 
     Raises:
-        Refused: It is larger, or no form.
+        Refused: The body is too large, or no form.
     """
     parts, size = [], 0
     async for part in request.stream():

@@ -1,9 +1,9 @@
-"""Lets nobody but the reviewer's own browser through to the review page, and says with every answer what a page may do.
+"""Allow only the reviewer's own browser to open the review page, and send a security policy with every response.
 
-The link that the server prints carries a token; it is exchanged for a cookie that no script can read and no other site
-can send along, so that the address of the page is clean. Limits: a browser sends a cookie to every port of this machine,
-and while it starts, the link stands among its arguments; so other users of this machine whom you visit with the browser, or
-who watch your processes, can learn the token.
+The printed link contains a token. The server exchanges it for a cookie that no script can read and no other site can send, so
+the address of the page does not contain it. Limits: a browser sends a cookie to every port of this machine, and the link is
+among the browser's arguments while it starts. So another user of this machine can learn the token if you open a page of his
+with the browser, or if he can list your processes.
 """
 
 import hashlib
@@ -22,21 +22,21 @@ HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
-"""With every answer, refusals included."""
+"""Headers of every response, refusals included."""
 LOCKED = "open the link that `kiloset review` printed in its terminal; this browser has no valid token"
 
 
 class Guard:
-    """Wraps an application: who asks, by which name, and from where is checked before it sees a request."""
+    """Wraps an application and checks token, host and origin of a request before the application receives it."""
 
     def __init__(self, app: ASGIApp, token: str, port: int) -> None:
-        """Take the application, the secret of its link, and the port it is to be asked at."""
+        """Take the application, the token of its link, and its port."""
         self._app, self._token = app, token
         self._hosts = (f"127.0.0.1:{port}", f"localhost:{port}")
         self._cookie = f"kiloset-{hashlib.sha256(token.encode()).hexdigest()[:8]}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or hand it on."""
+        """Refuse a request, or pass it on."""
         if scope["type"] != "http":
             return
 
@@ -51,7 +51,7 @@ class Guard:
 
     def _refusal(self, request: Request) -> Response | None:
         host = request.headers.get("host", "").lower()
-        if host not in self._hosts:  # a foreign name that was made to point at this machine
+        if host not in self._hosts:  # a foreign host name that resolves to this machine
             return PlainTextResponse(f"this page is at http://{self._hosts[0]}\n", 400)
         if "token" in request.query_params:
             if not self._is_token(request.query_params["token"]):
@@ -62,25 +62,25 @@ class Guard:
             return PlainTextResponse(f"{LOCKED}\n", 403)
         return None if request.method in ("GET", "HEAD") else _foreign(request, host)
 
-    def _is_token(self, said: str) -> bool:
-        return hmac.compare_digest(said.encode(), self._token.encode())
+    def _is_token(self, text: str) -> bool:
+        return hmac.compare_digest(text.encode(), self._token.encode())
 
     def _let_in(self) -> Response:
-        """Set the cookie and go on to the page.
+        """Set the cookie and load the page.
 
-        By the page itself and not by a redirect: after a click on the link in another site's page, a terminal in a browser
-        say, a redirect would still count as that site's, and the cookie would stay behind.
+        A page does this, not a redirect: after a click on the link in another site's page (for example a terminal in a browser),
+        the browser would attribute a redirect to that site and not send the cookie.
         """
         answer = HTMLResponse(
             '<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="0;url=/">'
-            '<title>Review</title><a href="/">To the review</a></html>'
+            '<title>Review</title><a href="/">Open the review</a></html>'
         )
         answer.set_cookie(self._cookie, self._token, httponly=True, samesite="strict", path="/")
         return answer
 
 
 def _foreign(request: Request, host: str) -> Response | None:
-    """Refuse what another page makes this browser send."""
+    """Refuse a request that another page caused."""
     if request.headers.get("origin") != f"http://{host}":
         return PlainTextResponse("the request does not come from this page\n", 403)
     if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":

@@ -1,4 +1,4 @@
-"""Starts and ends the review page: its run, its link, its port."""
+"""Start and end the review page: its run, its link, its port."""
 
 import os
 import re
@@ -19,21 +19,21 @@ from kiloset.data.curated import is_edited
 from kiloset.review.rows import Rows, read_rows
 
 LINK = re.compile(r"([A-Za-z0-9_-]{43})\n(\d{1,5})\n")
-"""What `.review-token` holds: the token, and the port that was listened at last."""
+"""Content of `.review-token`: the token, and the last port."""
 
 
 def review(
-    folder: RunFolder, port: int | None, browse: Callable[[str], object] | None, tell: Callable[[str], None]
+    folder: RunFolder, port: int | None, browse: Callable[[str], object] | None, say: Callable[[str], None]
 ) -> None:
-    """Serve the review of a run on 127.0.0.1 until it is interrupted; every decision is on the disk before it is confirmed.
+    """Serve the review of a run on 127.0.0.1 until it is interrupted; every decision is on disk before it is confirmed.
 
-    The link stays the same from start to start: token and port are kept in the run's folder, for its owner alone.
+    The link stays the same: token and port are stored in the run's folder, readable by its owner alone.
 
     Args:
         folder: The run; `review.jsonl` and `.review-token` in it are written.
-        port: Where to listen; by default where this run's review was last, or where it is free.
+        port: Port to listen on; by default the port of this run's last review, or a free one.
         browse: Opens a link, if given.
-        tell: Told the link, and at the end how many decisions stand.
+        say: Prints the link, and at the end the number of decisions.
 
     Raises:
         DataError: The run is not finished or its curated.jsonl was edited by hand; another review of it is open; a file
@@ -48,26 +48,25 @@ def review(
             at = listener.getsockname()[1]
             _write_link(kept, token, at)
             link = f"http://127.0.0.1:{at}/?token={token}"
-            tell(f"{folder.path.name}: the review is at {link} (Ctrl-C ends it)")
+            say(f"{folder.path.name}: the review is at {link} (Ctrl-C ends it)")
             if browse is not None:
                 threading.Thread(target=browse, args=(link,), daemon=True).start()
             _serve(folder, rows, file, token, listener)
-        tell(ending(file))
+        say(ending(file))
 
 
 def browser() -> Callable[[str], object] | None:
-    """Return what opens a link, None where there is no screen: a browser in the terminal would take it over."""
+    """Return a function that opens a link; None without a screen, because a text browser would take over the terminal."""
     has_screen = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     return webbrowser.open if has_screen else None
 
 
 def check_untouched(folder: RunFolder) -> None:
-    """Check that decisions could be applied.
+    """Check that decisions can be applied.
 
     Raises:
         DataError: curated.jsonl was edited by hand.
     """
-    # What a run would write now does not matter here, so that it is held against a text that the file cannot have.
     if is_edited(folder):
         raise DataError(
             "KS703",
@@ -77,13 +76,13 @@ def check_untouched(folder: RunFolder) -> None:
 
 
 def ending(file: ReviewFile) -> str:
-    """Return what is said at the end."""
+    """Return the message at the end of a review."""
     counts = Counter(decision.verdict for decision in file.decisions.values())
     if not counts:
-        return "no decision stands"
-    said = ", ".join(f"{counts[verdict]} {verdict}ed" for verdict in ("accept", "reject") if counts[verdict])
-    stand = "1 decision stands" if counts.total() == 1 else f"{counts.total()} decisions stand"
-    return f"{stand} ({said}); `make dataset` applies {'it' if counts.total() == 1 else 'them'}"
+        return "no decisions"
+    verdicts = ", ".join(f"{counts[verdict]} {verdict}ed" for verdict in ("accept", "reject") if counts[verdict])
+    stand = "1 decision" if counts.total() == 1 else f"{counts.total()} decisions"
+    return f"{stand} ({verdicts}); `make dataset` applies {'it' if counts.total() == 1 else 'them'}"
 
 
 def _serve(folder: RunFolder, rows: Rows, file: ReviewFile, token: str, listener: socket.socket) -> None:
@@ -97,7 +96,7 @@ def _serve(folder: RunFolder, rows: Rows, file: ReviewFile, token: str, listener
         guarded, http="h11", ws="none", lifespan="off", log_config=None, log_level="error", access_log=False,
         server_header=False, proxy_headers=False, timeout_graceful_shutdown=2,
     )  # fmt: skip
-    # uvicorn ends on SIGINT, and then raises it again for whoever handled it before: here it has done its work.
+    # uvicorn ends on SIGINT and then raises it again for the previous handler, which must ignore it here.
     before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
         uvicorn.Server(config).run(sockets=[listener])
@@ -106,10 +105,10 @@ def _serve(folder: RunFolder, rows: Rows, file: ReviewFile, token: str, listener
 
 
 def _listener(port: int | None, last: int) -> socket.socket:
-    """Return a socket that listens on this machine alone."""
+    """Return a socket that only this machine can reach."""
     for at in (port,) if port is not None else (last, 0):
         listener = socket.socket()
-        # A server that was killed leaves connections that would keep the port for a minute.
+        # Connections of a killed server would block the port for a minute.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", at))
@@ -120,22 +119,22 @@ def _listener(port: int | None, last: int) -> socket.socket:
         else:
             return listener
     raise DataError(
-        "KS704", f"--port {port}: cannot be listened at ({refused}); choose another, or none for any free one"
+        "KS704", f"--port {port}: cannot be used ({refused}); choose another port, or leave it out for a free one"
     )
 
 
 def _read_link(path: Path) -> tuple[str, int]:
-    """Return token and port of the last review of this run; a new token and 0 where there was none."""
+    """Return token and port of the last review of this run; a new token and 0 if there was none."""
     try:
-        found = LINK.fullmatch(path.read_text(encoding="ascii")) if path.exists() else None
+        match = LINK.fullmatch(path.read_text(encoding="ascii")) if path.exists() else None
     except (OSError, UnicodeDecodeError):
-        found = None
-    at = int(found[2]) if found else 0
-    return (found[1], at) if found and at <= 65535 else (secrets.token_urlsafe(32), 0)
+        match = None
+    at = int(match[2]) if match else 0
+    return (match[1], at) if match and at <= 65535 else (secrets.token_urlsafe(32), 0)
 
 
 def _write_link(path: Path, token: str, port: int) -> None:
-    """Write what the next review of this run needs, readable by its owner alone."""
+    """Write token and port for the next review of this run, readable by its owner alone."""
     temporary = path.with_name(f"{path.name}.partial")
     try:
         temporary.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""The review page's server: shows rows, and appends what is decided about them to review.jsonl before it answers.
+"""The server of the review page: it shows rows, and appends each decision to review.jsonl before it responds.
 
-Every answer to the page is one fragment, the whole of it anew. Requests are handled one after another in one thread, so
-that no two windows can write at once.
+Every response to the page is one fragment that replaces the whole page. One thread handles all requests in order, so two windows
+cannot write at the same time.
 """
 
 import re
@@ -23,9 +23,9 @@ from kiloset.audit.safe_text import visible
 from kiloset.core.errors import DataError
 from kiloset.core.review import TEXTS, Decision, ReviewFile
 from kiloset.core.run import RunFolder
-from kiloset.review.filter import FATES, SCORES, STATES, Filter, read_filter
-from kiloset.review.form import Refused, kept, read_form, sent
-from kiloset.review.row_view import Shown, check_constraints, show_row
+from kiloset.review.filter import PARTS, SCORES, STATES, Filter, read_filter
+from kiloset.review.form import Refused, edited_text, from_form, read_form
+from kiloset.review.row_view import RowView, check_constraints, view_row
 from kiloset.review.rows import (
     Rows,
     by_category,
@@ -40,19 +40,19 @@ from kiloset.review.rows import (
 STATIC, TEMPLATES = (Path(__file__).parent / name for name in ("static", "templates"))
 FILES = {"htmx.min.js": "text/javascript", "review.js": "text/javascript", "review.css": "text/css"}
 LONGEST = 20_000
-"""Characters shown of a text; the fields in which it is edited always hold all of it."""
+"""Longest text shown, in characters; an edit field always contains the whole text."""
 REASONS = (
     "false", "no task", "unclear", "not useful", "off-topic", "style", "personal data", "licence", "duplicate",
 )  # fmt: skip
-"""Why a row may be rejected, by the keys 1 to 9."""
-PAST = {"accept": "accepted", "reject": "rejected", "undo": "taken back"}
+"""Reasons to reject a row, by the keys 1 to 9."""
+PAST = {"accept": "accepted", "reject": "rejected", "undo": "undone"}
 
 
 class Review:
     """The review of one run."""
 
     def __init__(self, run: RunFolder, rows: Rows, file: ReviewFile) -> None:
-        """Take a run's rows, and its decisions, which this process holds."""
+        """Take a run's rows, and its locked file of decisions."""
         self._run, self._rows, self._file = run, rows, file
         self._signature = signature(run)
         self._templates = Environment(
@@ -60,10 +60,10 @@ class Review:
         )  # fmt: skip
         self._templates.filters["shown"] = lambda text: visible(text, LONGEST)
         for name in ("review.html.j2", "review_page.html.j2", "review_row.html.j2", "review_constraints.html.j2"):
-            self._templates.get_template(name)  # compiled here, not while the first row waits
+            self._templates.get_template(name)  # compiled here, before the first request
 
     def app(self) -> Starlette:
-        """Return the application; `kiloset.review.guard.Guard` must stand before it."""
+        """Return the application; it must be wrapped in `kiloset.review.guard.Guard`."""
         app = Starlette(
             routes=[
                 Route("/", self._page, methods=["GET"]),
@@ -98,18 +98,18 @@ class Review:
         if not written:
             return self._answer(request, chosen, id, status=409, alarm=self._conflict(id), typed=form)
         verdict = decision.verdict
-        said = f"{id} {PAST[verdict]}{f': {decision.reason}' if decision.reason else ''}."
+        message = f"{id} {PAST[verdict]}{f': {decision.reason}' if decision.reason else ''}."
         event = {"id": id, "version": self._file.version(id), "undo": verdict == "undo"}
-        answer = self._answer(request, chosen, id, said=said, moves=verdict != "undo")
+        answer = self._answer(request, chosen, id, message=message, moves=verdict != "undo")
         answer.headers["hx-trigger-after-swap"] = dumps({"decided": event})
         return answer
 
     async def _check(self, request: Request) -> Response:
-        """Tell which constraints of a row a text keeps that is being written."""
+        """Return which constraints of a row the text in the edit field satisfies."""
         form = await read_form(request)
         row = self._rows.row(self._named(form))
-        found = check_constraints(row["constraints"] or (), sent(form.get("response", "")))
-        return HTMLResponse(self._templates.get_template("review_constraints.html.j2").render(constraints=found))
+        checks = check_constraints(row["constraints"] or (), from_form(form.get("response", "")))
+        return HTMLResponse(self._templates.get_template("review_constraints.html.j2").render(constraints=checks))
 
     async def _static(self, request: Request) -> Response:
         name = request.path_params["name"]
@@ -123,68 +123,69 @@ class Review:
         return id
 
     def _standing(self, id: str) -> Decision | None:
-        """Return what stands of a row, if it is still the one decided about."""
-        said = self._file.decision(id)
-        return said if said is not None and said.born == self._rows.born(id) else None
+        """Return the current decision about a row, if the row has the texts that were decided about."""
+        decision = self._file.decision(id)
+        return decision if decision is not None and decision.born == self._rows.identity(id) else None
 
     def _decision(self, id: str, form: Mapping[str, str]) -> Decision:
-        """Return what a form says about a row.
+        """Return the decision in a form.
 
         Raises:
-            Refused: It says nothing that can be kept.
+            Refused: The form contains no valid decision.
         """
         verdict, reason = form.get("verdict"), form.get("reason", "").strip()
-        born, time = self._rows.born(id), datetime.now(UTC).isoformat(timespec="seconds")
+        identity, time = self._rows.identity(id), datetime.now(UTC).isoformat(timespec="seconds")
         if verdict == "undo":
             if self._file.decision(id) is None:
-                raise Refused(422, f"Nothing stands of {id} that could be taken back.")
-            return Decision(id, "undo", born, time)
+                raise Refused(422, f"There is no decision about {id} to undo.")
+            return Decision(id, "undo", identity, time)
         if verdict == "reject":
-            return Decision(id, "reject", born, time, reason)
+            return Decision(id, "reject", identity, time, reason)
         if verdict != "accept":
             raise Refused(400, "a decision is accept, reject or undo")
-        now = show_row(self._rows, id, self._standing(id), 0).texts
-        texts = {name: kept(now[name], form[name]) if name in form else now[name] for name in TEXTS}
+        now = view_row(self._rows, id, self._standing(id), 0).texts
+        texts = {name: edited_text(now[name], form[name]) if name in form else now[name] for name in TEXTS}
         for name in TEXTS:
             if name != "input" and not texts[name].strip():
                 raise Refused(422, f"NOT saved: an accepted row needs its {name}; press e to write one.")
         if texts["category"] not in self._rows.categories:
             raise Refused(422, f"NOT saved: there is no category {texts['category']}.")
-        return Decision(id, "accept", born, time, reason, **texts)
+        return Decision(id, "accept", identity, time, reason, **texts)
 
     def _conflict(self, id: str) -> str:
-        said = self._file.decision(id)
-        if said is None:
-            done = "its decision was taken back"
+        decision = self._file.decision(id)
+        if decision is None:
+            done = "its decision was undone"
         else:
-            done = f"it was {PAST[said.verdict]}{f' ({said.reason})' if said.reason else ''} at {said.time}"
+            reason = f" ({decision.reason})" if decision.reason else ""
+            done = f"it was {PAST[decision.verdict]}{reason} at {decision.time}"
         return (
-            f"NOT saved: this row was decided about since you saw it: {done}, in another window, or in this one just before "
-            "the server ended. What you see now is what stands; decide again if you know better."
+            f"NOT saved: the decision about this row has changed since this page was loaded: {done}, in another window, or in this "
+            "one just before the server ended. The page now shows the current decision; you can decide again."
         )
 
     def _answer(
-        self, request: Request, chosen: Filter, here: str | None, *, status: int = 200, said: str = "", alarm: str = "",
+        self, request: Request, chosen: Filter, here: str | None, *, status: int = 200, message: str = "", alarm: str = "",
         moves: bool = False, typed: Mapping[str, str] | None = None,
     ) -> HTMLResponse:  # fmt: skip
-        """Return the page at a row, at the next undecided one where it `moves` on, or at the first where none is given."""
-        counted = self._rows.counted(self._file.decisions)
-        table = overlaid(self._rows, counted)
-        found = select(table, chosen, here)
+        """Return the page at the row `here`, at the next undecided row if `moves`, or at the first row if `here` is None."""
+        valid = self._rows.valid(self._file.decisions)
+        table = overlaid(self._rows, valid)
+        selected = select(table, chosen, here)
         if moves or here is None:
-            here, ended = _onward(found, here)
-            said += ended
-        found = found.filter(pl.col("matches") | (pl.col("id") == pl.lit(here, pl.String)))
-        before, after, undecided = neighbours(found, here)
+            here, ended = _onward(selected, here)
+            message += ended
+        selected = selected.filter(pl.col("matches") | (pl.col("id") == pl.lit(here, pl.String)))
+        before, after, undecided = neighbours(selected, here)
         fragment = request.headers.get("hx-request") == "true"
-        row = None if here is None else show_row(self._rows, here, counted.get(here), self._file.version(here))
-        said_of = {"said": said, "alarm": alarm, "typed": typed or {}, "fragment": fragment}
+        row = None if here is None else view_row(self._rows, here, valid.get(here), self._file.version(here))
+        status_line = {"message": message, "alarm": alarm, "typed": typed or {}, "fragment": fragment}
         links = {"previous": before, "next": after, "undecided": undecided}
         text = self._templates.get_template("review_page.html.j2" if fragment else "review.html.j2").render(
-            **said_of, row=row, fields=_fields(row, typed), name=self._run.path.name, filter=chosen, links=links,
-            reasons=REASONS, categories=self._rows.categories, place=_place(found, here), choices=self._choices(),
-            mine=progress(select(table, replace(chosen, state=""))["state"]), whole=progress(table.filter(fate="set")["state"]),
-            parts=by_category(table.filter(fate="set")), lost=len(self._file.decisions) - len(counted),
+            **status_line, row=row, fields=_fields(row, typed), name=self._run.path.name, filter=chosen, links=links,
+            reasons=REASONS, categories=self._rows.categories, place=_place(selected, here), choices=self._choices(),
+            mine=progress(select(table, replace(chosen, state=""))["state"]), whole=progress(table.filter(part="set")["state"]),
+            parts=by_category(table.filter(part="set")), lost=len(self._file.decisions) - len(valid),
             is_stale=signature(self._run) != self._signature, scores=SCORES, longest=LONGEST,
         )  # fmt: skip
         answer = HTMLResponse(text, status, {"vary": "HX-Request"})
@@ -197,30 +198,29 @@ class Review:
         table = self._rows.table
         scores = [name for name in SCORES if name in table.columns and table[name].null_count() < table.height]
         return {
-            "fates": FATES, "states": STATES, "reasons": values_of(table, "reason"), "scores": scores,
+            "parts": PARTS, "states": STATES, "reasons": values_of(table, "reason"), "scores": scores,
             "origins": [*values_of(table, "source"), *values_of(table, "strategy")],
         }  # fmt: skip
 
 
-def _onward(found: pl.DataFrame, here: str | None) -> tuple[str | None, str]:
-    """Return the next undecided row of the filter or, where there is none, this or the first one, and what to say of that."""
-    shown_rows = found.filter("matches")
-    *_, undecided = neighbours(found, here)
+def _onward(selected: pl.DataFrame, here: str | None) -> tuple[str | None, str]:
+    """Return the next undecided row of the filter; without one, this or the first row, and a message."""
+    *_, undecided = neighbours(selected, here)
     if undecided is not None:
         return undecided, ""
-    first = shown_rows["id"].to_list()[:1]
+    first = selected.filter("matches")["id"].to_list()[:1]
     ended = " Every row of this filter is decided." if here or first else ""
     return here or (first[0] if first else None), ended
 
 
-def _place(found: pl.DataFrame, here: str | None) -> tuple[int | None, int]:
-    """Return the number of a row among those the filter shows, None where it does not show it, and how many they are."""
-    ids = found.filter("matches")["id"].to_list()
+def _place(selected: pl.DataFrame, here: str | None) -> tuple[int | None, int]:
+    """Return the place of a row among the rows of the filter, None if it is not one of them, and the number of these rows."""
+    ids = selected.filter("matches")["id"].to_list()
     return ids.index(here) + 1 if here in ids else None, len(ids)
 
 
-def _fields(row: Shown | None, typed: Mapping[str, str] | None) -> dict[str, str]:
-    """Return what stands in the fields of a row: what was typed and could not be saved, else its texts."""
+def _fields(row: RowView | None, typed: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the content of a row's edit fields: what was typed and could not be saved, else its texts."""
     return {} if row is None else {**row.texts, **{name: typed[name] for name in TEXTS if typed and name in typed}}
 
 

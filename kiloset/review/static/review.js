@@ -1,10 +1,10 @@
-// The keys of the review page. Everything they do, a button or link of the page does too; htmx sends and swaps.
+// The keys of the review page. A button or link of the page does the same; htmx sends requests and swaps the page.
 "use strict";
 (() => {
   const byId = (id) => document.getElementById(id);
   const run = document.body.dataset.run;
   const store = `kiloset.undo.${run}`;
-  let armed = false; // the user was told of an edit that is not saved, and may leave it now
+  let armed = false; // the page has warned of an unsaved edit, so the next key may discard it
 
   const say = (text) => { byId("status").textContent = text; };
   const alarm = (text) => { byId("alarm").textContent = text; };
@@ -40,7 +40,7 @@
 
   function undo() {
     const last = undoable().at(-1);
-    if (!last) { say("This window has decided nothing that it could take back."); return; }
+    if (!last) { say("This window has no decision to undo."); return; }
     const [id, version] = last;
     const query = new URLSearchParams(location.search);
     query.delete("row");
@@ -94,7 +94,7 @@
     if (event.target.closest("#edit") || !isDirty() || armed) return;
     event.preventDefault();
     armed = true;
-    say("What you typed is not saved: e goes on with it, Ctrl+Enter saves it. The same key again leaves it.");
+    say("Your edit is not saved: e continues it, Ctrl+Enter saves it. Press the same key again to discard it.");
   });
   window.addEventListener("beforeunload", (event) => { if (isDirty()) event.preventDefault(); });
 
@@ -114,7 +114,7 @@
     remember(decisions);
   });
 
-  const lost = "NOT saved: the review's server cannot be reached. What you typed is still here. Start `kiloset review` again, then press the key again.";
+  const lost = "NOT saved: the review server cannot be reached. Your edit is still on this page. Start `kiloset review` again, then press the key again.";
   for (const name of ["htmx:sendError", "htmx:timeout"]) document.addEventListener(name, () => alarm(lost));
   document.addEventListener("htmx:responseError", (event) => {
     const { status, responseText } = event.detail.xhr;
