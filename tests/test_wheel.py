@@ -19,7 +19,6 @@ from types import SimpleNamespace
 
 import pytest
 
-import kiloset
 from tests import planted
 from tests.paths import ROOT
 
@@ -193,7 +192,6 @@ def test_a_run_of_two_rows_on_fakes_ends_with_two_rows(command, helpers, tmp_pat
     assert [json.loads(line)["messages"][0]["role"] for line in lines] == ["user", "user"]
 
 
-@pytest.mark.skipif(not hasattr(kiloset, "make_dataset"), reason="the public API does not exist yet")
 def test_the_python_example_of_the_readme_runs_on_fakes(command, helpers, installed):
     (example,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
     assert "size=500" in example
@@ -209,6 +207,7 @@ def test_the_python_example_of_the_readme_runs_on_fakes(command, helpers, instal
                 pass
 
         kiloset.models.RunModels = Fakes
+        kiloset.models.embedder_of = lambda *_, **__: Fakes().embedder
     """
     rows = planted.clean(20)
     planted.write(installed.folder / "theirs.jsonl", [*rows, rows[0]])
