@@ -95,7 +95,8 @@ def drop(table: pl.DataFrame, benchmarks: pl.DataFrame, config: ContaminationCon
     >>> from kiloset.core.table import table_of
     >>> table = table_of([{"id": "g1", "instruction": "Name the five largest moons of Saturn", "source": "generated"}])
     >>> benchmarks = pl.DataFrame({"place": ["exam:1"], "prompt": ["Name the five largest moons of Saturn."]})
-    >>> drop(table, benchmarks).dropped["reason"].item()
+    >>> kept, dropped = drop(table, benchmarks)
+    >>> dropped["reason"].item()
     'contaminated_ngrams'
     """
     return drop_contaminated(table, Prompts(benchmarks, config or ContaminationConfig()), seeds_in_set=False)

@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from kiloset.core.constraint_text import language_detector
 from kiloset.filters.measures import measured_where
 
 SURE = 0.5
@@ -74,7 +75,7 @@ def languages_known(texts: Iterable[str]) -> tuple[str, ...]:
 
 def known_languages() -> tuple[str, ...]:
     """Return the ISO 639 codes of all languages that can be detected."""
-    return tuple(sorted(set(_detector().labels) - {NO_LANGUAGE}))
+    return tuple(sorted(set(language_detector().labels) - {NO_LANGUAGE}))
 
 
 def foreign(column: str, allowed: Sequence[str]) -> pl.Expr:
@@ -131,21 +132,13 @@ def _likeliest(text: str) -> tuple[str, float]:
 
 def _shares(text: str) -> dict[str, float]:
     """Return the probability of each language."""
-    return dict(_detector().rank(unicodedata.normalize("NFC", text).lower()))
-
-
-@cache
-def _detector() -> Any:
-    """Load py3langid's model (0.6 s) with all languages; its module-level one has its languages in global state."""
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    return dict(language_detector().rank(unicodedata.normalize("NFC", text).lower()))
 
 
 @cache
 def _tables() -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
     """Return py3langid's automaton: the next states, each state's row in them, each state's feature, the features' weights."""
-    detector = _detector()
+    detector = language_detector()
     rows = np.asarray(detector.tk_row, np.int64) * 256
     return (
         np.asarray(detector.tk_nextmove),
@@ -159,7 +152,7 @@ def _doubtful(texts: pl.Series, allowed: Sequence[str]) -> pl.Series:
     """Return whether the beginning of each text is probably in another language; false for null."""
     at = texts.is_not_null().arg_true().to_numpy()
     doubtful = np.zeros(len(texts), bool)
-    ours = [number for number, code in enumerate(_detector().nb_classes) if code in allowed]
+    ours = [number for number, code in enumerate(language_detector().nb_classes) if code in allowed]
     for start in range(0, len(at), PART):
         some = at[start : start + PART]
         doubtful[some] = _skim(texts[some].str.slice(0, SKIMMED))[:, ours].sum(axis=1) < DOUBT
@@ -190,7 +183,7 @@ def _skim(texts: pl.Series) -> NDArray[np.float32]:
     place = np.concatenate(who or [rows[:0]]), np.concatenate(what or [rows[:0]])
     counts = csr_array((np.ones(len(place[0]), np.float32), place), shape=(len(texts), len(weights)))
     counts.data = np.log1p(counts.data)
-    scores = counts @ weights + _detector().nb_pc
+    scores = counts @ weights + language_detector().nb_pc
     scores[np.diff(counts.indptr) == 0] = 0.0  # a text without features has no evidence
     scores /= np.sqrt(np.maximum(read[order], 1))[:, None]
     shares = np.exp(scores - scores.max(axis=1, keepdims=True))

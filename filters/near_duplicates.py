@@ -8,7 +8,8 @@ The result does not depend on the order of the rows.
 >>> from kiloset.filters import near_duplicates
 >>> texts = ["Name a fish of the North Sea.", "Name a fish of the north sea", "Write a poem about snow."]
 >>> table = table_of([{"id": f"g{n}", "instruction": text, "source": "generated"} for n, text in enumerate(texts)])
->>> near_duplicates.drop(table, near_duplicates.Config(threshold=0.7)).kept["id"].to_list()
+>>> kept, dropped = near_duplicates.drop(table, near_duplicates.Config(threshold=0.7))
+>>> kept["id"].to_list()
 ['g0', 'g2']
 """
 

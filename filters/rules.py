@@ -6,7 +6,8 @@ rule on masked constraints cannot be switched off.
 >>> from kiloset.core.table import table_of
 >>> from kiloset.filters import rules
 >>> table = table_of([{"id": "g1", "instruction": "Describe it", "response": "A cat.", "source": "generated"}])
->>> rules.drop(table, rules.Config(min_instruction_words=3)).dropped["evidence"].item()
+>>> kept, dropped = rules.drop(table, rules.Config(min_instruction_words=3))
+>>> dropped["evidence"].item()
 '2.0 words (limit 3.0)'
 """
 

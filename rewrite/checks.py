@@ -14,10 +14,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from textwrap import dedent
-from typing import Literal, NamedTuple, NoReturn
+from typing import Literal, NamedTuple
 
 from kiloset.core.form import FUNCTION_WORDS, LIST_LINE
-from kiloset.core.text import GAP, LIST_MARK, NUMBER, WORD, normal_form, numbers, squash, words
+from kiloset.core.text import GAP, LIST_MARK, NUMBER, WORD, normal_form, numbers, read_json, squash, words
 from kiloset.data.masking import placeholders
 from kiloset.data.personal import find_personal, redacted
 
@@ -280,7 +280,7 @@ def keeps_polarity(reference: str, rewrite: str) -> Verdict:
     ours, theirs = _pole(rewrite), _pole(reference)
     if theirs is not None:
         name = {True: "yes", False: "no", None: "neither yes nor no"}
-        return verdict("polarity", ours == theirs, f"the rewrite says {name[ours]}, the reference {name[theirs]}")
+        return verdict("polarity", ours == theirs, f"the rewrite states {name[ours]}, the reference {name[theirs]}")
     if 0 < len(words(reference)) <= LABEL_WORDS and not re.search(r"[.!?\n]", reference.strip()):
         same = normal_form(reference) == normal_form(rewrite)
         return verdict("polarity", same, f"the label {'is still' if same else 'is no longer'} {squash(reference)!r}")
@@ -565,13 +565,9 @@ def _json_form(text: str) -> str | None:
     if text.strip()[:1] not in ("{", "["):
         return None
     try:
-        return json.dumps(json.loads(text, parse_constant=_refuse_constant), sort_keys=True)
+        return json.dumps(read_json(text), sort_keys=True)
     except (ValueError, RecursionError):
         return None
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _only_json_block(text: str) -> str | None:

@@ -171,7 +171,7 @@ def keeps_direction(reference: str, rewrite: str) -> Verdict:
     turned = [fault for sentence in ours if (fault := _turned_around(sentence, theirs))]
     evidence = "no word is turned into its opposite"
     if turned:
-        evidence = f'the rewrite says "{turned[0][1]}" where the reference says "{turned[0][0]}"'
+        evidence = f'the rewrite states "{turned[0][1]}" where the reference states "{turned[0][0]}"'
     return verdict("opposites", not turned, evidence, len(turned), 0)
 
 
@@ -218,7 +218,7 @@ def keeps_choice(instruction: str, reference: str, rewrite: str) -> Verdict:
             (old,) = chosen
             new = ", ".join(offered[stem] for stem in sorted(now)) or "none of the choices"
             same = old in now or not now
-            return verdict("choice", same, f"the rewrite says {new}, the reference {offered[old]}")
+            return verdict("choice", same, f"the rewrite states {new}, the reference {offered[old]}")
     return not_applicable("choice", "the reference does not choose one of several words of the instruction")
 
 
@@ -371,7 +371,7 @@ def _misattributed(sentence: Sentence, theirs: Sequence[Sentence], names: frozen
         return ""
     before = old.content & names
     if before and not before & ours:
-        return f"says of {_some(sentence, ours)} what the reference says of {_some(old, before)}"
+        return f"states of {_some(sentence, ours)} what the reference states of {_some(old, before)}"
     if BY & set(sentence.words) != BY & set(old.words):
         return ""
     for verb in sorted(old.content & sentence.content - names):
@@ -388,7 +388,7 @@ def _exchanged(sentence: Sentence, theirs: Sequence[Sentence], figures: frozense
     before = old.content & figures if old else frozenset()
     if not now or not before or now & before:
         return ""
-    return f"says of {_some(sentence, now)} what the reference says of {_some(old or sentence, before)}"
+    return f"states of {_some(sentence, now)} what the reference states of {_some(old or sentence, before)}"
 
 
 def _around(sentence: Sentence, verb: str, names: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:

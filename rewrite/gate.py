@@ -207,7 +207,7 @@ def keeps_silent_about_the_prompt(instruction: str, reference: str, rewrite: str
         (phrase for phrase in phrases if not re.search(rf"\b{re.escape(phrase)}\b", known, re.IGNORECASE)), None
     )
     if leak:
-        return verdict("leak", False, f'the rewrite says "{leak}", which neither instruction nor reference does')
+        return verdict("leak", False, f'the rewrite contains "{leak}", which neither instruction nor reference does')
     preamble = PREAMBLE.match(rewrite.replace("’", "'"))
     if preamble and not re.match(r"[^\n]{0,200}\banswer", reference, re.IGNORECASE):
         return verdict("leak", False, f"the rewrite begins {squash(preamble[0])[:60]!r}, the reference does not")

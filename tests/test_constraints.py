@@ -309,7 +309,7 @@ def test_a_language_is_detected_alike_every_time_and_leaves_the_library_as_it_wa
     state = random.getstate()
     languages = {text: language_of(text) for text in (ENGLISH, GERMAN, SPANISH, "5", "")}
     assert list(languages.values()) == ["en", "de", "es", None, None]
-    constraint_text._detector.cache_clear()
+    constraint_text.language_detector.cache_clear()
     assert {text: language_of(text) for text in languages} == languages
     assert random.getstate() == state
 
@@ -321,4 +321,4 @@ def test_a_language_is_detected_alike_every_time_and_leaves_the_library_as_it_wa
 def test_every_language_that_a_constraint_may_name_can_be_detected() -> None:
     assert len(LANGUAGES) == 30
     assert set(constraint_text.DETECTED) >= LANGUAGES
-    assert set(constraint_text.DETECTED) == set(constraint_text._detector().labels)
+    assert set(constraint_text.DETECTED) == set(constraint_text.language_detector(constraint_text.DETECTED).labels)

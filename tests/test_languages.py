@@ -137,7 +137,7 @@ def test_the_known_languages_have_a_twentieth_of_the_texts_whose_language_is_sur
 
 def test_many_are_skimmed_as_py3langid_scores_them_one_by_one() -> None:
     texts = [text for _, text in KNOWN] + [text.upper() * 5 for _, text in KNOWN] + NOT_FOREIGN[:-5] + ["", "a"]
-    detector = languages._detector()
+    detector = languages.language_detector()
     skimmed = languages._skim(pl.Series(texts))
     for text, row in zip(texts, skimmed, strict=True):
         begins = text.lower().encode()[:SKIMMED]

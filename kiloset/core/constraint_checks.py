@@ -3,14 +3,13 @@
 Only `core/constraints.py` calls these functions, after it has rejected blank responses and invalid arguments.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from kiloset.core.constraint_text import bullets, count_phrase, count_words, folded, language_of, paragraphs, separated
 from kiloset.core.sentences import sentences
-from kiloset.core.text import WORD, normal_form
+from kiloset.core.text import WORD, normal_form, read_json
 
 Args = Mapping[str, Any]
 
@@ -106,13 +105,9 @@ def _json_format(response: str, _: Args) -> bool:
     if opening.rstrip().lower() in ("```", "```json") and text.endswith("```"):
         text = text[len(opening) :].removesuffix("```")
     try:
-        return isinstance(json.loads(text, parse_constant=_refuse_constant), dict | list)
+        return isinstance(read_json(text), dict | list)
     except (ValueError, RecursionError):
         return False
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _title(response: str, _: Args) -> bool:

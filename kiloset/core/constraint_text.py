@@ -9,10 +9,12 @@ from kiloset.core.text import words
 
 MIN_SHARE = 0.1
 """Least probability at which a language counts as detected; without evidence each of the 55 languages has 0.018."""
-DETECTED = words("""
+DETECTED = tuple(
+    words("""
     af ar bg bn ca cs cy da de el en es et fa fi fr gu he hi hr hu id it ja kn ko lt lv mk ml mr ne nl no pa pl pt ro ru
     sk sl so sq sv sw ta te th tl tr uk ur vi zh
 """)
+)
 """The languages that are distinguished: the languages of IFEval's detector, with one Chinese."""
 SEPARATOR = re.compile(r"^[ \t]*\*\*\*[ \t]*$", re.MULTILINE)
 RULE_LINE = re.compile(r"[ \t]*(?:(?:\*[ \t]*){3,}|(?:-[ \t]*){3,})")
@@ -62,15 +64,16 @@ def language_of(text: str) -> str | None:
 
     Capitals are lowered first. Single words are often not recognised: one in three answers of up to 3 words is.
     """
-    code, share = _detector().classify(unicodedata.normalize("NFC", text).lower())
+    code, share = language_detector(DETECTED).classify(unicodedata.normalize("NFC", text).lower())
     return str(code) if share >= MIN_SHARE else None
 
 
 @cache
-def _detector() -> Any:
-    """Load py3langid's model (0.6 s) for these languages; its module-level one has its languages in global state."""
+def language_detector(languages: tuple[str, ...] = ()) -> Any:
+    """Load py3langid's model (0.6 s) for some or all languages; its module-level model has them in global state."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     detector = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    detector.set_languages(DETECTED)
+    if languages:
+        detector.set_languages(list(languages))
     return detector

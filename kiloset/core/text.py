@@ -1,7 +1,9 @@
 """Words, numbers and normal forms of text, for any script."""
 
+import json
 import re
 import unicodedata
+from typing import Any, NoReturn
 
 WORD = re.compile(r"\w+(?:['’\-]\w+)*", re.UNICODE)
 SIGNS = "\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003134f"
@@ -70,6 +72,20 @@ def repeat_rate(text: str, n: int = 4) -> float:
     tokens = words(text)
     grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def read_json(text: str) -> Any:
+    """Return the value of a JSON text; NaN and infinities are not JSON.
+
+    Raises:
+        ValueError: The text is not JSON.
+        RecursionError: It is nested too deeply.
+    """
+
+    def refuse(name: str) -> NoReturn:
+        raise ValueError(f"{name} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
 
 
 def squash(text: str) -> str:
