@@ -6,14 +6,14 @@ from kiloset.audit.answers import cut_answers, is_without_stop, too_short
 from tests import planted
 
 
-def test_answers_cut_anywhere_are_told_as_cut_or_as_without_a_stop():
+def test_answers_cut_anywhere_are_reported_as_cut_or_as_without_a_stop():
     answers = [row["response"] for row in planted.clean(300, seed=5)]
     assert not cut_answers(answers)
     cut = [answer[: len(answer) - 8 - number] for number, answer in enumerate(answers[:40])]
-    found = cut_answers(cut + answers[40:])
-    assert all(at in found or is_without_stop(text) for at, text in enumerate(cut))
-    assert max(found) < 40
-    assert len(found) > 20
+    cut_ends = cut_answers(cut + answers[40:])
+    assert all(at in cut_ends or is_without_stop(text) for at, text in enumerate(cut))
+    assert max(cut_ends) < 40
+    assert len(cut_ends) > 20
 
 
 @pytest.mark.parametrize(
@@ -32,13 +32,13 @@ def test_an_article_at_the_end_shows_a_cut_in_a_text_of_any_kind():
 
 
 def test_a_word_is_too_short_only_where_a_text_is_asked_for():
-    assert too_short("Explain why the sky is blue.", "Light") == "1 word where a text is asked for"
-    assert too_short("Write a poem about rain", "Rain. Drops.") == "2 words where a text is asked for"
+    assert too_short("Explain why the sky is blue.", "Light") == "1 word although the task asks for a text"
+    assert too_short("Write a poem about rain", "Rain. Drops.") == "2 words although the task asks for a text"
     assert too_short("Name a colour", "...") == "no letter, digit or symbol in it"
-    for asked, said in (
+    for instruction, answer in (
         ("Name a colour", "Blue"),
         ("Write a synonym for big", "large"),
         ("Explain it", ""),
         ("Describe it in one word", "Old"),
     ):
-        assert too_short(asked, said) is None
+        assert too_short(instruction, answer) is None

@@ -1,4 +1,4 @@
-"""The set's categories against its target, by hand, and what is said of a target read from real use."""
+"""The set's categories against its target, by hand, and the text about a target read from real use."""
 
 import io
 from typing import Any
@@ -21,39 +21,39 @@ def curated(**rows: int) -> pl.DataFrame:
     )
 
 
-def shown(found: Any) -> str:
+def printed(figures: Any) -> str:
     file = io.StringIO()
-    print_distribution(found, Console(file=file, width=80))
+    print_distribution(figures, Console(file=file, width=80))
     return file.getvalue()
 
 
 def test_a_deviation_is_the_difference_of_shares_in_points() -> None:
-    found = distribution(curated(code=6, maths=3, songs=1), {"target": {"code": 5, "maths": 10, "poems": 5}})
+    figures = distribution(curated(code=6, maths=3, songs=1), {"target": {"code": 5, "maths": 10, "poems": 5}})
     expected = {"code": 60 - 25, "maths": 30 - 50, "poems": -25, "songs": 10}
-    assert found.deviations == pytest.approx(expected)
-    assert found.largest == ("code", pytest.approx(35))
-    lines = [line.split() for line in shown(found).splitlines()]
+    assert figures.deviations == pytest.approx(expected)
+    assert figures.largest == ("code", pytest.approx(35))
+    lines = [line.split() for line in printed(figures).splitlines()]
     assert ["code", "5", "25.0", "%", "6", "60.0", "%", "+35.0"] in lines
     assert ["poems", "5", "25.0", "%", "0", "0.0", "%", "-25.0"] in lines
-    assert "largest deviation: +35.0 percentage points, code" in shown(found)
+    assert "largest deviation: +35.0 percentage points, code" in printed(figures)
 
 
 def test_the_largest_deviation_may_be_a_lack() -> None:
-    found = distribution(curated(a=1, b=1, c=1), {"target": {"a": 1, "b": 1, "c": 8}})
-    assert found.largest == ("c", pytest.approx(100 / 3 - 80))
+    figures = distribution(curated(a=1, b=1, c=1), {"target": {"a": 1, "b": 1, "c": 8}})
+    assert figures.largest == ("c", pytest.approx(100 / 3 - 80))
 
 
 @pytest.mark.parametrize(("rows", "manifest"), [({"a": 1}, {}), ({}, {"target": {"a": 1}})])
 def test_without_a_target_or_a_row_there_is_no_deviation(rows: dict[str, int], manifest: dict[str, Any]) -> None:
-    found = distribution(curated(**rows), manifest)
-    assert (found.deviations, found.largest, found.js_distance, found.usage) == ({}, None, None, None)
-    assert "largest deviation" not in shown(found)
+    figures = distribution(curated(**rows), manifest)
+    assert (figures.deviations, figures.largest, figures.js_distance, figures.usage) == ({}, None, None, None)
+    assert "largest deviation" not in printed(figures)
 
 
-def test_a_target_of_real_use_says_how_sure_it_is() -> None:
-    text = shown(distribution(curated(a=1), {"target": {"a": 1}, "usage": USAGE}))
+def test_a_target_of_real_use_states_how_sure_it_is() -> None:
+    text = printed(distribution(curated(a=1), {"target": {"a": 1}, "usage": USAGE}))
     lines = [line.split() for line in text.splitlines()]
     assert "5000 of 9000 prompts" in text
     assert "unsure: 59.2 % of them (confidence below 0.50); these are counted too" in text
     assert [line[-2:] for line in lines if line[:1] == ["of"]] == [["47.6", "%"], ["50.0", "%"]]
-    assert "the target follows real use" in shown(distribution(curated(a=1), {"target": {"a": 1}, "usage": {}}))
+    assert "the target follows real use" in printed(distribution(curated(a=1), {"target": {"a": 1}, "usage": {}}))

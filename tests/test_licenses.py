@@ -18,13 +18,13 @@ CLAUSES = {
 }
 
 
-def found(*names):
+def clauses_of(*names):
     """The clauses that are reported, each with the licences it is reported of."""
-    told = {}
+    reported = {}
     for each in conflicts(dict.fromkeys(names, 1)):
         (clause,) = [short for begins, short in CLAUSES.items() if each.why.startswith(begins)]
-        told.setdefault(clause, []).append(each.licences)
-    return told
+        reported.setdefault(clause, []).append(each.licences)
+    return reported
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ def found(*names):
     ],
 )  # fmt: skip
 def test_each_licence_is_reported_by_its_clauses(name, clauses):
-    assert list(found(name)) == clauses
-    assert all(of == [(name,)] for of in found(name).values())
+    assert list(clauses_of(name)) == clauses
+    assert all(of == [(name,)] for of in clauses_of(name).values())
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_each_licence_is_reported_by_its_clauses(name, clauses):
 )  # fmt: skip
 def test_licences_together_are_reported_by_what_they_ask_of_each_other(names, together):
     for order in itertools.permutations(names):
-        assert found(*order) == together
+        assert clauses_of(*order) == together
 
 
 def test_llama_3_and_3_1_say_different_things_of_output():

@@ -23,28 +23,28 @@ from tests.test_export import (
 MADE = {"run": "mine", "format": "messages"}
 
 
-def filled(target, text="ours", made=MADE):
+def filled(target, text="ours", settings=MADE):
     def write(place):
         (place / "deep").mkdir()
         (place / "train.jsonl").write_text(text)
         (place / "deep" / "more.txt").write_text(text * 2)
 
-    return put_in_place(target, made, write)
+    return put_in_place(target, settings, write)
 
 
 def contents(place):
     return {path.relative_to(place).as_posix(): path.read_bytes() for path in place.rglob("*") if path.is_file()}
 
 
-def refuse(target, message, made=MADE):
+def refuse(target, message, settings=MADE):
     """Try to put something at `target`; it must be refused, and nothing be other than before."""
     before = contents(target.parent)
     with pytest.raises(DataError, match=message) as raised:
-        placing.check_place(target, target, made)
+        placing.check_place(target, target, settings)
     assert "\n" not in str(raised.value)
     assert str(raised.value).endswith("with --out (make: OUT=)")
     with pytest.raises(DataError, match=f"{target.name}: "):  # also by whoever did not look first
-        filled(target, "new", made)
+        filled(target, "new", settings)
     assert contents(target.parent) == before
 
 
