@@ -34,7 +34,7 @@ def test_an_article_at_the_end_shows_a_cut_in_a_text_of_any_kind():
 def test_a_word_is_too_short_only_where_a_text_is_asked_for():
     assert too_short("Explain why the sky is blue.", "Light") == "1 word although the task asks for a text"
     assert too_short("Write a poem about rain", "Rain. Drops.") == "2 words although the task asks for a text"
-    assert too_short("Name a colour", "...") == "no letter, digit or symbol in it"
+    assert too_short("Name a colour", "...") == "contains no letter, digit or symbol"
     for instruction, answer in (
         ("Name a colour", "Blue"),
         ("Write a synonym for big", "large"),
