@@ -184,6 +184,15 @@ def test_a_row_that_vanishes_or_stands_twice_does_not_add_up() -> None:
     assert problems == ["rules: 1 rows dropped, but the file of the kept rows is missing"]
 
 
+def test_seeds_that_a_stage_sets_aside_are_counted_and_not_lost() -> None:
+    two, ledger = rows_of(SEEDS), pl.DataFrame(schema={**ROW, **VERDICT})
+    stages = [("seeds", two), ("score", two.tail(1))]
+    counts, problems = funnel(stages, ledger, {"seeds": {}, "score": {"set_aside": 1}})
+    assert (counts[1].set_aside, counts[1].kept, problems) == (1, 1, [])
+    _, problems = funnel(stages, ledger, {"seeds": {}, "score": {"set_aside": 2}})
+    assert problems == ["score: 1 rows vanished without a reason, for example s0001"]
+
+
 def test_the_distance_to_the_target_is_the_root_of_the_mean_divergence_from_the_middle() -> None:
     target, got = {"a": 6, "b": 3, "c": 1}, {"a": 1, "b": 1, "d": 2}
     p, q = (0.6, 0.3, 0.1, 0.0), (0.25, 0.25, 0.0, 0.5)

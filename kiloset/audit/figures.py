@@ -25,7 +25,7 @@ CREATES = ("seeds", "generate")
 
 @dataclass(frozen=True, slots=True)
 class StageCount:
-    """What one stage did, counted from its files: `entered + created == kept + dropped` if no row was lost."""
+    """What one stage did, counted from its files: `entered + created == kept + dropped + set aside` if no row was lost."""
 
     stage: str
     entered: int
@@ -33,6 +33,8 @@ class StageCount:
     kept: int
     dropped: dict[str, int]
     """Rows by reason, most first."""
+    set_aside: int = 0
+    """Seeds that stay out of the set without being dropped."""
 
     @property
     def dropped_rows(self) -> int:
@@ -88,16 +90,19 @@ def funnel(
     counts: list[StageCount] = []
     problems: list[str] = []
     before: set[str] = set()
+    seeds = set(stages[0][1].filter(pl.col("source") == "seed")["id"]) if stages else set()
     for stage, kept in stages:
         dropped = ledger.filter(pl.col("stage") == stage)
         after = Counter([*kept["id"], *dropped["id"]])
         if twice := [id for id, times in after.items() if times > 1]:
             problems.append(f"{stage}: {len(twice)} rows were kept and dropped, for example {min(twice)}")
-        if lost := before - after.keys():
+        lost = before - after.keys()
+        aside = lost & seeds if len(lost & seeds) == manifest.get(stage, {}).get("set_aside", 0) else set()
+        if lost := lost - aside:
             problems.append(f"{stage}: {len(lost)} rows vanished without a reason, for example {min(lost)}")
         if (new := after.keys() - before) and stage not in CREATES:
             problems.append(f"{stage}: {len(new)} rows appeared from nowhere, for example {min(new)}")
-        counts.append(StageCount(stage, len(before), len(new), kept.height, tally(dropped["reason"])))
+        counts.append(StageCount(stage, len(before), len(new), kept.height, tally(dropped["reason"]), len(aside)))
         problems += _compare_with_manifest(counts[-1], manifest)
         before = set(kept["id"])
     names = dict(stages)

@@ -89,7 +89,7 @@ def explain(run: RunFolder, row_id: str) -> RowHistory:
         calls=_calls(run, row["calls"] or []),
         passages=passages,
         rewrites=row.get("rewrites") or [],
-        outcome=_outcome(row_id, verdict, passages, splits),
+        outcome=_outcome(row, verdict, passages, splits),
         verdict=verdict,
         dropped_for=Relative(other, texts.get(other, "")) if other else None,
         preferred_to=[Relative(id, texts[id], f"at {stage}: {reason}") for id, stage, reason in beaten],
@@ -162,15 +162,20 @@ def _passages(
 
 
 def _outcome(
-    row_id: str, verdict: Mapping[str, Any] | None, passages: Sequence[Passage], splits: Mapping[str, str] | None
+    row: Mapping[str, Any],
+    verdict: Mapping[str, Any] | None,
+    passages: Sequence[Passage],
+    splits: Mapping[str, str] | None,
 ) -> str:
     if verdict:
         return f"dropped at {verdict['stage']}, {verdict['reason']}"
     if splits is None:
         return f"kept so far by {passages[-1].stage}; the run is not finished"
-    if row_id not in splits:
+    if row["id"] not in splits:
+        if row["source"] == "seed":
+            return f"a seed, set aside after {passages[-1].stage}"
         return f"kept by {passages[-1].stage}, but not in curated.jsonl"
-    return f"curated, split {splits[row_id]}"
+    return f"curated, split {splits[row['id']]}"
 
 
 def _calls(run: RunFolder, keys: Sequence[str]) -> list[dict[str, Any] | str]:

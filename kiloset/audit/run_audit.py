@@ -274,12 +274,14 @@ def _print_usage(usage: Mapping[str, Any], console: Console) -> None:
 def _print_funnel(report: Audit, console: Console) -> None:
     rows: list[tuple[object, ...]] = []
     for count in report.funnel:
-        rows.append((count.stage, count.entered, count.created, count.kept, count.dropped_rows))
-        rows += [(f"- {reason}", "", "", "", dropped) for reason, dropped in count.dropped.items()]
-    print_table(console, "Funnel", ("stage", "in", "new", "kept", "dropped"), rows)
+        rows.append((count.stage, count.entered, count.created, count.kept, count.dropped_rows, count.set_aside or ""))
+        rows += [(f"- {reason}", "", "", "", dropped, "") for reason, dropped in count.dropped.items()]
+    print_table(console, "Funnel", ("stage", "in", "new", "kept", "dropped", "set aside"), rows)
     print_lines(console, *(f"NOT CONSISTENT: {problem}" for problem in report.problems))
     if not report.problems:
-        print_lines(console, "The counts are consistent: every row was kept, or dropped once with a reason.")
+        print_lines(
+            console, "The counts are consistent: every row was kept, dropped once with a reason, or set aside (seeds)."
+        )
 
 
 def _print_diversity(report: Audit, console: Console) -> None:

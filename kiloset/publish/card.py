@@ -31,7 +31,7 @@ STAGES = {
     "near_duplicates": "{dropped:,} rows repeated another row almost word for word.",
     "contamination": "{dropped:,} rows repeated a prompt of the benchmarks named below, if any.",
     "semantic": "{dropped:,} rows had the same meaning as another row.",
-    "score": "The quality of each row was measured; {dropped:,} rows were dropped, such as seeds that stay out of the set.",
+    "score": "The quality of each row was measured; {aside:,} seeds were set aside, because they stay out of the set.",
     "select": "Of {entered:,} rows {kept:,} were selected: the wanted number of each category and a reserve, as different from each other as possible.",
     "rewrite": "Rewrites of the answers were tried. A rewrite was taken only if checks of numbers, names, code, negations and length found no change and the base model found it more natural. {dropped:,} rows were dropped.",
     "style": "Of {entered:,} rows the ones with the most uniform style were kept; {dropped:,} rows of the reserve were dropped.",
@@ -198,7 +198,7 @@ def _tables(facts: Facts) -> dict[str, list[tuple[object, ...]]]:
             if one.rows
         ],
         "chain": _chain(report),
-        "funnel": [(each.stage, each.entered, each.created, each.dropped_rows, each.kept) for each in report.funnel],
+        "funnel": [(each.stage, each.entered, each.created, each.dropped_rows, each.set_aside, each.kept) for each in report.funnel],
         "reasons": [(each.stage, reason, rows) for each in report.funnel for reason, rows in each.dropped.items()],
         "strategies": [(name, one.candidates, one.kept) for name, one in report.strategies.strategies.items()],
         "models": _models(facts),
@@ -229,7 +229,11 @@ def _chain(report: Audit) -> list[tuple[object, ...]]:
         (
             count.stage,
             STAGES.get(count.stage, "{dropped:,} rows were dropped.").format(
-                entered=count.entered, new=count.created, kept=count.kept, dropped=count.dropped_rows
+                entered=count.entered,
+                new=count.created,
+                kept=count.kept,
+                dropped=count.dropped_rows,
+                aside=count.set_aside,
             ),
         )
         for count in report.funnel
