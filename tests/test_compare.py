@@ -1,4 +1,4 @@
-"""Two sets held against each other: what is in both is found exactly, and each figure stands beside its like."""
+"""Two sets compared: rows in both are comparison exactly, and each figure stands beside its like."""
 
 import json
 import random
@@ -41,20 +41,20 @@ def pair(tmp_path):
     return planted.write(tmp_path / "a.jsonl", first), planted.write(tmp_path / "b.jsonl", rows), first, rows
 
 
-def held(pair, tmp_path, **kwargs):
+def compared(pair, tmp_path, **kwargs):
     return compare(str(pair[0]), str(pair[1]), tmp_path, kwargs.get("load"))
 
 
 def test_rows_that_are_in_both_are_counted_by_kind_from_either_side(pair, tmp_path):
-    found = held(pair, tmp_path)
-    assert found.common["A"].kinds == {"whole": 20, "task": 10, "near": 15}
-    assert found.common["B"].kinds == {"whole": 22, "task": 10, "near": 15}
-    assert found.common["A"].rows == 45
-    example = found.common["A"].examples[0]
+    comparison = compared(pair, tmp_path)
+    assert comparison.common["A"].kinds == {"whole": 20, "task": 10, "near": 15}
+    assert comparison.common["B"].kinds == {"whole": 22, "task": 10, "near": 15}
+    assert comparison.common["A"].rows == 45
+    example = comparison.common["A"].examples[0]
     assert (example.row.place, example.duplicate.place) in {("a.jsonl:1", "b.jsonl:154"), ("a.jsonl:1", "b.jsonl:199")}
 
 
-def test_a_row_is_in_both_exactly_where_a_comparison_of_all_pairs_says_so(tmp_path):
+def test_a_row_is_in_both_exactly_where_a_comparison_of_all_pairs_finds_it(tmp_path):
     mine, theirs = planted.clean(120, seed=21), planted.clean(80, seed=22)
     # Rows that are alike within A too: of each four near copies only one is in B.
     for at in range(20):
@@ -77,11 +77,11 @@ def test_a_row_is_in_both_exactly_where_a_comparison_of_all_pairs_says_so(tmp_pa
 
 
 def test_a_row_more_like_one_of_its_own_set_is_in_both_all_the_same(tmp_path):
-    said = (planted.sentence(random.Random(3)) + " and " + planted.sentence(random.Random(4))).split()
+    sentence_words = (planted.sentence(random.Random(3)) + " and " + planted.sentence(random.Random(4))).split()
     texts = [
-        " ".join([*said[:-4], "gone", "with", "no", "word"]),
-        " ".join(said),
-        " ".join(["some", "other", "words", "here", "now", *said[5:]]),
+        " ".join([*sentence_words[:-4], "gone", "with", "no", "word"]),
+        " ".join(sentence_words),
+        " ".join(["some", "other", "words", "here", "now", *sentence_words[5:]]),
     ]
     grams = [shingles(text) for text in texts]
     alike = [len(grams[one] & grams[other]) / len(grams[one] | grams[other]) for one, other in ((0, 1), (1, 2), (0, 2))]
@@ -95,20 +95,20 @@ def test_a_row_more_like_one_of_its_own_set_is_in_both_all_the_same(tmp_path):
 
 
 def test_figures_are_those_of_each_side(pair, tmp_path):
-    found = held(pair, tmp_path)
-    figures = {name: sides for name, *sides in figures_of(found)}
+    comparison = compared(pair, tmp_path)
+    figures = {name: sides for name, *sides in figures_of(comparison)}
     assert figures["rows"] == ["300", "200"]
     assert figures["within: exact duplicates"] == ["0", "2"]
     assert figures["between: rows that the other has too"] == ["45", "47"]
     names = sorted(planted.CATEGORIES)
     counts = [[sum(row["category"] == name for row in rows) for name in names] for rows in pair[2:]]
-    assert found.js_distance == pytest.approx(jensenshannon(*counts, 2))
-    assert shares_of(found, "licences") == {"Apache-2.0": [100.0, 50.0], "MIT": [0.0, 50.0]}
-    assert shares_of(found, "categories")["code"] == [
+    assert comparison.js_distance == pytest.approx(jensenshannon(*counts, 2))
+    assert shares_of(comparison, "licences") == {"Apache-2.0": [100.0, 50.0], "MIT": [0.0, 50.0]}
+    assert shares_of(comparison, "categories")["code"] == [
         pytest.approx(100 * 50 / 300),
         pytest.approx(100 * counts[1][names.index("code")] / 200),
     ]
-    assert found.faults_per_hundred()["exact_duplicate"] == {"A": 0.0, "B": 1.0}
+    assert comparison.faults_per_hundred()["exact_duplicate"] == {"A": 0.0, "B": 1.0}
 
 
 def test_trigrams_are_counted_over_as_many_words_of_each(tmp_path):
@@ -116,25 +116,27 @@ def test_trigrams_are_counted_over_as_many_words_of_each(tmp_path):
     other = [{"instruction": "Tell me a thing.", "response": "one two three one two three one two three."}]
     planted.write(tmp_path / "a.jsonl", one)
     planted.write(tmp_path / "b.jsonl", other)
-    found = compare(str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"), tmp_path, None)
+    comparison = compare(str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"), tmp_path, None)
     # Six words each: four trigrams, in B the first stands there again.
-    assert (found.words_read, found.trigrams) == (6, {"A": 1.0, "B": 0.75})
+    assert (comparison.words_read, comparison.trigrams) == (6, {"A": 1.0, "B": 0.75})
 
 
 def test_the_vendi_score_is_of_as_many_rows_of_each(pair, tmp_path):
-    found = held(pair, tmp_path, load=lambda *_: FakeEmbedder())
-    assert found.vendi_rows == 200
+    comparison = compared(pair, tmp_path, load=lambda *_: FakeEmbedder())
+    assert comparison.vendi_rows == 200
     texts = read_example_file(str(pair[1])).table["user"].to_list()
-    assert found.vendi["B"] == pytest.approx(vendi_score(np.asarray(FakeEmbedder().embed(texts), np.float32)), rel=1e-4)
-    assert any("Vendi" in name for name, *_ in figures_of(found))
-    assert not held(pair, tmp_path).vendi
+    assert comparison.vendi["B"] == pytest.approx(
+        vendi_score(np.asarray(FakeEmbedder().embed(texts), np.float32)), rel=1e-4
+    )
+    assert any("Vendi" in name for name, *_ in figures_of(comparison))
+    assert not compared(pair, tmp_path).vendi
 
 
 def test_a_set_is_as_itself(pair, tmp_path):
-    found = compare(str(pair[0]), str(pair[0]), tmp_path, None)
-    assert found.common["A"].kinds == found.common["B"].kinds == {"whole": 300, "task": 0, "near": 0}
-    assert found.js_distance == 0
-    assert len(set(found.trigrams.values())) == 1
+    comparison = compare(str(pair[0]), str(pair[0]), tmp_path, None)
+    assert comparison.common["A"].kinds == comparison.common["B"].kinds == {"whole": 300, "task": 0, "near": 0}
+    assert comparison.js_distance == 0
+    assert len(set(comparison.trigrams.values())) == 1
 
 
 def test_a_run_is_named_by_folder_or_name(kiloset, finished, pair):  # noqa: F811
@@ -148,13 +150,13 @@ def test_a_run_is_named_by_folder_or_name(kiloset, finished, pair):  # noqa: F81
         locate("mine", finished.parent)
 
 
-def test_a_set_that_is_not_there_is_one_line(kiloset, pair):  # noqa: F811
+def test_a_missing_set_is_refused_in_one_line(kiloset, pair):  # noqa: F811
     ran = kiloset("compare", pair[0], "absent")
     assert ran.returncode == 2
     assert re.fullmatch(r"kiloset: KS\d{3} absent: no such file or folder, and no such run in runs\n", ran.stderr)
 
 
-def test_the_command_writes_a_page_only_where_it_is_told(kiloset, pair, tmp_path):  # noqa: F811
+def test_the_command_writes_a_page_only_on_request(kiloset, pair, tmp_path):  # noqa: F811
     before = {path.name for path in tmp_path.iterdir()}
     assert kiloset("compare", pair[0], pair[1]).returncode == 0
     assert {path.name for path in tmp_path.iterdir()} == before
@@ -163,8 +165,8 @@ def test_the_command_writes_a_page_only_where_it_is_told(kiloset, pair, tmp_path
 
 
 def test_the_charts_hold_the_shares_and_nothing_becomes_markup(pair, hostile, tmp_path):  # noqa: F811
-    found = compare(str(tmp_path / "set.jsonl"), str(pair[1]), tmp_path, None)
-    page = Tags(render_comparison(found, vectors_of))
+    comparison = compare(str(tmp_path / "set.jsonl"), str(pair[1]), tmp_path, None)
+    page = Tags(render_comparison(comparison, vectors_of))
     assert [attrs.get("type") for tag, attrs in page.tags if tag == "script"].count(None) == 2
     assert not [tag for tag, _ in page.tags if tag in ("img", "textarea", "iframe")]
     specs = {attrs["id"]: json.loads(text) for attrs, text in page.scripts if "id" in attrs}
@@ -172,15 +174,18 @@ def test_the_charts_hold_the_shares_and_nothing_becomes_markup(pair, hostile, tm
     assert {bar["name"] for bar in bars} >= {ATTACKS[0], "code"}
     assert sum(bar["percent of rows"] for bar in bars if bar["of"] == "B") == pytest.approx(100, abs=0.1)
     points = pl.DataFrame(specs["chart-map"]["data"]["values"])
-    assert points["set"].value_counts().sort("set")["count"].to_list() == [found.sides["A"].rows, 200]
+    assert points["set"].value_counts().sort("set")["count"].to_list() == [comparison.sides["A"].rows, 200]
     lines = pl.DataFrame(specs["chart-lengths"]["vconcat"][1]["data"]["values"])
-    assert lines.group_by("of").agg(pl.col("rows").sum()).sort("of")["rows"].to_list() == [found.sides["A"].rows, 200]
+    assert lines.group_by("of").agg(pl.col("rows").sum()).sort("of")["rows"].to_list() == [
+        comparison.sides["A"].rows,
+        200,
+    ]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome on the PATH")
 def test_a_browser_draws_both_and_reports_no_error(pair, hostile, tmp_path):  # noqa: F811
-    found = compare(str(tmp_path / "set.jsonl"), str(pair[1]), tmp_path, None)
-    write_comparison_page(found, vectors_of, tmp_path / "both.html")
+    comparison = compare(str(tmp_path / "set.jsonl"), str(pair[1]), tmp_path, None)
+    write_comparison_page(comparison, vectors_of, tmp_path / "both.html")
     with opened(tmp_path / "both.html", "dark") as page:
         assert page.title() == "A: set.jsonl and B: b.jsonl"
         page.select_option("#map-field", "fault")

@@ -41,18 +41,18 @@ def line_of(id, asked, answer, category="c", split="train", **more):
     }
 
 
-def run_of(path, rows, lines=None, left=()):
-    """A run folder whose last stage has `rows`, whose ledger has `left`, and whose curated.jsonl has `lines`."""
+def run_of(path, rows, lines=None, dropped=()):
+    """A run folder whose last stage has `rows`, whose ledger has `dropped`, and whose curated.jsonl has `lines`."""
     folder = RunFolder(path)
     folder.create()
     rows = table_of(
         [{"source": "generated", "category": "c", "response": "ok", "license": "MIT", **row} for row in rows]
     )
-    gone = table_of([{"source": "generated", **row} for row in left]).with_columns(
+    gone = table_of([{"source": "generated", **row} for row in dropped]).with_columns(
         reason=pl.lit("why"), evidence=pl.lit(""), measured=pl.lit(None, pl.Float64), limit=pl.lit(None, pl.Float64),
         twin=pl.lit(None, pl.String),
     )  # fmt: skip
-    folder.write_stage(1, "style", "f", rows, gone if left else no_rows(rows))
+    folder.write_stage(1, "style", "f", rows, gone if dropped else no_rows(rows))
     folder.update_manifest({"name": "mine"})
     if lines is None:
         lines = []
@@ -90,32 +90,32 @@ def exported(folder, layout, validation=0.3):
 
 
 def sides_in(place):
-    """The files of the sides, without those that only tell of them."""
+    """The files with rows, without the files that only describe them."""
     return [file for file in sorted(place.iterdir()) if file.stem in ("train", "validation")]
 
 
 def lines_in(place):
     """What the .jsonl files of a folder say, read by hand: `(side, object)`."""
-    found = []
+    written_rows = []
     for file in sides_in(place):
         text = file.read_bytes()
         assert text.endswith(b"\n")
-        found += [(file.stem, json.loads(line)) for line in text[:-1].split(b"\n")]
-    return found
+        written_rows += [(file.stem, json.loads(line)) for line in text[:-1].split(b"\n")]
+    return written_rows
 
 
 def sides_of(place):
     return {row["id"]: side for side, row in lines_in(place)}
 
 
-def told(line):
+def as_line(line):
     return {name: line[name] for name in ("id", "category", "source", "license")}
 
 
 def by_id(rows):
-    found = {row["id"]: row for row in rows}
-    assert len(found) == len(rows)
-    return found
+    written_rows = {row["id"]: row for row in rows}
+    assert len(written_rows) == len(rows)
+    return written_rows
 
 
 # ------------------------------------------------------------------------------------------------------- the layouts
@@ -123,32 +123,32 @@ def by_id(rows):
 
 def test_messages_are_those_of_curated_jsonl(hard):
     exported(hard, "messages")
-    found = by_id([row for _, row in lines_in(hard.path / "export-messages")])
-    assert found == {line["id"]: {"messages": line["messages"], **told(line)} for line in curated_of(hard)}
+    written_rows = by_id([row for _, row in lines_in(hard.path / "export-messages")])
+    assert written_rows == {line["id"]: {"messages": line["messages"], **as_line(line)} for line in curated_of(hard)}
 
 
 def test_sharegpt_has_the_same_turns_under_its_own_names(hard):
     exported(hard, "sharegpt")
-    found = by_id([row for _, row in lines_in(hard.path / "export-sharegpt")])
+    written_rows = by_id([row for _, row in lines_in(hard.path / "export-sharegpt")])
     for line in curated_of(hard):
         asked, answer = (turn["content"] for turn in line["messages"])
         turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": answer}]
-        assert found.pop(line["id"]) == {"conversations": turns, **told(line)}
-    assert not found
+        assert written_rows.pop(line["id"]) == {"conversations": turns, **as_line(line)}
+    assert not written_rows
 
 
 @pytest.mark.parametrize(("layout", "column"), [("alpaca", "output"), ("sharegpt", "conversations")])
-def test_llama_factory_is_told_of_both_sides_under_the_names_in_its_documentation(hard, layout, column):
+def test_llama_factory_gets_both_sides_under_the_names_in_its_documentation(hard, layout, column):
     place = exported(hard, layout).folder
-    told_of = json.loads((place / "dataset_info.json").read_text())
-    assert list(told_of) == ["kiloset", "kiloset_validation"]
+    info = json.loads((place / "dataset_info.json").read_text())
+    assert list(info) == ["kiloset", "kiloset_validation"]
     for name, rows in (("kiloset", 7), ("kiloset_validation", 3)):
-        assert set(told_of[name]) == {
+        assert set(info[name]) == {
             "file_name",
             "formatting",
         }  # with "columns" it would forget its own names for the rest
-        assert told_of[name]["formatting"] == layout
-        lines = (place / told_of[name]["file_name"]).read_bytes().strip(b"\n").split(b"\n")
+        assert info[name]["formatting"] == layout
+        lines = (place / info[name]["file_name"]).read_bytes().strip(b"\n").split(b"\n")
         assert [column in json.loads(line) for line in lines] == [True] * rows
     assert list(
         json.loads((export.export(hard, layout, hard.path / "all", 0).folder / "dataset_info.json").read_text())
@@ -160,15 +160,15 @@ def test_alpaca_takes_instruction_and_input_apart_where_nobody_edited_them(hard)
     lines[6]["messages"][0]["content"] += "!"  # one that has an input
     write_lines(hard, lines)
     exported(hard, "alpaca")
-    found = by_id([row for _, row in lines_in(hard.path / "export-alpaca")])
+    written_rows = by_id([row for _, row in lines_in(hard.path / "export-alpaca")])
     final = by_id(hard.stages()[-1][1].to_dicts())
     for line in lines:
         asked, answer = (turn["content"] for turn in line["messages"])
         row = final[line["id"]]
         parts = (asked, "") if line is lines[6] else (row["instruction"], row["input"])
         wanted = dict(zip(("instruction", "input", "output"), (*parts, answer), strict=True))
-        assert found.pop(line["id"]) == {**wanted, **told(line)}
-    assert not found
+        assert written_rows.pop(line["id"]) == {**wanted, **as_line(line)}
+    assert not written_rows
     assert final["g00006"]["input"]
 
 
@@ -176,8 +176,8 @@ def test_polars_reads_parquet_back_to_the_rows(hard):
     exported(hard, "parquet")
     place = hard.path / "export-parquet"
     parts = [pl.read_parquet(place / f"{side}.parquet") for side in ("train", "validation")]
-    found = by_id([row for part in parts for row in part.to_dicts()])
-    assert found == {line["id"]: {"messages": line["messages"], **told(line)} for line in curated_of(hard)}
+    written_rows = by_id([row for part in parts for row in part.to_dicts()])
+    assert written_rows == {line["id"]: {"messages": line["messages"], **as_line(line)} for line in curated_of(hard)}
 
 
 def test_datasets_loads_the_folder_back_to_the_rows(hard):
@@ -186,8 +186,8 @@ def test_datasets_loads_the_folder_back_to_the_rows(hard):
     exported(hard, "hf")
     loaded = load_from_disk(str(hard.path / "export-hf"))
     assert list(loaded) == ["train", "validation"]
-    found = by_id([row for part in loaded.values() for row in part])
-    assert found == {line["id"]: {"messages": line["messages"], **told(line)} for line in curated_of(hard)}
+    written_rows = by_id([row for part in loaded.values() for row in part])
+    assert written_rows == {line["id"]: {"messages": line["messages"], **as_line(line)} for line in curated_of(hard)}
 
 
 @pytest.mark.parametrize("layout", ["messages", "alpaca", "sharegpt", "parquet"])
@@ -198,14 +198,14 @@ def test_datasets_reads_the_files_of_every_layout(hard, tmp_path, layout):
     kind = "parquet" if layout == "parquet" else "json"
     files = {file.stem: str(file) for file in sides_in(hard.path / f"export-{layout}")}
     loaded = load_dataset(kind, data_files=files, cache_dir=str(tmp_path / "cache"))
-    # By the folder's name alone: what only tells of the rows is not taken for rows.
+    # By the folder's name alone: files that only describe the rows are not read as rows.
     whole = load_dataset(str(hard.path / f"export-{layout}"), cache_dir=str(tmp_path / "cache"))
     assert {name: part.to_list() for name, part in whole.items()} == {n: p.to_list() for n, p in loaded.items()}
-    found = by_id([row for part in loaded.values() for row in part])
+    written_rows = by_id([row for part in loaded.values() for row in part])
     for line in curated_of(hard):
         asked, answer = (turn["content"] for turn in line["messages"])
-        row = found.pop(line["id"])
-        assert {name: row[name] for name in told(line)} == told(line)
+        row = written_rows.pop(line["id"])
+        assert {name: row[name] for name in as_line(line)} == as_line(line)
         if layout == "alpaca":
             joined = row["instruction"] + ("\n\n" + row["input"] if row["input"] else "")
             assert (joined, row["output"]) == (asked, answer)
@@ -213,7 +213,7 @@ def test_datasets_reads_the_files_of_every_layout(hard, tmp_path, layout):
             assert row["conversations"] == [{"from": "human", "value": asked}, {"from": "gpt", "value": answer}]
         else:
             assert row["messages"] == line["messages"]
-    assert not found
+    assert not written_rows
 
 
 @pytest.mark.parametrize("layout", ["messages", "alpaca", "sharegpt", "parquet"])
@@ -244,9 +244,9 @@ def test_edits_by_hand_are_exported_and_rows_may_come_and_go(hard, layout):
     done = exported(hard, layout)
     assert sum(done.rows.values()) == len(lines) == len(HARD)
     if layout in ("messages", "sharegpt", "alpaca"):
-        found = by_id([row for _, row in lines_in(done.folder)])
-        assert "Edited." in json.dumps(found["g00001"])
-        assert (found["mine"]["license"], "g00004" in found) == ("", False)
+        written_rows = by_id([row for _, row in lines_in(done.folder)])
+        assert "Edited." in json.dumps(written_rows["g00001"])
+        assert (written_rows["mine"]["license"], "g00004" in written_rows) == ("", False)
 
 
 def test_a_system_turn_and_several_turns_go_into_messages_and_sharegpt_but_not_into_alpaca(hard):
@@ -339,7 +339,7 @@ def test_the_command_knows_every_layout():
     assert get_args(Layout) == tuple(LAYOUTS)
 
 
-def test_the_command_says_what_it_did_does_it_again_and_refuses_what_was_changed(kiloset, finished, tmp_path):
+def test_the_command_reports_what_it_did_repeats_it_and_refuses_what_was_changed(kiloset, finished, tmp_path):
     arguments = ("export", "--format", "sharegpt", "--runs", tmp_path / "runs", "--run", "mine", "--validation", "0.25")
     ran = kiloset(*arguments)
     assert (ran.returncode, ran.stderr) == (0, "")

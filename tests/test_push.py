@@ -41,11 +41,11 @@ def run(finished):
 
 def send(run, repo="jo/set", layout="parquet", **options):
     lines = []
-    given = {
+    arguments = {
         "private": True, "branch": None, "message": None, "validation": 0.25, "allow_personal": False,
         "say": lines.append, "confirm": lambda: None, **options,
     }  # fmt: skip
-    lines.append(pushing.push(run, repo, layout, **given))
+    lines.append(pushing.push(run, repo, layout, **arguments))
     return "\n".join(lines)
 
 
@@ -65,7 +65,7 @@ def has_key(rows):
 
 @pytest.mark.parametrize("layout", pushing.PUSHED)
 def test_one_commit_brings_exactly_the_export_and_its_card(hub, run, tmp_path, layout):
-    said = send(run, layout=layout)
+    output = send(run, layout=layout)
     export(run, layout, tmp_path / "mine", 0.25)
 
     commits = hub.repos["jo/set"].branches["main"]
@@ -76,14 +76,14 @@ def test_one_commit_brings_exactly_the_export_and_its_card(hub, run, tmp_path, l
     assert arrived == ours
     assert len(ours) == 2 + (layout not in ("messages", "parquet"))
     assert 'load_dataset("jo/set")' in card
-    assert all(f"sends {name}, {len(content):,} bytes" in said for name, content in ours.items())
-    assert commits[-1].oid[:12] in said
+    assert all(f"sends {name}, {len(content):,} bytes" in output for name, content in ours.items())
+    assert commits[-1].oid[:12] in output
     assert hub.repos["jo/set"].private
 
 
 def test_the_token_goes_into_the_headers_of_the_hub_and_nowhere_else(hub, run, capfd):
-    said = send(run)
-    shown = capfd.readouterr()
+    output = send(run)
+    captured = capfd.readouterr()
     assert len(hub.asked) >= 7
     for asked in hub.asked:
         assert TOKEN not in asked.path
@@ -92,11 +92,11 @@ def test_the_token_goes_into_the_headers_of_the_hub_and_nowhere_else(hub, run, c
         assert {name for name, value in asked.headers.items() if TOKEN in value} == (
             set() if is_storage else {"authorization"}
         ), asked.path
-    assert TOKEN not in said + shown.out + shown.err
+    assert TOKEN not in output + captured.out + captured.err
     assert not any(TOKEN.encode() in path.read_bytes() for path in run.path.rglob("*") if path.is_file())
 
 
-def test_what_the_hub_says_of_the_card_is_shown_and_nothing_else(hub, run):
+def test_warnings_of_the_hub_about_the_card_are_shown_and_nothing_else(hub, run):
     assert "warning" not in send(run)
     hub.warnings = ["license is\x1b[31m odd"]
     edit(run, lambda rows: rows.pop())
@@ -112,9 +112,9 @@ def test_nothing_of_the_run_but_the_export_is_sent(hub, run):
 
 def test_what_was_pushed_already_is_not_committed_again(hub, run):
     send(run)
-    said = send(run)
+    output = send(run)
     assert len(hub.repos["jo/set"].branches["main"]) == 2
-    assert "nothing has changed since commit" in said
+    assert "nothing has changed since commit" in output
     edit(run, lambda rows: rows.pop())
     send(run, message="one row less")
     commits = hub.repos["jo/set"].branches["main"]
@@ -124,13 +124,13 @@ def test_what_was_pushed_already_is_not_committed_again(hub, run):
 def test_a_file_of_an_earlier_push_that_is_no_more_is_taken_away_in_the_same_commit(hub, run):
     send(run, layout="messages")
     hub.head("jo/set").files["notes.txt"] = b"the owner's"
-    said = send(run, validation=0.0)
+    output = send(run, validation=0.0)
     assert set(hub.head("jo/set").files) == {".gitattributes", "README.md", "train.parquet", "notes.txt"}
-    assert "deletes validation.jsonl of an earlier push" in said
+    assert "deletes validation.jsonl of an earlier push" in output
     assert len(hub.repos["jo/set"].branches["main"]) == 3
 
 
-def test_a_branch_is_made_where_it_is_not_there(hub, run):
+def test_a_missing_branch_is_made(hub, run):
     send(run)
     send(run, branch="v2", message="two", validation=0.0)
     send(run, branch="v2", message="three")
@@ -173,8 +173,8 @@ def test_what_is_public_holds_no_personal_data_unless_that_is_allowed_and_no_key
 
 def test_licences_that_bind_the_whole_are_named_before_it_is_sent(hub, run):
     edit(run, lambda rows: rows[0].update(license="CC-BY-SA-4.0"))
-    said = send(run)
-    assert "licence CC-BY-SA-4.0: share-alike" in said
+    output = send(run)
+    assert "licence CC-BY-SA-4.0: share-alike" in output
     assert "license: other" in hub.head("jo/set").files["README.md"].decode()
 
 
@@ -205,7 +205,7 @@ def test_without_a_token_nothing_is_asked(hub, run, monkeypatch):
     assert not hub.asked
 
 
-def test_a_token_that_is_none_and_one_that_may_not_write_are_told_apart(hub, run, monkeypatch):
+def test_a_token_that_is_none_and_one_that_may_not_write_are_distinguished(hub, run, monkeypatch):
     with pytest.raises(DataError, match=r"^somebody/set: the hub answers 403: the token may not write there"):
         send(run, repo="somebody/set")
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
@@ -215,7 +215,7 @@ def test_a_token_that_is_none_and_one_that_may_not_write_are_told_apart(hub, run
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status", "said"),
+    ("method", "path", "status", "message"),
     [
         (
             "POST",
@@ -230,9 +230,9 @@ def test_a_token_that_is_none_and_one_that_may_not_write_are_told_apart(hub, run
         ("POST", "/validate-yaml", 418, r"the hub answers 418 \(made to fail with 418\)"),
     ],
 )
-def test_a_refusal_is_one_line_and_leaves_no_commit(hub, run, method, path, status, said):
+def test_a_refusal_is_one_line_and_leaves_no_commit(hub, run, method, path, status, message):
     hub.fail(method, path, status)
-    with pytest.raises(DataError, match=said) as refused:
+    with pytest.raises(DataError, match=message) as refused:
         send(run)
     assert "\n" not in str(refused.value)
     assert all(len(repo.branches["main"]) == 1 for repo in hub.repos.values())
@@ -271,14 +271,20 @@ CLI = "import sys; from kiloset.cli import main; sys.argv = ['kiloset', *sys.arg
 
 
 def kiloset(hub, run, *arguments, **environment):
-    given = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN, **environment}
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": hub.address,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_TOKEN": TOKEN,
+        **environment,
+    }
     return subprocess.run(
         [sys.executable, "-c", CLI, "push", *arguments, "--run", run.path.name, "--runs", str(run.path.parent)],
-        capture_output=True, text=True, env=given, cwd=ROOT, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, env=environment, cwd=ROOT, stdin=subprocess.DEVNULL,
     )  # fmt: skip
 
 
-def test_the_command_shows_what_it_would_send_and_without_a_terminal_wants_to_be_told(hub, run):
+def test_the_command_shows_what_it_would_send_and_without_a_terminal_requires_yes(hub, run):
     asked = kiloset(hub, run, "jo/set")
     assert (asked.returncode, hub.repos) == (2, {})
     assert "sends train.parquet" in asked.stdout
@@ -286,18 +292,20 @@ def test_the_command_shows_what_it_would_send_and_without_a_terminal_wants_to_be
         asked.stderr
         == "kiloset: KS851 nothing was sent: add --yes (make: YES=1) where there is no terminal to confirm on\n"
     )
-    hub.fail("POST", "/preupload/", 500)  # waited out for a second, without a word
+    hub.fail("POST", "/preupload/", 500)  # waited out for a second, silently
     sent = kiloset(hub, run, "jo/set", "--yes")
     assert (sent.returncode, sent.stderr) == (0, "")
     assert sent.stdout.endswith(f"/datasets/jo/set/commit/{hub.head('jo/set').oid}\n")
     assert TOKEN not in sent.stdout
 
 
-def test_the_command_says_in_one_line_that_nobody_is_there(hub, run):
-    said = kiloset(hub, run, "jo/set", "--yes", HF_ENDPOINT="http://127.0.0.1:9")
-    assert said.returncode == 2
-    assert re.sub(r"KS\d{3} ", "", said.stderr).startswith("kiloset: jo/set: the hub cannot be reached (ConnectError: ")
-    assert said.stderr.count("\n") == 1
+def test_an_unreachable_hub_is_reported_in_one_line(hub, run):
+    output = kiloset(hub, run, "jo/set", "--yes", HF_ENDPOINT="http://127.0.0.1:9")
+    assert output.returncode == 2
+    assert re.sub(r"KS\d{3} ", "", output.stderr).startswith(
+        "kiloset: jo/set: the hub cannot be reached (ConnectError: "
+    )
+    assert output.stderr.count("\n") == 1
 
 
 LOAD = """
@@ -311,12 +319,12 @@ print(json.dumps({name: list(rows) for name, rows in sets.items()}))
 @pytest.mark.parametrize("layout", pushing.PUSHED)
 def test_datasets_loads_from_the_hub_the_rows_that_were_curated(hub, run, tmp_path, layout):
     send(run, layout=layout)
-    given = {
+    environment = {
         **os.environ, "HF_ENDPOINT": hub.address, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN,
         "HF_HOME": str(tmp_path / "hub"), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     }  # fmt: skip
     ran = subprocess.run(
-        [sys.executable, "-c", LOAD, "jo/set"], capture_output=True, text=True, env=given, cwd=tmp_path
+        [sys.executable, "-c", LOAD, "jo/set"], capture_output=True, text=True, env=environment, cwd=tmp_path
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
     loaded = json.loads(ran.stdout)
