@@ -20,7 +20,7 @@ from pydantic import Field
 
 from kiloset.core.config import Fraction, Natural, Share, settings
 from kiloset.core.models import Embedder
-from kiloset.core.review import beyond, is_rejected, stays
+from kiloset.core.review import accepted_surplus, is_accepted, is_rejected
 from kiloset.core.table import STAGE_VERDICT, Outcome, full_instruction
 from kiloset.filters.diversity import diversity
 from kiloset.filters.nearest import cluster
@@ -82,9 +82,9 @@ def select(
     labels = _labels(candidates["category"], vectors, wanted, config, seed)
     known = known.with_columns(
         cluster=labels,
-        stays=stays(candidates),
+        is_accepted=is_accepted(candidates),
         rejected=is_rejected(candidates),
-        beyond=pl.lit(beyond(candidates, wanted)),
+        surplus=pl.lit(accepted_surplus(candidates, wanted)),
     ).with_row_index("row")  # of `vectors`; `place` is that of `table`
     if config.selector == "balanced":
         ranked = known.with_columns(quality=candidates["quality"].cast(pl.Float64)).sort(-pl.col("quality"), "id")
@@ -189,22 +189,22 @@ class _Picker:
 def _pick(
     ranked: pl.DataFrame, vectors: NDArray[np.float32], wanted: Mapping[str, int], config: SelectConfig, *, fill: bool
 ) -> _Picker:
-    """Take what stays, then each category's rows cluster by cluster, then its best left; to fill, the best left of all."""
-    pinned = ranked.filter("stays")
+    """Take the accepted rows, then each category's rows cluster by cluster, then its best others; to fill, the best others of all."""
+    pinned = ranked.filter("is_accepted")
     most = min(ranked.height, sum(map(config.rows, wanted.values())) + pinned.height)
     pick = _Picker(vectors, most, config.max_cosine, ranked.filter("rejected")["row"].to_numpy().astype(np.int64))
     pick.pin(pinned["row"].to_numpy().astype(np.int64))
     for category in sorted(wanted):
-        rows = ranked.filter(pl.col("category") == category).select("cluster", "row", "stays")
+        rows = ranked.filter(pl.col("category") == category).select("cluster", "row", "is_accepted")
         clusters = {label: part for (label,), part in rows.group_by("cluster", maintain_order=True)}
         sizes = {label: clusters[label].height for label in sorted(clusters)}
-        full = pick.taken + config.rows(wanted[category]) - int(rows["stays"].sum())
+        full = pick.taken + config.rows(wanted[category]) - int(rows["is_accepted"].sum())
         for label, quota in tempered_quotas(sizes, config.rows(wanted[category]), config.temper).items():
-            missing = min(quota - int(clusters[label]["stays"].sum()), full - pick.taken)
+            missing = min(quota - int(clusters[label]["is_accepted"].sum()), full - pick.taken)
             pick.take(clusters[label]["row"].to_numpy(), missing)
         pick.take(rows["row"].to_numpy(), full - pick.taken)
     if fill:
-        pick.take(ranked["row"].to_numpy(), sum(wanted.values()) + ranked["beyond"][0] - pick.taken)
+        pick.take(ranked["row"].to_numpy(), sum(wanted.values()) + ranked["surplus"][0] - pick.taken)
     return pick
 
 
@@ -254,11 +254,11 @@ def _ranks(candidates: pl.DataFrame, selector: str, seed: int) -> pl.Series:
 def _baseline(ranked: pl.DataFrame, wanted: Mapping[str, int], selector: str, *, fill: bool) -> pl.DataFrame:
     """Return the reason of all rows but the first ones of each category, by their rank."""
     quota = pl.col("category").replace_strict(dict(wanted), default=0, return_dtype=pl.Int64)
-    order = ranked.sort(pl.col("rejected"), ~pl.col("stays"), maintain_order=True)
+    order = ranked.sort(pl.col("rejected"), ~pl.col("is_accepted"), maintain_order=True)
     judged = order.with_columns(number=pl.int_range(1, pl.len() + 1).over("category"))
-    judged = judged.with_columns(taken=pl.col("stays") | ((pl.col("number") <= quota) & ~pl.col("rejected")))
+    judged = judged.with_columns(taken=pl.col("is_accepted") | ((pl.col("number") <= quota) & ~pl.col("rejected")))
     if fill and judged.height:
-        short = sum(wanted.values()) + judged["beyond"][0] - int(judged["taken"].sum())
+        short = sum(wanted.values()) + judged["surplus"][0] - int(judged["taken"].sum())
         free = ~pl.col("taken") & ~pl.col("rejected")
         judged = judged.with_columns(pl.col("taken") | (free & (free.cum_sum() <= short)))
     judged = judged.with_columns(share=pl.col("taken").sum().over("category"))
@@ -286,7 +286,7 @@ def _labels(
 
 def _unwanted(table: pl.DataFrame, wanted: Mapping[str, int]) -> pl.DataFrame:
     """Return the verdicts of rows whose category is not wanted; a row that a reviewer accepted is always a candidate."""
-    rows = table.select("category").with_row_index("place").filter(~stays(table))
+    rows = table.select("category").with_row_index("place").filter(~is_accepted(table))
     return rows.filter(~pl.col("category").is_in(list(wanted))).select(
         "place", reason=pl.lit("category_not_wanted"), evidence=pl.format("no row of {} is wanted", "category")
     )

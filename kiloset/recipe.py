@@ -14,7 +14,7 @@ from kiloset.core.calls import CallStore
 from kiloset.core.errors import ConfigError
 from kiloset.core.models import Embedder
 from kiloset.core.recorded import RecordedEngine, RecordedScorer
-from kiloset.core.review import stays
+from kiloset.core.review import is_accepted
 from kiloset.core.table import Outcome, keep_all, no_rows, with_verdicts
 from kiloset.filters.chain import FilterChain
 from kiloset.filters.personal import mask_rows
@@ -151,7 +151,7 @@ def score(table: pl.DataFrame, context: Context) -> Outcome:
     """Mark what a reviewer decided, add each row's quality, and set seeds aside unless they may become part of the set."""
     config = context.config
     scored = with_quality(context.review.mark(table), config.quality, config.rules, context.embedder)
-    apart = (scored["source"] == "seed") & ~stays(scored) & (not config.seeds.in_set)
+    apart = (scored["source"] == "seed") & ~is_accepted(scored) & (not config.seeds.in_set)
     return Outcome(scored.filter(~apart), no_rows(scored), set_aside=scored.filter(apart))
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 import polars as pl
 
 from kiloset.core.errors import EmptyError
-from kiloset.core.review import beyond
+from kiloset.core.review import accepted_surplus
 from kiloset.core.run import RunFolder, last_verdict, write_atomically
 from kiloset.data.curated import curated_text, is_edited, write_curated
 from kiloset.filters.groups import duplicate_groups
@@ -57,8 +57,8 @@ class Result:
     @property
     def shortfall(self) -> dict[str, int]:
         """Missing rows, by category; {} if the set has its size."""
-        beyond = self.review.beyond if self.review else 0
-        if sum(self.got.values()) - beyond >= sum(self.wanted.values()):
+        surplus = self.review.beyond if self.review else 0
+        if sum(self.got.values()) - surplus >= sum(self.wanted.values()):
             return {}
         return {name: n - self.got.get(name, 0) for name, n in self.wanted.items() if n > self.got.get(name, 0)}
 
@@ -83,7 +83,7 @@ def finish(context: Context, folder: RunFolder, table: pl.DataFrame) -> Result:
         write_curated(folder, text)
     got = {str(name): int(n) for name, n in table.group_by("category").len().sort("category").iter_rows()}
     ended = str(folder.manifest.get("generate", {}).get("ended", "done")) if config.generate.enabled else "off"
-    review = context.review.summary(table, ledger, beyond(table, wanted))
+    review = context.review.summary(table, ledger, accepted_surplus(table, wanted))
     result = Result(table.height, dict(wanted), got, dropped, edited, review, ended)
     result = replace(result, shortfalls=tuple(_shortfalls(result, table, ledger, folder)))
     folder.update_manifest({"got": got, "shortfall": result.shortfall, "review": asdict(review) if review else None})

@@ -17,7 +17,7 @@ from kiloset.core.calls import CallStore
 from kiloset.core.closure import code_sha256
 from kiloset.core.progress import Progress
 from kiloset.core.recorded import RecordedEmbedder, RecordedEngine, RecordedScorer
-from kiloset.core.review import beyond, read_decisions
+from kiloset.core.review import accepted_surplus, read_decisions
 from kiloset.core.run import (
     RunFolder,
     file_sha256,
@@ -305,7 +305,7 @@ def _log_seed_faults(context: Context, folder: RunFolder) -> None:
 
 def _missing(table: pl.DataFrame, wanted: Mapping[str, int]) -> dict[str, int]:
     """Return the rows that each category lacks; {} where the set has its size."""
-    if table.height - beyond(table, wanted) >= sum(wanted.values()):
+    if table.height - accepted_surplus(table, wanted) >= sum(wanted.values()):
         return {}
     got = Counter(table["category"].to_list())
     return {name: n - got[name] for name, n in wanted.items() if n > got[name]}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kiloset.core.config import NonNegative, settings
 from kiloset.core.form import FORM_COLUMNS, form_of
-from kiloset.core.review import beyond, stays
+from kiloset.core.review import accepted_surplus, is_accepted
 from kiloset.core.table import Outcome, with_verdicts
 
 MAD_TO_SIGMA = 1.4826
@@ -42,16 +42,16 @@ def rank_by_style(table: pl.DataFrame, wanted: Mapping[str, int], config: StyleC
     wanted number of their category.
     """
     measured = with_style(table, config)
-    ranked = measured.with_columns(stays=stays(measured)).sort(
-        ["stays", "style_score", "id"], descending=[True, True, False]
+    ranked = measured.with_columns(is_accepted=is_accepted(measured)).sort(
+        ["is_accepted", "style_score", "id"], descending=[True, True, False]
     )
     kept: list[str] = []
     reserve: list[dict[str, Any]] = []
     for category, rows in ranked.group_by("category", maintain_order=True):
-        quota = max(wanted.get(str(category[0]), 0), int(rows["stays"].sum()))
+        quota = max(wanted.get(str(category[0]), 0), int(rows["is_accepted"].sum()))
         kept += rows["id"].head(quota).to_list()
         reserve += rows.slice(quota).select("id", "style_rank", "style_distance", "category", "style_score").to_dicts()
-    if fill and (short := sum(wanted.values()) + beyond(measured, wanted) - len(kept)) > 0:
+    if fill and (short := sum(wanted.values()) + accepted_surplus(measured, wanted) - len(kept)) > 0:
         reserve.sort(key=lambda row: (-row["style_score"], row["id"]))
         kept, reserve = kept + [row["id"] for row in reserve[:short]], reserve[short:]
     verdicts = {

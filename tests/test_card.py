@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 
 from kiloset.core.config import parse
 from kiloset.core.errors import DataError, EmptyError
-from kiloset.core.review import Decision, ReviewFile, born_as
+from kiloset.core.review import Decision, ReviewFile, task_digest
 from kiloset.core.run import FORMAT, RunFolder, file_sha256
 from kiloset.publish.card import card_text, write_card
 from kiloset.publish.export import LAYOUTS, export
@@ -512,7 +512,7 @@ def test_edits_and_decisions_are_counted(run):
             if verdict == "accept"
             else {}
         )
-        file.append(Decision(row["id"], verdict, born_as(row["instruction"], row["input"]), "", **texts), 0)
+        file.append(Decision(row["id"], verdict, task_digest(row["instruction"], row["input"]), "", **texts), 0)
 
     def change(lines):
         lines[0]["messages"][1]["content"] = "Mine."

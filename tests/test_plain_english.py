@@ -25,8 +25,8 @@ CLASSES = {"Alone", "Asked", "Born", "Found", "Given", "Held", "Left", "Lost", "
 """Class names must be nouns."""
 WORDS = {"said", "told", "tell", "tells", "says", "born", "birth", "fate", "foretell", "twins"}
 """Words that no identifier may contain as one of its parts."""
-PUBLIC_NAMES: set[str] = set()
-"""Identifiers that are a public interface (a config key, a column) and keep their name."""
+PUBLIC_NAMES = {"born"}
+"""Identifiers that are a public interface (a config key, a column, a key of review.jsonl) and keep their name."""
 
 PHRASES = {
     r"\b(tells?|telling|told|foretells?)\b": "report, print, log, show or distinguish",

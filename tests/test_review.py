@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from kiloset.core.errors import DataError
-from kiloset.core.review import Decision, born_as
+from kiloset.core.review import Decision, task_digest
 from kiloset.core.run import RunFolder, file_sha256
 from kiloset.core.table import table_of, user_turn, with_verdicts
 from kiloset.review.borderline import in_order
@@ -315,7 +315,7 @@ def test_a_decision_still_counts_once_a_later_run_has_given_the_row_its_texts(tm
     for number, name in enumerate(("score", "select", "rewrite", "style", "review"), start=6):
         folder.write_stage(number, name, "f", edited, nothing)
     rows = read_rows(folder)
-    assert rows.identity("g007") == born == born_as("Task number 7", "")
+    assert rows.identity("g007") == born == task_digest("Task number 7", "")
     assert rows.row("g007")["response"] == "Answer 7 is here."
     decision = Decision("g007", "accept", born, "t", "", "Another task", "", "Another answer", "maths")
     assert rows.valid({"g007": decision})

@@ -7,20 +7,20 @@ import sys
 import pytest
 
 from kiloset.core.errors import DataError
-from kiloset.core.review import Decision, ReviewFile, born_as, held, read_decisions
+from kiloset.core.review import Decision, ReviewFile, open_review_file, read_decisions, task_digest
 
 
 def _accept(id, response="Yes."):
-    return Decision(id, "accept", born_as("Is it?", ""), "2026-11-26", "", "Is it?", "", response, "qa")
+    return Decision(id, "accept", task_digest("Is it?", ""), "2026-11-26", "", "Is it?", "", response, "qa")
 
 
 def _one(id, verdict):
-    return Decision(id, verdict, born_as("Is it?", ""), "2026-11-26")
+    return Decision(id, verdict, task_digest("Is it?", ""), "2026-11-26")
 
 
 def test_the_last_decision_counts_and_each_undo_takes_one_back(tmp_path):
     path = tmp_path / "review.jsonl"
-    with held(path) as file:
+    with open_review_file(path) as file:
         assert file.append(_accept("a"), 0)
         assert file.append(_one("a", "reject"), 1)
         assert file.append(_accept("b"), 0)
@@ -37,7 +37,7 @@ def test_the_last_decision_counts_and_each_undo_takes_one_back(tmp_path):
 
 def test_a_window_that_has_not_seen_the_last_decision_does_not_overwrite_it(tmp_path):
     path = tmp_path / "review.jsonl"
-    with held(path) as file:
+    with open_review_file(path) as file:
         assert file.append(_accept("a", "first"), 0)
         before = path.read_bytes()
         assert not file.append(_accept("a", "second"), 0)
@@ -48,22 +48,20 @@ def test_a_window_that_has_not_seen_the_last_decision_does_not_overwrite_it(tmp_
 @pytest.mark.parametrize("cut", [1, 10, 60])
 def test_an_unfinished_line_does_not_count_and_is_cut_off_before_the_next(tmp_path, cut):
     path = tmp_path / "review.jsonl"
-    with held(path) as file:
+    with open_review_file(path) as file:
         file.append(_accept("a"), 0)
         file.append(_accept("b"), 0)
     path.write_bytes(path.read_bytes()[:-cut])
     assert list(read_decisions(path)) == ["a"]
-    with held(path) as file:
+    with open_review_file(path) as file:
         assert file.append(_accept("c"), 0)
     assert list(read_decisions(path)) == ["a", "c"]
 
 
 def test_only_one_process_holds_the_decisions(tmp_path):
     path = tmp_path / "review.jsonl"
-    code = (
-        f"from pathlib import Path; from kiloset.core.review import held\nwith held(Path({str(path)!r})): print('held')"
-    )
-    with held(path):
+    code = f"from pathlib import Path; from kiloset.core.review import open_review_file\nwith open_review_file(Path({str(path)!r})): print('held')"
+    with open_review_file(path):
         ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert "another review of this run is open" in ran.stderr
     assert "held" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
@@ -90,7 +88,7 @@ def test_a_line_that_is_no_decision_is_named(tmp_path, line, says):
 
 
 def test_a_decision_that_cannot_be_written_does_not_count(tmp_path):
-    with held(tmp_path / "review.jsonl") as file:
+    with open_review_file(tmp_path / "review.jsonl") as file:
         file.path = tmp_path / "gone" / "review.jsonl"
         with pytest.raises(DataError, match="cannot be written"):
             file.append(_accept("a"), 0)

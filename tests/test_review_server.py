@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import pytest
 from starlette.testclient import TestClient
 
-from kiloset.core.review import held, read_decisions
+from kiloset.core.review import open_review_file, read_decisions
 from kiloset.review.form import LARGEST
 from kiloset.review.guard import HEADERS, Guard
 from kiloset.review.rows import read_rows
@@ -59,7 +59,7 @@ def folder(tmp_path):
 
 def serving(folder):
     """Return a client that has followed the link, and the file of decisions, which is held until the test ends."""
-    holding = held(folder.review)
+    holding = open_review_file(folder.review)
     file = holding.__enter__()
     app = Guard(Review(folder, read_rows(folder), file).app(), TOKEN, 8642)
     client = TestClient(app, base_url=f"http://{HOST}", follow_redirects=False)

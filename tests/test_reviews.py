@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from kiloset.core.calls import CallStore
-from kiloset.core.review import Decision, born_as, held
+from kiloset.core.review import Decision, open_review_file, task_digest
 from kiloset.core.run import RunFolder
 from kiloset.generator.settings import PURPOSES
 from kiloset.review.apply import _settled
@@ -39,8 +39,8 @@ def _dropped(folder):
 def _decide(folder, row, verdict="accept", reason="", **texts):
     said = {name: row[name] for name in ("instruction", "input", "response", "category")} | texts
     said = said if verdict == "accept" else {}
-    with held(folder.review) as file:
-        decision = Decision(row["id"], verdict, born_as(row["instruction"], row["input"]), TIME, reason, **said)
+    with open_review_file(folder.review) as file:
+        decision = Decision(row["id"], verdict, task_digest(row["instruction"], row["input"]), TIME, reason, **said)
         assert file.append(decision, file.version(row["id"]))
 
 

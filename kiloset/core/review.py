@@ -1,7 +1,7 @@
-"""What a reviewer decided of a run's rows: `review.jsonl`, one decision a line, appended and never changed.
+"""The decisions of a reviewer about the rows of a run: `review.jsonl`, one decision a line, appended and never changed.
 
-The review page appends, and the next `make dataset` applies: rows accepted stay (or come back) as their decision has them,
-edits and another category included; rows rejected are replaced.
+The review page appends decisions, and the next `kiloset dataset` applies them. An accepted row enters the set with the texts and
+the category of its decision, also if a stage had dropped it. A rejected row is replaced.
 """
 
 import fcntl
@@ -19,40 +19,40 @@ from kiloset.core.errors import DataError
 from kiloset.core.run import sha256_of
 
 Verdict = Literal["accept", "reject", "undo"]
-"""`undo` takes back the row's last decision that still stands."""
+"""`undo` revokes the current decision about the row."""
 TEXTS = ("instruction", "input", "response", "category")
-"""The columns that a decision sets."""
+"""Columns that a decision sets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One line of review.jsonl: what is to become of a row."""
+    """One line of review.jsonl: the reviewer's decision about a row."""
 
     id: str
     verdict: Verdict
     born: str
-    """`born_as` of the row decided about: of another row that later has its id, it does not count."""
+    """`task_digest` of the row. The decision does not apply to another row that has the same id in a later run."""
     time: str
-    """ISO 8601, UTC; nothing depends on it."""
+    """ISO 8601, UTC; no result depends on it."""
     reason: str = ""
-    """Why, in the reviewer's words."""
+    """The reviewer's reason for a rejection; may be empty."""
     instruction: str = ""
     input: str = ""
     response: str = ""
     category: str = ""
-    """The row as it is to be in the set; of an accepted row."""
+    """The four texts that an accepted row has in the set; empty for another verdict."""
 
 
-def born_as(instruction: str, given: str) -> str:
-    """Return what identifies a row as it was born, whatever becomes of its answer: 16 hexadecimal digits."""
-    return sha256_of([instruction, given])[:16]
+def task_digest(instruction: str, input: str) -> str:
+    """Return a digest of the row's original instruction and input, 16 hexadecimal digits; it does not depend on the answer."""
+    return sha256_of([instruction, input])[:16]
 
 
 class ReviewFile:
-    """The decisions of one run, while one process may add to them."""
+    """The decisions of one run. Only the process that has the lock of `open_review_file` may append."""
 
     def __init__(self, path: Path) -> None:
-        """Read the file, if it is there; `held` does, once it has cut off what a kill left unfinished.
+        """Read the file, if it exists.
 
         Raises:
             DataError: A line is no decision, or the file cannot be read.
@@ -64,40 +64,42 @@ class ReviewFile:
 
     @property
     def decisions(self) -> dict[str, Decision]:
-        """What stands, by row."""
-        return standing(line for lines in self._lines.values() for line in lines)
+        """The current decision about each row that has one."""
+        return current_decisions(line for lines in self._lines.values() for line in lines)
 
     def decision(self, id: str) -> Decision | None:
-        """Return what stands of a row."""
-        return standing(self._lines.get(id, ())).get(id)
+        """Return the current decision about a row, None without one."""
+        return current_decisions(self._lines.get(id, ())).get(id)
 
     def version(self, id: str) -> int:
-        """Return how many lines of a row there are: what a window must have seen to decide about it."""
+        """Return the number of lines about a row. A window must know the last of them to append another."""
         return len(self._lines.get(id, ()))
 
     def append(self, decision: Decision, version: int) -> bool:
-        """Append a decision, and return once it is on the disk.
+        """Append a decision, and return when it is on the disk.
 
         Returns:
-            False, with nothing written, unless there are `version` lines of this row: another window was first.
+            False, with nothing written, if the row has not exactly `version` lines: another window has appended one.
 
         Raises:
-            DataError: It cannot be written; then it does not count.
+            DataError: The decision cannot be written; then it has no effect.
         """
         if self.version(decision.id) != version:
             return False
-        said = {name: value for name, value in asdict(decision).items() if value}
-        _append(self.path, f"{json.dumps(said, ensure_ascii=False)}\n".encode())
+        record = {name: value for name, value in asdict(decision).items() if value}
+        _append(self.path, f"{json.dumps(record, ensure_ascii=False)}\n".encode())
         self._lines.setdefault(decision.id, []).append(decision)
         return True
 
 
 @contextmanager
-def held(path: Path) -> Iterator[ReviewFile]:
-    """Hold the decisions of a run alone; the hold ends with the process, however that ends.
+def open_review_file(path: Path) -> Iterator[ReviewFile]:
+    """Lock the decisions of a run for this process, delete an unfinished last line, and read them.
+
+    The operating system releases the lock when the process ends, also after a kill.
 
     Raises:
-        DataError: Another process holds them, a line is no decision, or the file cannot be read or written.
+        DataError: Another process has the lock, a line is no decision, or the file cannot be read or written.
     """
     try:
         file = path.open("ab")
@@ -108,25 +110,27 @@ def held(path: Path) -> Iterator[ReviewFile]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DataError(
-                "KS037", f"{path}: another review of this run is open; go on there, or end it first"
+                "KS037", f"{path}: another review of this run is open; use that one, or end it first"
             ) from None
-        whole = path.read_bytes()
-        if not whole.endswith(b"\n"):
-            os.truncate(path, whole.rfind(b"\n") + 1)
+        content = path.read_bytes()
+        if not content.endswith(b"\n"):
+            os.truncate(path, content.rfind(b"\n") + 1)
         yield ReviewFile(path)
 
 
 def read_decisions(path: Path) -> dict[str, Decision]:
-    """Return what stands, by row, {} where there is no file; a last line that a kill left unfinished does not count.
+    """Return the current decision about each row that has one; {} without a file.
+
+    An unfinished last line, as a kill leaves it, is ignored.
 
     Raises:
         DataError: A line is no decision, or the file cannot be read.
     """
-    return standing(_read(path))
+    return current_decisions(_read(path))
 
 
-def standing(lines: Iterable[Decision]) -> dict[str, Decision]:
-    """Return of each row the last decision that no `undo` took back."""
+def current_decisions(lines: Iterable[Decision]) -> dict[str, Decision]:
+    """Return the last decision about each row that no `undo` revoked."""
     stacks: dict[str, list[Decision]] = {}
     for line in lines:
         stack = stacks.setdefault(line.id, [])
@@ -137,24 +141,24 @@ def standing(lines: Iterable[Decision]) -> dict[str, Decision]:
     return {id: stack[-1] for id, stack in stacks.items() if stack}
 
 
-def stays(table: pl.DataFrame) -> pl.Series:
-    """Tell which rows a reviewer accepted: selection may not leave them out."""
+def is_accepted(table: pl.DataFrame) -> pl.Series:
+    """Return which rows a reviewer accepted; selection must take them."""
     return _is(table, "accepted", "edited")
 
 
 def is_edited(table: pl.DataFrame) -> pl.Series:
-    """Tell which rows a reviewer gave other texts."""
+    """Return which rows have texts of a reviewer."""
     return _is(table, "edited")
 
 
 def is_rejected(table: pl.DataFrame) -> pl.Series:
-    """Tell which rows a reviewer rejected: selection may not take them."""
+    """Return which rows a reviewer rejected; selection must not take them."""
     return _is(table, "rejected")
 
 
-def beyond(table: pl.DataFrame, wanted: Mapping[str, int]) -> int:
-    """Return how many rows the reviewer accepted beyond what is wanted of their categories: the set is larger by these."""
-    counts = table.filter(stays(table)).group_by("category").len()
+def accepted_surplus(table: pl.DataFrame, wanted: Mapping[str, int]) -> int:
+    """Return how many accepted rows exceed the wanted number of their categories; the set is larger by these."""
+    counts = table.filter(is_accepted(table)).group_by("category").len()
     return sum(max(0, rows - wanted.get(category, 0)) for category, rows in counts.iter_rows())
 
 
@@ -166,15 +170,15 @@ def _is(table: pl.DataFrame, *verdicts: str) -> pl.Series:
 
 def _read(path: Path) -> list[Decision]:
     try:
-        whole = path.read_bytes() if path.exists() else b""
+        content = path.read_bytes() if path.exists() else b""
     except OSError as error:
         raise DataError("KS038", f"{path}: cannot be read ({error.strerror})") from None
-    lines = whole[: whole.rfind(b"\n") + 1].split(b"\n")
+    lines = content[: content.rfind(b"\n") + 1].split(b"\n")
     return [_decision(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 def _decision(line: bytes, place: str) -> Decision:
-    fix = "mend the line or take it out"
+    fix = "correct or delete the line"
     try:
         value: Any = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -196,7 +200,7 @@ def _decision(line: bytes, place: str) -> Decision:
 
 
 def _append(path: Path, line: bytes) -> None:
-    """Write a line to the disk whole, or take back what was written of it."""
+    """Write a whole line to the disk, or restore the file as it was."""
     try:
         size = path.stat().st_size if path.exists() else 0
         try:
@@ -209,4 +213,4 @@ def _append(path: Path, line: bytes) -> None:
                 os.truncate(path, size)
             raise
     except OSError as error:
-        raise DataError("KS045", f"{path}: cannot be written ({error.strerror}); the decision does not count") from None
+        raise DataError("KS045", f"{path}: cannot be written ({error.strerror}); the decision is not saved") from None

@@ -13,7 +13,7 @@ import polars as pl
 
 from kiloset.core.constraints import failing
 from kiloset.core.recorded import RecordedScorer
-from kiloset.core.review import Decision, born_as, stays
+from kiloset.core.review import Decision, is_accepted, task_digest
 from kiloset.core.table import STAGE_VERDICT, Outcome, user_turn
 
 MARKS = ("review", "review_reason")
@@ -102,7 +102,7 @@ class Review:
         """
         changed = [
             {"id": row["id"], **_settled(row, decision)}
-            for row in table.filter(stays(table)).iter_rows(named=True)
+            for row in table.filter(is_accepted(table)).iter_rows(named=True)
             if (decision := self._decisions[row["id"]]).response != row["response"]
         ]
         if not changed:
@@ -123,7 +123,7 @@ class Review:
         """Summarise how the decisions were applied, from the set and the ledger; None without a decision."""
         if not self._decisions:
             return None
-        accepted = table.filter(stays(table))
+        accepted = table.filter(is_accepted(table))
         in_set = set(accepted["id"])
         dropped = {row["id"]: row for row in ledger.select("id", "instruction", "input").iter_rows(named=True)}
         open_ = {id: decision for id, decision in self._decisions.items() if id not in in_set}
@@ -144,7 +144,7 @@ class Review:
 def _decision(row: Mapping[str, Any], decisions: Mapping[str, Decision]) -> Decision | None:
     """Return the decision about this row, None if there is none or if it was about other texts."""
     decision = decisions.get(row["id"])
-    same = decision is not None and decision.born == born_as(row["instruction"], row["input"])
+    same = decision is not None and decision.born == task_digest(row["instruction"], row["input"])
     return decision if same else None
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kiloset.core.errors import DataError
-from kiloset.core.review import ReviewFile, held
+from kiloset.core.review import ReviewFile, open_review_file
 from kiloset.core.run import RunFolder
 from kiloset.data.curated import is_edited
 from kiloset.review.rows import Rows, read_rows
@@ -41,7 +41,7 @@ def review(
     """
     rows = read_rows(folder)
     check_untouched(folder)
-    with held(folder.review) as file:
+    with open_review_file(folder.review) as file:
         kept = folder.path / ".review-token"
         token, last = _read_link(kept)
         with _listener(port, last) as listener:

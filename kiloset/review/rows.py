@@ -12,7 +12,7 @@ import polars as pl
 
 from kiloset.audit.run_folder import read_stages
 from kiloset.core.errors import DataError
-from kiloset.core.review import TEXTS, Decision, born_as
+from kiloset.core.review import TEXTS, Decision, task_digest
 from kiloset.core.run import RunFolder
 from kiloset.data.curated import read_curated
 from kiloset.review.borderline import Nearness, in_order
@@ -44,9 +44,9 @@ class Rows:
         return self.table.row(self.places[id], named=True)
 
     def identity(self, id: str) -> str:
-        """Return the digest of a row's original instruction and input (`kiloset.core.review.born_as`)."""
+        """Return the digest of a row's original instruction and input (`kiloset.core.review.task_digest`)."""
         if id not in self._identities:
-            self._identities[id] = born_as(*self.table.select("instruction", "input").row(self.places[id]))
+            self._identities[id] = task_digest(*self.table.select("instruction", "input").row(self.places[id]))
         return self._identities[id]
 
     def valid(self, decisions: Mapping[str, Decision]) -> dict[str, Decision]:

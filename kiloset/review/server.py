@@ -122,7 +122,7 @@ class Review:
             raise Refused(404, "no such row in this run")
         return id
 
-    def _standing(self, id: str) -> Decision | None:
+    def _valid_decision(self, id: str) -> Decision | None:
         """Return the current decision about a row, if the row has the texts that were decided about."""
         decision = self._file.decision(id)
         return decision if decision is not None and decision.born == self._rows.identity(id) else None
@@ -143,7 +143,7 @@ class Review:
             return Decision(id, "reject", identity, time, reason)
         if verdict != "accept":
             raise Refused(400, "a decision is accept, reject or undo")
-        now = view_row(self._rows, id, self._standing(id), 0).texts
+        now = view_row(self._rows, id, self._valid_decision(id), 0).texts
         texts = {name: edited_text(now[name], form[name]) if name in form else now[name] for name in TEXTS}
         for name in TEXTS:
             if name != "input" and not texts[name].strip():
