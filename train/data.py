@@ -61,17 +61,27 @@ def tokenize_rows(tokenizer: Any, rows: "Dataset", max_length: int) -> tuple[lis
         DataError: The chat template refuses a row's messages, a system turn for example.
         ModelError: No exact loss mask can be made with this tokenizer.
     """
+    from datasets import Features, List, Value
     from jinja2 import TemplateError
 
-    examples = []
-    for row in rows:
+    def token_ids(row: dict[str, Any]) -> dict[str, list[int]]:
         *prompt, answer = row["messages"]
         try:
-            examples.append(Example(*tokenize_example(tokenizer, prompt, answer["content"])))
+            prompt_ids, response_ids = tokenize_example(tokenizer, prompt, answer["content"])
         except TemplateError as error:
             raise DataError("KS453", f"row {row['id']}: the chat template refuses its messages: {error}") from None
-    kept = [example for example in examples if example.tokens <= max_length]
-    return kept, len(examples) - len(kept)
+        return {"prompt": prompt_ids, "response": response_ids}
+
+    if not len(rows):
+        return [], 0
+    tokenized = rows.map(
+        token_ids, remove_columns=rows.column_names, features=Features(dict.fromkeys(("prompt", "response"), List(Value("int64")))),
+        new_fingerprint="tokens",  # nothing is cached, and hashing a tokenizer takes seconds
+    )  # fmt: skip
+    short = tokenized.filter(
+        lambda row: len(row["prompt"]) + len(row["response"]) <= max_length, new_fingerprint="short"
+    )
+    return [Example(**row) for row in short], len(rows) - len(short)
 
 
 def planned(
