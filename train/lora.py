@@ -13,9 +13,11 @@ import logging
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kiloset.core.closure import code_sha256
 from kiloset.core.errors import EmptyError
@@ -26,7 +28,7 @@ from kiloset.core.run import RunFolder, file_sha256, sha256_of
 from kiloset.data.curated import read_curated
 from kiloset.data.splitting import SPLITS
 from kiloset.train.adapter import add_adapter, partial_folder, replaced_by, save_adapter
-from kiloset.train.checkpoint import CHECKPOINT, read_fingerprint
+from kiloset.train.checkpoint import CHECKPOINT, TrainingState, read_fingerprint
 from kiloset.train.data import split_datasets, tokenize_rows
 from kiloset.train.fused import fuse_adapters
 from kiloset.train.loop import fit, trainable
@@ -89,63 +91,81 @@ def train_adapter(
     started = time.monotonic()
     _keep_freed_memory()
     tokenizer = load_tokenizer(model_path)
-    kept, too_long = {}, {}
-    for split in SPLITS:
-        kept[split], too_long[split] = tokenize_rows(tokenizer, rows[split], config.max_length)
-    if not kept["train"]:
-        raise EmptyError(
-            "KS467", f"[train] max_length {config.max_length}: all {too_long['train']} training rows are longer"
-        )
+    tokenized = {split: tokenize_rows(tokenizer, rows[split], config.max_length) for split in SPLITS}
+    (train_rows, too_long), (validation_rows, validation_too_long) = (tokenized[split] for split in SPLITS)
+    if not train_rows:
+        raise EmptyError("KS467", f"[train] max_length {config.max_length}: all {too_long} training rows are longer")
     base = load_model(model_path, quantize=config.quantize)
     base_parameters = base.num_parameters()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(config.seed)
         model = add_adapter(base, config)
-        first = kept["train"][0]
-        check_logits(model.get_base_model().eval(), *padded([(first.prompt, first.response)], model.device))
+        example = (train_rows[0].prompt, train_rows[0].response)
+        check_logits(model.get_base_model().eval(), *padded([example], model.device))
         packed, fused = use_packing(model.get_base_model()), fuse_adapters(model)
-        relevant = asdict(config) | {"checkpoint_seconds": 0, "tokens_at_once": None}
-        fingerprint = sha256_of(
-            [relevant, rows_sha256, str(model_path), code_sha256("kiloset.train.lora"), torch.__version__]
-        )
-        partial = partial_folder(folder)
-        if read_fingerprint(partial / CHECKPOINT) != fingerprint:
-            shutil.rmtree(partial, ignore_errors=True)
-        with replaced_by(partial, folder):
+        fingerprint = _fingerprint(config, rows_sha256, model_path)
+        with _resumable(folder, fingerprint) as partial:
             state, resumed_at, stopped_early = fit(
-                model, kept["train"], kept["validation"], config,
+                model, train_rows, validation_rows, config,
                 packed=packed, folder=partial, fingerprint=fingerprint, progress=progress,
             )  # fmt: skip
             save_adapter(model, partial)
-            (partial / CHECKPOINT).unlink(missing_ok=True)
     weights = sum(parameter.numel() for parameter in trainable(model))
-    flops_per_second = state.flops / state.seconds if state.seconds else 0.0
-    peak = peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
     return TrainReport(
-        train_rows=len(kept["train"]),
-        validation_rows=len(kept["validation"]),
-        train_rows_too_long=too_long["train"],
-        validation_rows_too_long=too_long["validation"],
+        train_rows=len(train_rows),
+        validation_rows=len(validation_rows),
+        train_rows_too_long=too_long,
+        validation_rows_too_long=validation_too_long,
         trainable_parameters=weights,
         trainable_share=weights / base_parameters,
-        steps=state.step,
         resumed_at=resumed_at,
         stopped_early=stopped_early,
         packed=packed,
         fused_layers=fused,
-        tokens_at_once=state.tokens_at_once,
-        tokens=state.tokens,
-        tokens_per_second=state.tokens / state.seconds if state.seconds else 0.0,
-        teraflops=flops_per_second / 1e12,
-        utilisation=flops_per_second / peak if peak else None,
-        peak_memory_gib=peak_memory_gib(),
-        validation_before=state.validation_before,
-        validation_after=state.lowest,
-        best_epoch=state.best_epoch,
-        chosen_by="lowest validation loss" if kept["validation"] else "last epoch, there are no validation rows",
+        chosen_by="lowest validation loss" if validation_rows else "last epoch, there are no validation rows",
         seconds=time.monotonic() - started,
         rows_sha256=rows_sha256,
+        **_measured(state),
     )
+
+
+def _fingerprint(config: TrainConfig, rows_sha256: str, model_path: Path) -> str:
+    """Return what decides the weights: settings, rows, model and code."""
+    import torch
+
+    relevant = asdict(config) | {"checkpoint_seconds": 0, "tokens_at_once": None}
+    return sha256_of([relevant, rows_sha256, str(model_path), code_sha256("kiloset.train.lora"), torch.__version__])
+
+
+@contextmanager
+def _resumable(folder: Path, fingerprint: str) -> Iterator[Path]:
+    """Give the partial folder of an interrupted training with this fingerprint, or a new one; it replaces `folder` at the end."""
+    partial = partial_folder(folder)
+    if read_fingerprint(partial / CHECKPOINT) != fingerprint:
+        shutil.rmtree(partial, ignore_errors=True)
+    with replaced_by(partial, folder):
+        yield partial
+        (partial / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _measured(state: TrainingState) -> dict[str, Any]:
+    """Return the fields of the report that the training loop measured."""
+    import torch
+
+    flops_per_second = state.flops / state.seconds if state.seconds else 0.0
+    peak = peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+    return {
+        "steps": state.step,
+        "tokens_at_once": state.tokens_at_once,
+        "tokens": state.tokens,
+        "tokens_per_second": state.tokens / state.seconds if state.seconds else 0.0,
+        "teraflops": flops_per_second / 1e12,
+        "utilisation": flops_per_second / peak if peak else None,
+        "peak_memory_gib": peak_memory_gib(),
+        "validation_before": state.validation_before,
+        "validation_after": state.lowest,
+        "best_epoch": state.best_epoch,
+    }
 
 
 def _keep_freed_memory() -> None:
