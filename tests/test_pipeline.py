@@ -11,6 +11,7 @@ from contextlib import ExitStack, closing
 import polars as pl
 import pytest
 
+from kiloset.audit.run_audit import audit
 from kiloset.core.calls import CallStore
 from kiloset.core.config import parse
 from kiloset.core.errors import ConfigError, DataError, EmptyError
@@ -473,3 +474,14 @@ def test_a_run_of_an_older_version_is_refused_in_one_line_and_its_completions_ca
     reuse_completions(config, read_inputs(config), new, run)
     fake_run.run(new.path, models=FakeModels(Moments(1, lambda: pytest.fail("a model was used"))))
     assert new.curated.read_bytes() == run.curated.read_bytes()
+
+
+def test_the_audit_of_a_run_that_went_back_adds_up(tmp_path):
+    table = {**NO_FILL, "generate": {**NO_FILL["generate"], "candidates_per_row": 1.0}}
+    fake_run.run(tmp_path / "picky", table=table, models=_picky(reads=64))
+    run = RunFolder(tmp_path / "picky")
+    assert run.dropped()["again"].count() > 6
+    report = audit(run)
+    assert report.problems == []
+    counts = {count.stage: count for count in report.funnel}
+    assert counts["select"].dropped["too_long_for_base"] > 6  # met again there, and first dropped by rewriting

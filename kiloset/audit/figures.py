@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from kiloset.core.form import opening
+from kiloset.core.run import last_verdicts
 from kiloset.core.text import words
 from kiloset.filters.near_duplicates import NearDuplicatesConfig, near_duplicate_pairs
 
@@ -86,10 +87,11 @@ def js_distance(target: Mapping[str, float], result: Mapping[str, float]) -> flo
 def funnel(
     stages: Sequence[tuple[str, pl.DataFrame]], ledger: pl.DataFrame, manifest: Mapping[str, Any]
 ) -> tuple[list[StageCount], list[str]]:
-    """Return each stage's counts, and a sentence for every count that is not consistent."""
+    """Return each stage's counts in the last pass, and a sentence for every count that is not consistent."""
     counts: list[StageCount] = []
     problems: list[str] = []
     before: set[str] = set()
+    ledger = last_verdicts(ledger)
     seeds = set(stages[0][1].filter(pl.col("source") == "seed")["id"]) if stages else set()
     for stage, kept in stages:
         dropped = ledger.filter(pl.col("stage") == stage)

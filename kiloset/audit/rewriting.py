@@ -12,6 +12,7 @@ from rich.console import Console
 from kiloset.audit.figures import tally
 from kiloset.audit.safe_text import print_lines, print_table, share_of
 from kiloset.core.form import FORM_COLUMNS, form_of
+from kiloset.core.run import last_verdicts
 from kiloset.core.statistics import Interval, mean_interval
 from kiloset.core.text import words
 
@@ -102,7 +103,7 @@ def rewriting_input(stages: Iterable[tuple[str, pl.DataFrame]], ledger: pl.DataF
     kept = dict(stages).get("rewrite")
     if kept is None:
         return None
-    parts = [kept, ledger.filter(pl.col("stage") == "rewrite")]
+    parts = [kept, last_verdicts(ledger).filter(pl.col("stage") == "rewrite")]
     columns = [[name for name in INPUT_COLUMNS if name in kept.columns and name in part.columns] for part in parts]
     rows = [part.select(names) for part, names in zip(parts, columns, strict=True)]
     return pl.concat(rows, how="diagonal_relaxed") if rows[1].height else rows[0]

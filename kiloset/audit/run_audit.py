@@ -277,6 +277,12 @@ def _print_funnel(report: Audit, console: Console) -> None:
         rows.append((count.stage, count.entered, count.created, count.kept, count.dropped_rows, count.set_aside or ""))
         rows += [(f"- {reason}", "", "", "", dropped, "") for reason, dropped in count.dropped.items()]
     print_table(console, "Funnel", ("stage", "in", "new", "kept", "dropped", "set aside"), rows)
+    earlier = report.ledger["again"].count() if "again" in report.ledger.columns else 0
+    if earlier:
+        print_lines(
+            console,
+            f"{earlier} rows were first dropped in an earlier pass, by another stage or reason, which dropped.parquet records.",
+        )
     print_lines(console, *(f"NOT CONSISTENT: {problem}" for problem in report.problems))
     if not report.problems:
         print_lines(

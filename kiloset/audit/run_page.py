@@ -21,7 +21,7 @@ from kiloset.audit.safe_text import mark_differences
 from kiloset.core.calls import CallStore
 from kiloset.core.progress import Progress
 from kiloset.core.recorded import RecordedEmbedder
-from kiloset.core.run import RunFolder
+from kiloset.core.run import RunFolder, last_verdicts
 from kiloset.core.table import user_turn
 from kiloset.core.text import words
 from kiloset.data.masking import veiled
@@ -214,9 +214,9 @@ def _ratios(report: Audit) -> list[dict[str, Any]]:
 
 def _funnel(report: Audit, mask: Mask) -> list[dict[str, Any]]:
     widest = max((stage.kept + stage.dropped_rows for stage in report.funnel), default=0) or 1
-    stages = []
+    stages, ledger = [], last_verdicts(report.ledger)
     for stage in report.funnel:
-        dropped = report.ledger.filter(pl.col("stage") == stage.stage)
+        dropped = ledger.filter(pl.col("stage") == stage.stage)
         reasons = [
             {
                 "name": reason, "rows": rows, "width": round(100 * rows / stage.dropped_rows, 1),

@@ -263,6 +263,13 @@ def last_verdict(part: Literal["stage", "reason"]) -> pl.Expr:
     return pl.coalesce(last, pl.col(part))
 
 
+def last_verdicts(ledger: pl.DataFrame) -> pl.DataFrame:
+    """Return the ledger with the stage and reason by which the last pass dropped each row, so that the stages' counts add up."""
+    if "again" not in ledger.columns:
+        return ledger
+    return ledger.with_columns(stage=last_verdict("stage"), reason=last_verdict("reason"))
+
+
 @cache
 def machine_facts() -> dict[str, Any]:
     """Return the versions a result may depend on, the version of Kiloset and, in a checkout of it, its commit included."""
