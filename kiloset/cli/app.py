@@ -47,10 +47,10 @@ def _kiloset(
     """Turn a few seed examples into a curated instruction set, train a LoRA adapter on it and measure whether it helped.
 
     Start with **plan** to estimate the cost, then **dataset** to make the set and **audit** to inspect it. Then **train** an
-    adapter, **evaluate** it, and **prove** that the set is better than random rows.
+    adapter, **evaluate** it, and use **prove** to measure whether the set is better than random rows.
 
-    Each run has a folder, runs/NAME. Commands without --run use the run that changed last. An interrupted command resumes
-    when you run it again.
+    Each run has a folder, runs/NAME. Without --run, plan and dataset derive NAME from the settings, and the other commands
+    use the run that changed last. An interrupted command resumes when you run it again.
 
     Example: `kiloset dataset --seeds my-seeds.jsonl --size 500`
     """
@@ -77,6 +77,6 @@ def run() -> None:
 
 
 def _interrupt(number: int, _: FrameType | None) -> NoReturn:
-    # An exception, so that every engine process is ended on the way out.
+    # Raise instead of ending at once: the exception passes the `with` blocks that end the engine's processes.
     print("\nkiloset: interrupted; run the same command again to resume", file=sys.stderr)
     raise SystemExit(128 + number)

@@ -34,14 +34,15 @@ if TYPE_CHECKING:
 def plan(
     seeds: Seeds = None, size: Size = None, model: Model = None, base: Base = None, config: Config = None, set_: Overrides = None,
     run: NewRun = None,
-    may_probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Without an earlier run of the same models, measure a few requests; they become part of the run. --no-probe uses built-in assumptions.")] = True,
+    may_probe: Annotated[bool, typer.Option("--probe/--no-probe", help="If no earlier run used the same models, send a few requests and measure them; the run reuses them later. --no-probe sends none and uses built-in assumptions.")] = True,
     json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
     progress: ProgressMode = "auto", runs: Runs = Path("runs"),
 ) -> None:  # fmt: skip
     """Estimate requests, tokens, time and cost before a run.
 
-    The estimate uses the requests of this run so far, else the latest run of the same models, else a short probe. The
-    cost needs prices: models.generator.price_prompt and price_written.
+    The estimate is based on the requests that this run has already sent; if there are none, on the latest run of the same
+    models; without such a run, on a few requests sent now. For the cost, set the price of a million prompt tokens
+    (models.generator.price_prompt) and of a million completion tokens (models.generator.price_written).
 
     Example: `kiloset plan --seeds my-seeds.jsonl --size 500`
     """
@@ -78,7 +79,7 @@ def plan(
 def dataset(
     seeds: Seeds = None, size: Size = None, model: Model = None, base: Base = None, config: Config = None, set_: Overrides = None,
     run: NewRun = None,
-    from_: Annotated[str | None, typer.Option("--from", metavar="RUN", help="Start a new run with all completions, scores and vectors of another run, so that other settings pay for nothing twice.")] = None,
+    from_: Annotated[str | None, typer.Option("--from", metavar="RUN", help="Start a new run with a copy of all completions, scores and vectors of this other run, so that a run with other settings computes only what is new.")] = None,
     progress: ProgressMode = "auto", runs: Runs = Path("runs"),
 ) -> None:  # fmt: skip
     """Make the curated set, curated.jsonl in the folder runs/NAME, from seed examples.
@@ -105,7 +106,7 @@ def dataset(
 def whatif(
     settings: Annotated[list[str], typer.Argument(metavar="TABLE.KEY=VALUE", help="Settings to change, such as near_duplicates.threshold=0.8.")],
     run: Run = None,
-    rows: Annotated[int, typer.Option(min=0, help="Changed rows to show.")] = 20,
+    rows: Annotated[int, typer.Option(min=0, help="Largest number of changed rows to print.")] = 20,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, with all changed rows.")] = False,
     runs: Runs = Path("runs"),
 ) -> None:  # fmt: skip
@@ -145,15 +146,17 @@ def config(config: Config = None, set_: Overrides = None) -> None:
 
 
 def thin(
-    pool: Annotated[str, typer.Argument(metavar="POOL", help="Folder of Parquet files with the columns instruction, response (or output) and optionally input (or context): local or any fsspec address.")],
+    pool: Annotated[str, typer.Argument(metavar="POOL", help="Folder of Parquet files with the columns instruction, response (or output) and optionally input (or context): a local folder or an address that fsspec can open, such as s3://bucket/pool.")],
     out: Annotated[str, typer.Argument(metavar="OUT", help="New or empty folder for the result: kept/, dropped/, thinned.json.")],
-    rows: Annotated[int | None, typer.Option(min=1, help="Most rows to keep, drawn evenly over clusters; default: all rows that are not near-duplicates.")] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Largest number of rows to keep. They are drawn at random from groups of similar rows, so that small groups keep a larger share; default: all rows that are not near-duplicates.")] = None,
     config: Config = None, set_: Overrides = None, progress: ProgressMode = "auto",
 ) -> None:  # fmt: skip
     """Reduce a pool that is too large for one machine, on a Ray cluster.
 
-    It drops near-duplicates as a run does, the same rows on every cluster. The setting engine.address names the cluster;
-    without it this machine is one. Then name OUT/kept as pool.path of a run.
+    A pool is an existing instruction set whose rows are candidates for the curated set. The command drops the pool's
+    near-duplicates by the same rule as `kiloset dataset`; the result does not depend on the cluster. The setting
+    engine.address names the Ray cluster; without it, Ray runs on this machine alone. Afterwards, run `kiloset dataset --set
+    pool.path=OUT/kept`.
 
     Example: `kiloset thin s3://bucket/pool s3://bucket/thinned --rows 1000000`
     """

@@ -14,19 +14,20 @@ from kiloset.cli.progress import logger, progress_on_stderr
 def audit(
     file: Annotated[Path | None, typer.Argument(metavar="FILE", show_default=False, help="Instruction file to audit instead of a run: .jsonl, .json, .csv, .parquet or a folder of them.")] = None,
     run: Run = None,
-    examples: Annotated[int, typer.Option(min=0, help="Rewrites to show of a run, closest to each limit first; rows to show of each fault of a file.")] = 3,
+    examples: Annotated[int, typer.Option(min=0, help="Number of examples to print. Of a run: rewrites for each limit, those with values closest to the limit first. Of a file: rows for each kind of fault.")] = 3,
     page: Annotated[Path | None, typer.Option(help="HTML page to write; default: report.html in the run's folder, or NAME.report.html in the current folder for a file.")] = None,
-    no_page: Annotated[bool, typer.Option("--no-page", help="Print the figures and write no page.")] = False,
-    benchmark: Annotated[list[str] | None, typer.Option(metavar="FILE", help="With FILE: a benchmark whose prompts no row should repeat; repeatable.")] = None,
+    no_page: Annotated[bool, typer.Option("--no-page", help="Print the numbers and write no page.")] = False,
+    benchmark: Annotated[list[str] | None, typer.Option(metavar="FILE", help="With FILE: a benchmark whose prompts no row should repeat; give the option again for each further benchmark.")] = None,
     embed: Annotated[bool, typer.Option("--embed/--no-embed", help="With FILE: add a map of the rows to the page; this loads a model (2,000 rows: 40 s).")] = False,
     runs: Runs = Path("runs"),
 ) -> None:  # fmt: skip
     """Show how a set is distributed and why rows were dropped, and write report.html.
 
-    Of a run it uses the run folder alone. The page shows the rows behind each figure, a map of the set and the rewrites
-    with their differences; it opens offline in any browser.
+    Without FILE it audits a run and reads only files in the run's folder. The page report.html lists the rows behind each
+    number, and shows a map of the set and the differences between each answer and its rewrite. It opens offline in any
+    browser.
 
-    With FILE it audits any instruction set: duplicates, cut and empty responses, refusals, benchmark contamination,
+    With FILE it audits any instruction set: duplicates, incomplete and empty responses, refusals, benchmark contamination,
     licences, personal data and broken lines, each with its count and example rows.
 
     Example: `kiloset audit my-data.jsonl`
@@ -73,12 +74,12 @@ def _log_page(page: Path, size: int) -> None:
 def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="A file, a folder of files, a run's folder or a run's name.")],
     second: Annotated[str, typer.Argument(metavar="B", help="The other set, given in the same way.")],
-    examples: Annotated[int, typer.Option(min=0, help="Rows to show that are in both sets.")] = 3,
+    examples: Annotated[int, typer.Option(min=0, help="Largest number of rows to print that are in both sets.")] = 3,
     page: Annotated[Path | None, typer.Option(help="HTML page to write, with charts of both sets side by side; default: none.")] = None,
     embed: Annotated[bool, typer.Option("--embed/--no-embed", help="Add the effective number of rows (Vendi score) and, on the page, a map of both; this loads a model.")] = False,
     runs: Runs = Path("runs"),
 ) -> None:  # fmt: skip
-    """Compare two sets: size, faults, categories, lengths, openings, licences and rows in both.
+    """Compare two sets: size, faults, categories, lengths, first words of answers, licences, common rows.
 
     Example: `kiloset compare mine.jsonl theirs.jsonl --page both.html`
     """
@@ -114,7 +115,7 @@ def review(
 
 
 def explain(
-    row: Annotated[str, typer.Argument(metavar="ID", help="Id of the row, such as g00042, s0007 or p00012.")],
+    row: Annotated[str, typer.Argument(metavar="ID", help="Id of the row, such as g00042 (generated), s0007 (seed) or p00012 (pool).")],
     run: Run = None,
     full: Annotated[bool, typer.Option("--full", help="Print whole prompts.")] = False,
     runs: Runs = Path("runs"),

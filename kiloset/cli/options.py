@@ -15,12 +15,12 @@ Size = Annotated[str | None, typer.Option(metavar="ROWS", help="Rows of the cura
 Model = Annotated[str | None, typer.Option(help="Writer model: a local folder, a hub id or embedded:NAME.")]
 Base = Annotated[str | None, typer.Option(help="Base model, which will be tuned; default: the writer model.")]
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="The run's TOML file; default: the built-in gpu.toml with an NVIDIA driver, else cpu.toml.")]  # fmt: skip
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Change one setting, such as run.seed=1; repeatable. `kiloset config` lists all settings.")]  # fmt: skip
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Change one setting, such as run.seed=1; give the option again for each further setting. `kiloset config` lists all settings.")]  # fmt: skip
 NewRun = Annotated[str | None, typer.Option("--run", help="Name of the run; default: the config's name and a hash of it.")]  # fmt: skip
 Run = Annotated[str | None, typer.Option("--run", help="Name of the run; default: the run that changed last.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of the runs.")]
 ProgressMode = Annotated[Mode, typer.Option("--progress", help="Progress on stderr: live (a table that is redrawn), lines (one every 30 s), json (one object per line), none; auto is live on a terminal, else lines.")]  # fmt: skip
-Validation = Annotated[float | None, typer.Option(metavar="SHARE", help="Split the rows anew with this share for validation, in [0, 1); default: keep the split of curated.jsonl.")]  # fmt: skip
+Validation = Annotated[float | None, typer.Option(metavar="SHARE", help="Fraction of the rows for validation, in [0, 1): make a new split with it; default: keep the split of curated.jsonl.")]  # fmt: skip
 
 
 def all_settings(

@@ -20,9 +20,9 @@ def export(
 ) -> None:  # fmt: skip
     """Export the run's curated.jsonl for other tools, split into train and validation, with a data card.
 
-    It includes your edits of curated.jsonl and keeps its split, which training uses too: near-duplicates, and rows and
-    their ancestors, are on the same side. Run it again after an edit to replace the export, unless you changed the export
-    itself.
+    If you edited curated.jsonl, the edited rows are exported. Training uses the same split: near-duplicates of each other, and
+    rows of which one was generated from the other, are either all in train or all in validation. After a further edit, run
+    the command again to replace the export; it does not replace an export that you changed by hand.
 
     Example: `kiloset export --format alpaca --out my-export`
     """
@@ -62,10 +62,10 @@ def card(
 def push(
     repo: Annotated[str, typer.Argument(metavar="REPO_ID", help="owner/name on the hub, or a name under your account.")],
     run: Run = None,
-    private: Annotated[bool, typer.Option("--private/--public", help="Visibility of the repository; an existing one must have it already.")] = True,
+    private: Annotated[bool, typer.Option("--private/--public", help="Visibility of the repository. It is not changed: an existing repository must already have this visibility.")] = True,
     layout: Annotated[HubLayout, typer.Option("--format", help="Layout of the rows, as for export.")] = "parquet",
-    revision: Annotated[str | None, typer.Option(metavar="BRANCH", help="Branch, created if it does not exist; default: main.")] = None,
-    message: Annotated[str | None, typer.Option(help="Message of the commit; default: the run's name and its number of rows.")] = None,
+    revision: Annotated[str | None, typer.Option(metavar="BRANCH", help="Branch to push to; created if it does not exist; default: main.")] = None,
+    message: Annotated[str | None, typer.Option(help="Commit message; default: the run's name and its number of rows.")] = None,
     validation: Validation = None,
     allow_personal: Annotated[bool, typer.Option("--allow-personal", help="Allow personal data in a public set; keys and tokens are never allowed.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Send without confirmation; required where there is no terminal.")] = False,
@@ -73,8 +73,8 @@ def push(
 ) -> None:  # fmt: skip
     """Push an export of the set, with its data card, to the Hugging Face hub as one commit.
 
-    It lists what it will send and asks for confirmation. The token is the one of `hf auth login` or of the environment
-    variable HF_TOKEN. Nothing else of the run is sent.
+    The command lists the files that it will send and asks for confirmation; no other file of the run is sent. Log in with
+    `hf auth login` before, or set the environment variable HF_TOKEN.
 
     Example: `kiloset push my-name/my-set --public`
     """

@@ -9,7 +9,7 @@ from rich.console import Console
 from kiloset.cli.options import Overrides, ProgressMode, Run, Runs, find_run
 from kiloset.cli.progress import progress_on_stderr
 
-Adapter = Annotated[Path | None, typer.Option(help="Folder of the adapter; default: the run's own.")]
+Adapter = Annotated[Path | None, typer.Option(help="Folder of the adapter; default: adapter/ in the run's folder.")]
 
 
 def train(
@@ -19,8 +19,8 @@ def train(
 ) -> None:  # fmt: skip
     """Train a LoRA adapter on the run's curated.jsonl and base model.
 
-    It includes your edits of curated.jsonl. Only response tokens count in the loss. It keeps the epoch with the lowest
-    validation loss. After an interruption it resumes at its last checkpoint, with the same result.
+    If you edited curated.jsonl, the edited file is used. Only response tokens count in the loss. The adapter is the one of
+    the epoch with the lowest validation loss. Interrupted training resumes at its last checkpoint, with the same result.
 
     Example: `kiloset train --set train.epochs=3`
     """
@@ -47,10 +47,13 @@ def train(
 def evaluate(
     run: Run = None, adapter: Adapter = None, set_: Overrides = None, progress: ProgressMode = "auto", runs: Runs = Path("runs"),
 ) -> None:  # fmt: skip
-    """Evaluate the run's adapter against its base model: constraints, drift, forgetting, rigidity, loss, tokens.
+    """Compare the adapter with its base model: are constraints followed, and what did training damage?
 
-    It needs no download. All completions are stored in the run's evaluation/ folder; run it again and only changed
-    requests are sent.
+    Damage is measured as drift (a higher loss on general text and code), forgetting (a lower accuracy on other tasks) and
+    rigidity (uniform, unfinished or refusing answers, and answers that change when the prompt is only rephrased). The loss
+    on validation rows and the tokens per answer are measured too. The test prompts are part of Kiloset, so nothing is
+    downloaded. Completions are stored in the run's evaluation/ folder; the next evaluation sends only requests that are
+    not stored.
 
     Example: `kiloset evaluate --run my-run`
     """
@@ -69,8 +72,10 @@ def evaluate(
 def prove(run: Run = None, set_: Overrides = None, progress: ProgressMode = "auto", runs: Runs = Path("runs")) -> None:
     """Compare the curated set with control arms: random rows, the longest rows, no rewriting, the seeds alone.
 
-    Each arm is trained for the same number of steps with two or more seeds and evaluated alike. The exit status is 0 only
-    if the curated set beats random rows on the target and every guard holds, else 1. After an interruption it resumes.
+    A control arm is another training set. An adapter is trained on each set for the same number of steps, with two or more
+    random seeds, and evaluated on the same prompts. The exit status is 0 if the curated set is better than random rows on
+    the metric prove.target and no side effect (forgetting, drift, rigidity; see `kiloset evaluate --help`) exceeds its
+    limit; otherwise it is 1. After an interruption, run the command again to resume.
 
     Example: `kiloset prove --set prove.seeds=3`
     """
@@ -90,7 +95,7 @@ def prove(run: Run = None, set_: Overrides = None, progress: ProgressMode = "aut
 
 def merge(
     run: Run = None, adapter: Adapter = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write the model to; default: merged in the run's folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write the model to; default: merged/ in the run's folder.")] = None,
     runs: Runs = Path("runs"),
 ) -> None:  # fmt: skip
     """Write the base model with the run's adapter merged into its weights, for programs that load no adapters.
