@@ -24,7 +24,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "evolve": {"category": "stories", "task": "Tell a story.", "operator": "Make it longer."},
     "magpie": {"category": "stories"},
 }
-"""The names of the templates, each with an example of its values."""
+"""The names of the templates, each with example values of its variables."""
 
 FILES = ", ".join(f"{name}.j2" for name in VALUES)
 
@@ -33,17 +33,19 @@ class Templates:
     """The bundled templates, some of them replaced by the user's."""
 
     def __init__(self, folder: str = "") -> None:
-        """Read the bundled templates and a folder of `<name>.j2` files, "" for none.
+        """Read the bundled templates; a file `<name>.j2` in `folder` replaces the template of that name. "" is no folder.
 
         Raises:
-            ConfigError: The folder or a file in it cannot be read, has an unknown name, or does not work with its values.
+            ConfigError: The folder or a file cannot be read, a file's name is no template's name, or a file is not a valid
+                template or uses a variable that its template does not have.
         """
         self.sources = {name: (BUNDLED / f"{name}.j2").read_text(encoding="utf-8") for name in VALUES}
         self._files = {name: str(BUNDLED / f"{name}.j2") for name in VALUES}
-        self.are_replaced = bool(folder)
+        self.has_user_templates = bool(folder)
         if folder:
             self._replace(Path(folder).expanduser())
-        # Sandboxed: a downloaded folder of prompts must not run code. Values are never parsed as templates.
+        # Sandboxed, because a folder of templates may come from a stranger and must not run code. A value, such as a seed's
+        # text, is inserted as plain text, also if it contains braces.
         environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
         self._templates = {}
         for name, source in self.sources.items():
@@ -54,7 +56,8 @@ class Templates:
                 line = getattr(error, "lineno", None)
                 place = self._files[name] + (f":{line}" if line else "")
                 raise ConfigError(
-                    "KS205", f"{place}: not a template ({error}); its values: {', '.join(VALUES[name])}"
+                    "KS205",
+                    f"{place}: this template is not valid ({error}); it may use the variables {', '.join(VALUES[name])}",
                 ) from None
 
     @cached_property

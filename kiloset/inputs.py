@@ -42,7 +42,7 @@ class Inputs:
         tables |= {} if self.benchmarks.is_empty() else {"benchmarks": self.benchmarks}
         digests = {name: hashlib.sha256(table.write_json().encode()).hexdigest() for name, table in tables.items()}
         # The bundled prompts belong to the code: they change with the version and are hashed with it.
-        digests |= {"prompts": self.templates.digest} if self.templates.are_replaced else {}
+        digests |= {"prompts": self.templates.digest} if self.templates.has_user_templates else {}
         return digests | ({"usage": self.usage.digest} if self.usage else {})
 
 

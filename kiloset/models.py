@@ -111,8 +111,8 @@ class RunModels:
         self.scorer: Scorer = _ManagedScorer(self._base_scorer(base), self)
         self.embedder = embedder_of(config, rows, progress)
         if config.engine.kind == "ray":
-            make = partial(embedder_on_worker, config.models.embedder.name, self.embedder.identity)
-            self.embedder = RayEmbedder(self.embedder, make, config.engine, progress, self.free_memory)
+            make_embedder = partial(embedder_on_worker, config.models.embedder.name, self.embedder.identity)
+            self.embedder = RayEmbedder(self.embedder, make_embedder, config.engine, progress, self.free_memory)
 
     def _generator(self) -> TextEngine:
         """Return the writer model's engine; a server's model is not the local base model of the same name."""
@@ -156,8 +156,8 @@ class RunModels:
         identity = f"{base}, {config.max_model_len} tokens"
         if config.kind != "ray":
             return TransformersScorer(path, identity, config.max_model_len)
-        make = partial(scorer_on_worker, base_name(self._config), base, identity, config.max_model_len)
-        return RayScorer(identity, make, config)
+        make_scorer = partial(scorer_on_worker, base_name(self._config), base, identity, config.max_model_len)
+        return RayScorer(identity, make_scorer, config)
 
     def free_memory(self, keep: VllmEngine | RayEngine | None = None) -> None:
         """End the engines that hold a GPU's or a cluster's memory, except one."""

@@ -159,8 +159,9 @@ def select_rows(table: pl.DataFrame, context: Context) -> Outcome:
     """Select the wanted rows of each category and a reserve, spread over clusters."""
     config = context.config
     # Rows that later stages dropped in an earlier pass are not selected again.
-    lost = {id: {"reason": reason, "evidence": evidence} for id, (reason, evidence) in context.store.lost().items()}
-    rest, gone = with_verdicts(table, lost)
+    earlier = context.store.dropped_after_selection()
+    verdicts = {id: {"reason": reason, "evidence": evidence} for id, (reason, evidence) in earlier.items()}
+    rest, gone = with_verdicts(table, verdicts)
     chosen = select(
         rest, context.embedder, context.wanted, config.select, seed=config.run.seed, fill=config.categories.fill
     )

@@ -76,7 +76,7 @@ def run_pipeline(config: RunConfig, inputs: Inputs, folder: RunFolder, models: M
             review = Review(read_decisions(folder.review))
             context = replace(_context(config, inputs, models, store, progress), review=review)
             _log_seed_faults(context, folder)
-            table, context = _passes(context, folder)
+            table, context = _run_until_full(context, folder)
         return finish(context, folder, table)
 
 
@@ -166,29 +166,30 @@ def _context(config: RunConfig, inputs: Inputs, models: Models, store: CallStore
     )  # fmt: skip
 
 
-def _passes(context: Context, folder: RunFolder) -> tuple[pl.DataFrame, Context]:
-    """Run all stages; go back for the categories that fell short, until none does or a pass changes nothing.
+def _run_until_full(context: Context, folder: RunFolder) -> tuple[pl.DataFrame, Context]:
+    """Run all stages; repeat the pass while a category lacks rows and the last pass generated or replaced some.
 
-    Only then is it known which rows the later stages drop.
+    A further pass is needed because later stages drop rows, and how many is known only when all stages have finished.
     """
     store = context.store
-    table, context = _pass(context, folder)
-    while short := _missing(table, context.wanted):
-        before = len(store.waves()), len(store.lost())
+    table, context = _run_pass(context, folder)
+    while missing := _missing(table, context.wanted):
+        counts = len(store.waves()), len(store.dropped_after_selection())
         ledger = folder.dropped()
         store.set_drops(ledger.select("id", "stage", *STAGE_VERDICT).rows())
-        store.add_lost(_lost(ledger, short))
-        spare = Counter(ledger.filter(last_verdict("reason").is_in(SURPLUS))["category"].to_list())
-        rows = {name: n - spare[name] for name, n in short.items() if n > spare[name]}
+        store.add_dropped_after_selection(_dropped_after_selection(ledger, missing))
+        # Rows that the set did not need in this pass can replace the dropped ones; only the others must be generated.
+        unused = Counter(ledger.filter(last_verdict("reason").is_in(SURPLUS))["category"].to_list())
+        rows = {name: n - unused[name] for name, n in missing.items() if n > unused[name]}
         shortage = Shortage(rows, _yields(table, ledger)) if rows and context.config.generate.enabled else None
-        table, context = _pass(replace(context, shortage=shortage), folder)
-        if (len(store.waves()), len(store.lost())) == before:
+        table, context = _run_pass(replace(context, shortage=shortage), folder)
+        if (len(store.waves()), len(store.dropped_after_selection())) == counts:
             break
     return table, context
 
 
-def _pass(context: Context, folder: RunFolder) -> tuple[pl.DataFrame, Context]:
-    """Run every stage that is not finished yet, once."""
+def _run_pass(context: Context, folder: RunFolder) -> tuple[pl.DataFrame, Context]:
+    """Run each stage once; a stage that is finished for the same inputs, settings and code is not computed again."""
     table, key = table_of([]), sha256_of(context.inputs.content())
     context = replace(context, wanted={})
     for stage in RECIPE:
@@ -203,26 +204,32 @@ def _pass(context: Context, folder: RunFolder) -> tuple[pl.DataFrame, Context]:
 def _run_stage(
     stage: Stage, table: pl.DataFrame, before: str, context: Context, folder: RunFolder
 ) -> tuple[pl.DataFrame, str]:
-    """Return a stage's kept rows and its cache key, from its file where that is of the same key."""
+    """Return a stage's kept rows and its cache key.
+
+    The rows are read from the stage's file if the file has this cache key; otherwise the stage runs and writes its files.
+    `before` is the cache key of the stage before it.
+    """
     number, key = stage_number(stage.name), _key(stage, before, context)
     finished = folder.finished(number, stage.name, key)
-    goes_back = stage.name == "generate" and context.shortage is not None
-    # The manifest is written after the files: an entry of an earlier pass does not count.
+    must_generate_more = stage.name == "generate" and context.shortage is not None
+    # The manifest is written after the files. If the run was stopped between the two, the entry has another cache key, and
+    # the stage runs again.
     entry = folder.manifest.get("stages", {}).get(stage.name, {})
-    if finished is not None and entry.get("fingerprint") == key and not goes_back:
+    if finished is not None and entry.get("fingerprint") == key and not must_generate_more:
         return finished, key
     started = time.monotonic()
     outcome = execute(stage, table, context)
-    key = _key(stage, before, context)  # a generation has added waves
+    key = _key(stage, before, context)  # the key of `generate` covers its waves, and the stage may have added some
     _write_extras(outcome, folder)
     folder.write_stage(
         number, stage.name, key, outcome.kept, with_first_verdicts(outcome.dropped, stage.name, context.store)
     )
     reasons = dict(outcome.dropped.group_by("reason").len().sort("len", "reason", descending=[True, False]).iter_rows())
-    aside = 0 if outcome.set_aside is None else outcome.set_aside.height
+    set_aside = 0 if outcome.set_aside is None else outcome.set_aside.height
+    created = outcome.kept.height + outcome.dropped.height + set_aside - table.height
     entry = {
-        "fingerprint": key, "in": table.height, "born": outcome.kept.height + outcome.dropped.height + aside - table.height,
-        "kept": outcome.kept.height, "dropped": reasons, "set_aside": aside,
+        "fingerprint": key, "in": table.height, "born": created,
+        "kept": outcome.kept.height, "dropped": reasons, "set_aside": set_aside,
         "models": {name: getattr(context.models, name).identity for name in stage.models},
         "seconds": round(time.monotonic() - started, 2), "sha256": file_sha256(folder.stage_file(number, stage.name)),
     }  # fmt: skip
@@ -263,7 +270,7 @@ def _key(stage: Stage, before: str, context: Context) -> str:
     # The longest text a model reads decides about which rows it can be asked.
     length = context.config.engine.max_model_len if stage.models else None
     abilities = asdict(context.generator.capabilities) if "generator" in stage.models else None
-    stored = {"generate": context.store.waves, "select": context.store.lost}.get(stage.name, list)()
+    stored = {"generate": context.store.waves, "select": context.store.dropped_after_selection}.get(stage.name, list)()
     code = code_sha256(*stage.code), file_sha256(Path(recipe.__file__))
     decisions = context.review.key(stage.name, creates=stage.creates)
     return sha256_of(
@@ -311,11 +318,15 @@ def _missing(table: pl.DataFrame, wanted: Mapping[str, int]) -> dict[str, int]:
     return {name: n - got[name] for name, n in wanted.items() if n > got[name]}
 
 
-def _lost(ledger: pl.DataFrame, short: Mapping[str, int]) -> list[tuple[str, str, str]]:
+def _dropped_after_selection(ledger: pl.DataFrame, missing: Mapping[str, int]) -> list[tuple[str, str, str]]:
     """Return `(id, reason, evidence)` of the rows of these categories that were selected and dropped afterwards."""
     after = STAGE_NAMES[stage_number("select") :]
-    lost = last_verdict("stage").is_in(after) & ~last_verdict("reason").is_in(SURPLUS)
-    return ledger.filter(lost & pl.col("category").is_in(list(short))).select("id", "reason", "evidence").rows()
+    is_dropped_after = last_verdict("stage").is_in(after) & ~last_verdict("reason").is_in(SURPLUS)
+    return (
+        ledger.filter(is_dropped_after & pl.col("category").is_in(list(missing)))
+        .select("id", "reason", "evidence")
+        .rows()
+    )
 
 
 def _yields(table: pl.DataFrame, ledger: pl.DataFrame) -> Yields:

@@ -451,7 +451,7 @@ def _stems(text: str) -> set[str]:
 
 
 def stem_of(word: str) -> str:
-    """Return a word without its English ending, so crudely that "after" is "aft"; equal words have equal stems."""
+    """Return a word without its English ending. The rule is crude: the stem of "after" is "aft"."""
     bare = word.removesuffix("'s")
     for suffix in SUFFIXES:
         if bare.endswith(suffix) and not bare.endswith("ss") and len(bare) - len(suffix) >= 3:

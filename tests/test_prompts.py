@@ -167,20 +167,24 @@ def test_a_folder_replaces_some_prompts_and_leaves_the_others(tmp_path) -> None:
     assert instruction_prompt("a_b", ["{{ x }}"], own) == "Tasks of a b:\n- {{ x }}\n-"
     assert own.sources["input"] == BUNDLED.sources["input"]
     assert own.digest != BUNDLED.digest
-    assert (own.are_replaced, BUNDLED.are_replaced) == (True, False)
+    assert (own.has_user_templates, BUNDLED.has_user_templates) == (True, False)
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("self_instuct", "x", r"self_instuct\.j2: no prompt .*; did you mean 'self_instruct'\?"),
-        ("input", "{% for %}", r"input\.j2:1: not a template"),
+        ("input", "{% for %}", r"input\.j2:1: this template is not valid"),
         (
             "input",
             "a\n{{ instruction }}",
-            r"input\.j2: not a template \('instruction' is undefined\); its values: task, examples, chat",
+            r"input\.j2: this template is not valid \('instruction' is undefined\); it may use the variables task, examples, chat",
         ),
-        ("evolve", "{{ ''.__class__.__mro__ }}", r"evolve\.j2: not a template \(access to attribute '__class__'"),
+        (
+            "evolve",
+            "{{ ''.__class__.__mro__ }}",
+            r"evolve\.j2: this template is not valid \(access to attribute '__class__'",
+        ),
     ],
 )
 def test_a_broken_prompt_is_refused_with_its_place(tmp_path, name: str, text: str, message: str) -> None:

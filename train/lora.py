@@ -171,10 +171,10 @@ def _measured(state: TrainingState) -> dict[str, Any]:
 def _keep_freed_memory() -> None:
     """Let glibc keep large freed blocks, because the next step needs blocks of the same size.
 
-    By default glibc returns each block of over 32 MB to the system, which then clears its pages for the next one: a tenth of
-    the training time on a CPU. Without glibc nothing changes.
+    By default glibc returns each freed block of over 32 MB to the operating system. For the next block the operating system
+    must fill new pages with zeros, which takes a tenth of the training time on a CPU. Other C libraries are left as they are.
     """
-    trim_threshold, mmap_threshold = -1, -3
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD in glibc's malloc.h
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(mmap_threshold, 2**30)

@@ -15,11 +15,11 @@ from kiloset.core.errors import KilosetError
 from kiloset.core.progress import GenerationProgress
 
 EVENT_SECONDS = 1.0
-"""Least seconds between two `generation` or two `advance` events."""
+"""Smallest number of seconds between two `generation` or two `advance` events."""
 
 
 class JsonLines:
-    """Writes one object per event; events that come too often are held back, except the last one."""
+    """Writes one object per event; of frequent events of one kind, it writes one per `EVENT_SECONDS` and the last one."""
 
     def __init__(
         self, stream: TextIO, clock: Callable[[], float] = time.monotonic,
@@ -30,60 +30,60 @@ class JsonLines:
         self._throughput = Throughput(clock)
         self._phase: dict[str, Any] | None = None
         self._start = 0.0
-        self._held: dict[str, dict[str, Any]] = {}
+        self._delayed: dict[str, dict[str, Any]] = {}
         self._last: dict[str, float] = {}
 
     def begin(self, label: str, total: int) -> None:
         """Write a `begin` event."""
-        self._event("begin", label=label, total=total)
+        self._write_now("begin", label=label, total=total)
         self._phase, self._start = {"label": label, "total": total, "done": 0}, self._clock()
 
     def advance(self, amount: int = 1, note: str = "") -> None:
-        """Write an `advance` event, or hold it back."""
+        """Write an `advance` event now, or, if the last one was less than `EVENT_SECONDS` ago, later."""
         if self._phase is not None:
             self._phase["done"] += amount
-            self._frequent_event("advance", **self._phase, note=note)
+            self._write_or_delay("advance", **self._phase, note=note)
 
     def end(self) -> None:
         """Write an `end` event."""
         if self._phase is not None:
-            self._event("end", **self._phase, seconds=round(self._clock() - self._start, 3))
+            self._write_now("end", **self._phase, seconds=round(self._clock() - self._start, 3))
             self._phase = None
 
     def update_generation(self, progress: GenerationProgress) -> None:
-        """Write a `generation` event, or hold it back."""
+        """Write a `generation` event now, or, if the last one was less than `EVENT_SECONDS` ago, later."""
         self._throughput.add(progress)
         budget = {name: {"spent": spent, "allowed": limit} for name, (spent, limit) in progress.budget.items()}
         speeds = {
             "tokens_per_second": self._throughput.recent(), "overall_tokens_per_second": self._throughput.overall(),
             "seconds_left": self._throughput.seconds_left(),
         }  # fmt: skip
-        self._frequent_event("generation", **{**asdict(progress), "budget": budget, **speeds})
+        self._write_or_delay("generation", **{**asdict(progress), "budget": budget, **speeds})
 
     def message(self, record: logging.LogRecord) -> None:
         """Write a `message` event."""
-        self._event("message", level=record.levelname.lower(), text=record.getMessage())
+        self._write_now("message", level=record.levelname.lower(), text=record.getMessage())
 
     def result(self, facts: Mapping[str, Any]) -> None:
         """Write a `result` event."""
-        self._event("result", **facts)
+        self._write_now("result", **facts)
 
     def error(self, error: KilosetError) -> None:
         """Write an `error` event with the exit status that follows."""
-        self._event("error", code=error.code, text=str(error), status=2)
+        self._write_now("error", code=error.code, text=str(error), status=2)
 
     def close(self) -> None:
-        """Write the events that were held back."""
-        for name in list(self._held):
-            self._write(self._held.pop(name))
+        """Write the delayed events."""
+        for name in list(self._delayed):
+            self._write(self._delayed.pop(name))
 
-    def _frequent_event(self, name: str, **facts: Any) -> None:
-        self._held[name] = self._stamped(name, facts)
+    def _write_or_delay(self, name: str, **facts: Any) -> None:
+        self._delayed[name] = self._stamped(name, facts)
         if self._clock() - self._last.get(name, -math.inf) >= EVENT_SECONDS:
             self._last[name] = self._clock()
-            self._write(self._held.pop(name))
+            self._write(self._delayed.pop(name))
 
-    def _event(self, name: str, **facts: Any) -> None:
+    def _write_now(self, name: str, **facts: Any) -> None:
         self.close()
         self._write(self._stamped(name, facts))
 

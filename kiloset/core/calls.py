@@ -91,7 +91,7 @@ class CallStore:
         return store
 
     def copy_to(self, path: Path) -> None:
-        """Copy everything but the rows that selection lost, because other settings may keep them."""
+        """Copy everything except the drops after selection, because with other settings the rows may be kept."""
         partial = path.with_name(f".{path.name}.partial")
         partial.unlink(missing_ok=True)
         with _data_errors(path), closing(sqlite3.connect(partial, isolation_level=None)) as copy:
@@ -235,11 +235,11 @@ class CallStore:
         with _data_errors(self.path):
             self._db.execute(query, (json.dumps(asks), cut))
 
-    def lost(self) -> dict[str, tuple[str, str]]:
+    def dropped_after_selection(self) -> dict[str, tuple[str, str]]:
         """Return `(reason, evidence)` by id of the rows that were selected once and that a later stage dropped."""
         return {id: (reason, evidence) for id, reason, evidence in self._rows("SELECT * FROM lost ORDER BY id")}
 
-    def add_lost(self, rows: Sequence[tuple[str, str, str]]) -> None:
+    def add_dropped_after_selection(self, rows: Sequence[tuple[str, str, str]]) -> None:
         """Store `(id, reason, evidence)` of selected rows that a later stage dropped; selection then replaces them."""
         self._insert("INSERT OR IGNORE INTO lost VALUES (?, ?, ?)", rows)
 

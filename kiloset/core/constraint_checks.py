@@ -95,8 +95,9 @@ def _number_highlighted_sections(response: str, args: Args) -> bool:
 
 
 def _multiple_sections(response: str, args: Args) -> bool:
-    head = rf"^[ \t#*_]*{re.escape(args['section_spliter'].strip())}[ ]?(\d+)\b"
-    return len(set(re.findall(head, response, re.MULTILINE | re.IGNORECASE))) >= int(args["num_sections"])
+    # IFEval spells this argument `section_spliter`: the word before a section's number, such as SECTION in "SECTION 2".
+    heading = rf"^[ \t#*_]*{re.escape(args['section_spliter'].strip())}[ ]?(\d+)\b"
+    return len(set(re.findall(heading, response, re.MULTILINE | re.IGNORECASE))) >= int(args["num_sections"])
 
 
 def _json_format(response: str, _: Args) -> bool:

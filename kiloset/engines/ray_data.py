@@ -47,15 +47,15 @@ def connect_data(config: EngineConfig) -> Any:
 class RayScorer:
     """A `Scorer` that runs in a pool of actors."""
 
-    def __init__(self, identity: str, make: Callable[[], Any], config: EngineConfig) -> None:
+    def __init__(self, identity: str, make_scorer: Callable[[], Any], config: EngineConfig) -> None:
         """Keep the settings.
 
         Args:
             identity: Name, revision and longest text, part of every score's cache key.
-            make: Creates a `Scorer` on any machine.
+            make_scorer: Creates a `Scorer` on any machine.
             config: The `[engine]` table.
         """
-        self.identity, self._make, self._config = identity, make, config
+        self.identity, self._make_scorer, self._config = identity, make_scorer, config
 
     def logprobs(
         self, prompts: Sequence[Sequence[Message]], responses: Sequence[str]
@@ -66,7 +66,7 @@ class RayScorer:
             {"number": number, "prompt": json.dumps([dict(turn) for turn in prompt]), "response": response}
             for number, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
         ]
-        scored = _mapped(data, rows, ("prompt", "response"), _ScoreWorker, self._make, self._config, SCORE_BATCH)
+        scored = _mapped(data, rows, ("prompt", "response"), _ScoreWorker, self._make_scorer, self._config, SCORE_BATCH)
         for row in scored.iter_rows():
             yield int(row["number"]), float(row["nats"]), int(row["tokens"])
 
@@ -74,8 +74,8 @@ class RayScorer:
 class _ScoreWorker:
     """A worker of the scorer's pool."""
 
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._scorer = make()
+    def __init__(self, make_model: Callable[[], Any]) -> None:
+        self._scorer = make_model()
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         prompts = [json.loads(prompt) for prompt in batch["prompt"]]
@@ -95,20 +95,20 @@ class RayEmbedder:
     """Texts that are stored together; if the driver is killed, the current ones are embedded again."""
 
     def __init__(
-        self, local: Embedder, make: Callable[[], Embedder], config: EngineConfig, progress: Progress,
+        self, local: Embedder, make_embedder: Callable[[], Embedder], config: EngineConfig, progress: Progress,
         before_start: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         """Keep the settings.
 
         Args:
             local: The embedder on this machine, for up to `FEW` texts.
-            make: Creates the same embedder on any machine.
+            make_embedder: Creates the same embedder on any machine.
             config: The `[engine]` table.
             progress: Receives the progress of many texts.
             before_start: Called before workers are started, to free the cluster's cores.
         """
         self.identity, self.is_costly = local.identity, local.is_costly
-        self._local, self._make, self._config, self._progress = local, make, config, progress
+        self._local, self._make_embedder, self._config, self._progress = local, make_embedder, config, progress
         self._before_start = before_start
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -118,7 +118,7 @@ class RayEmbedder:
         self._before_start()
         data = connect_data(self._config)
         rows = [{"number": number, "text": text} for number, text in enumerate(texts)]
-        embedded = _mapped(data, rows, ("text",), _EmbedWorker, self._make, self._config, EMBED_BATCH)
+        embedded = _mapped(data, rows, ("text",), _EmbedWorker, self._make_embedder, self._config, EMBED_BATCH)
         vectors: NDArray[np.float32] | None = None
         self._progress.begin("embedding", len(texts))
         for batch in embedded.iter_batches(batch_size=None, batch_format="numpy"):
@@ -135,25 +135,32 @@ class RayEmbedder:
 class _EmbedWorker:
     """A worker of the embedder's pool."""
 
-    def __init__(self, make: Callable[[], Embedder]) -> None:
-        self._embedder = make()
+    def __init__(self, make_model: Callable[[], Embedder]) -> None:
+        self._embedder = make_model()
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         return {"number": batch["number"], "vector": self._embedder.embed([str(text) for text in batch["text"]])}
 
 
 def _mapped(
-    data: Any, rows: list[dict[str, Any]], texts: Sequence[str], worker: type, make: Callable[[], Any], config: EngineConfig,
-    batch: int,
+    data: Any, rows: list[dict[str, Any]], texts: Sequence[str], worker: type, make_model: Callable[[], Any],
+    config: EngineConfig, batch: int,
 ) -> Any:  # fmt: skip
-    """Map rows in a pool of workers, each with its own `make()`; the pool grows and shrinks with the work."""
+    """Map rows in a pool of workers, each of which creates its own model with `make_model`.
+
+    The pool has more workers while more rows wait.
+    """
     # The longest first, texts of similar length together, as on one machine.
     rows = sorted(rows, key=lambda row: -sum(len(row[name]) for name in texts))
     blocks = max(1, min(BLOCKS, len(rows) // batch))
     most = min(config.max_actors, blocks)
     pool = data.ActorPoolStrategy(min_size=min(config.min_actors, most), max_size=most)
     return data.from_items(rows, override_num_blocks=blocks).map_batches(
-        worker, batch_size=batch, fn_constructor_kwargs={"make": make}, compute=pool, **placement(config, gpus=1)
+        worker,
+        batch_size=batch,
+        fn_constructor_kwargs={"make_model": make_model},
+        compute=pool,
+        **placement(config, gpus=1),
     )
 
 
