@@ -1,4 +1,4 @@
-"""The audit's figures against hand-computed values and naive loops, on run folders made by hand."""
+"""The audit's figures against hand-computed values and naive loops, on run folders that the tests write."""
 
 import io
 import itertools
@@ -28,7 +28,7 @@ from kiloset.core.table import ROW, VERDICT, table_of, user_turn, with_verdicts
 from kiloset.core.text import normal_form
 
 HOSTILE = "Say [red]x[/red] and :smile: \x1b[2J\x9b2J\u202e now\\"
-SHOWN = "Say [red]x[/red] and :smile: [2J2J now\\"
+PRINTED = "Say [red]x[/red] and :smile: [2J2J now\\"
 REQUEST = Request("П" * 700 + "The task [bold]is[/bold]:", "instruction", 64, 0.7, 0.9)
 KEY = REQUEST.key("tiny@1")
 SEEDS = [
@@ -41,7 +41,7 @@ SEEDS = [
         "category": "write",
     },
 ]
-MADE = [
+GENERATED = [
     {
         "id": "g00001",
         "instruction": HOSTILE,
@@ -77,17 +77,19 @@ def run(whole: Path, tmp_path: Path) -> RunFolder:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole run of five rows: three curated, one lost to a rule, one lost to its twin g00001."""
+    """A whole run of five rows: three are curated, a rule drops one, and one is dropped as a near-duplicate of g00001."""
     folder = RunFolder(tmp_path_factory.mktemp("whole") / "demo")
     folder.create()
     seeds = rows_of(SEEDS)
-    made = rows_of(MADE, source="generated", strategy="self_instruct", category="list", depth=1, writer="tiny@1")
-    everything = pl.concat([seeds, made])
+    generated = rows_of(
+        GENERATED, source="generated", strategy="self_instruct", category="list", depth=1, writer="tiny@1"
+    )
+    everything = pl.concat([seeds, generated])
     short = {"g00002": {"reason": "instruction_too_short", "evidence": "1 word", "measured": 1.0, "limit": 3.0}}
-    twin = {"g00003": {"reason": "near_duplicate", "evidence": "jaccard 0.97", "measured": 0.97, "limit": 0.7}}
-    twin["g00003"]["twin"] = "g00001"
+    duplicate = {"g00003": {"reason": "near_duplicate", "evidence": "jaccard 0.97", "measured": 0.97, "limit": 0.7}}
+    duplicate["g00003"]["twin"] = "g00001"
     rules = with_verdicts(everything, short)
-    near = with_verdicts(rules.kept.with_columns(nearest=pl.Series([0.1, 0.2, 0.9, 0.97])), twin)
+    near = with_verdicts(rules.kept.with_columns(nearest=pl.Series([0.1, 0.2, 0.9, 0.97])), duplicate)
     balanced = near.kept.with_columns(cluster=pl.Series([0, 0, 1]))
     response_source = pl.Series(["reference", "plain", "guided"])
     styled = balanced.with_columns(
@@ -102,16 +104,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     nothing = with_verdicts(everything, {}).dropped
     kept = [seeds, everything, rules.kept, near.kept, balanced, styled, styled]
     dropped = [nothing, nothing, rules.dropped, near.dropped, nothing, nothing, nothing]
-    said, before = {}, 0
-    for number, (name, rows, gone) in enumerate(zip(NAMES, kept, dropped, strict=True), start=1):
-        folder.write_stage(number, name, "f", rows, gone)
-        reasons = dict.fromkeys(gone["reason"], 1)
-        said[name] = {"in": before, "kept": rows.height, "dropped": reasons, "seconds": 1.5}
+    counts, before = {}, 0
+    for number, (name, rows, removed) in enumerate(zip(NAMES, kept, dropped, strict=True), start=1):
+        folder.write_stage(number, name, "f", rows, removed)
+        reasons = dict.fromkeys(removed["reason"], 1)
+        counts[name] = {"in": before, "kept": rows.height, "dropped": reasons, "seconds": 1.5}
         before = rows.height
     write_curated(folder, styled)
     sha256 = file_sha256(folder.curated)
     folder.update_manifest(
-        {"name": "demo", "target": {"list": 1, "write": 1}, "stages": said, "curated_sha256": sha256}
+        {"name": "demo", "target": {"list": 1, "write": 1}, "stages": counts, "curated_sha256": sha256}
     )
     store = CallStore(folder.calls)
     store.note_sent([(KEY, REQUEST)])
@@ -134,41 +136,41 @@ def write_curated(folder: RunFolder, table: pl.DataFrame) -> None:
     folder.curated.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 
-def shown(draw: Any, *values: Any, width: int = 80, terminal: bool = False, **options: Any) -> str:
+def printed(draw: Any, *values: Any, width: int = 80, terminal: bool = False, **options: Any) -> str:
     file = io.StringIO()
     draw(*values, Console(file=file, width=width, force_terminal=terminal), **options)
     return file.getvalue()
 
 
 def test_a_run_adds_up(run: RunFolder) -> None:
-    found = audit(run)
-    assert found.problems == []
-    counted = [(c.stage, c.entered, c.created, c.kept, c.dropped) for c in found.funnel]
+    report = audit(run)
+    assert report.problems == []
+    counted = [(c.stage, c.entered, c.created, c.kept, c.dropped) for c in report.funnel]
     assert counted[:4] == [
         ("seeds", 0, 2, 2, {}),
         ("generate", 2, 3, 5, {}),
         ("rules", 5, 0, 4, {"instruction_too_short": 1}),
         ("near_duplicates", 4, 0, 3, {"near_duplicate": 1}),
     ]
-    assert all(c.entered + c.created == c.kept + sum(c.dropped.values()) for c in found.funnel)
-    assert (found.rows, found.distribution.result) == (3, {"list": 2, "write": 1})
+    assert all(c.entered + c.created == c.kept + sum(c.dropped.values()) for c in report.funnel)
+    assert (report.rows, report.distribution.result) == (3, {"list": 2, "write": 1})
     spent = {"sent": 1, "completed": 1, "prompt_tokens": 11, "completion_tokens": 7}
-    assert (found.calls, found.resent, sum(found.seconds.values())) == ({"instruction": spent}, 0, 7 * 1.5)
-    assert found.openings == {"here is one": 1, "красный синий жёлтый": 1, "いろは": 1}
-    assert found.lengths["input"].rows == 1
+    assert (report.calls, report.resent, sum(report.seconds.values())) == ({"instruction": spent}, 0, 7 * 1.5)
+    assert report.openings == {"here is one": 1, "красный синий жёлтый": 1, "いろは": 1}
+    assert report.lengths["input"].rows == 1
     run.curated.write_text(run.curated.read_text(encoding="utf-8").splitlines()[0], encoding="utf-8")
     run.update_manifest({"curated_sha256": file_sha256(run.curated)})
     assert audit(run).problems == ["curated.jsonl has 1 rows, the last stage kept 3"]
 
 
-def test_a_row_that_vanishes_or_stands_twice_does_not_add_up() -> None:
+def test_a_missing_row_and_a_row_that_occurs_twice_are_reported() -> None:
     two, ledger = rows_of(SEEDS), pl.DataFrame(schema={**ROW, **VERDICT})
-    said = {
+    manifest = {
         "seeds": {"in": 0, "kept": 3, "dropped": {"r": 0}},
         "rules": {"in": 2, "kept": 1, "dropped": {}},
         "style": {},
     }
-    _, problems = funnel([("seeds", two), ("rules", two.tail(1))], ledger, said)
+    _, problems = funnel([("seeds", two), ("rules", two.tail(1))], ledger, manifest)
     lost = "rules: 1 rows vanished without a reason, for example s0001"
     assert problems == [
         "seeds: kept: 3 in the manifest, 2 in the files",
@@ -205,20 +207,20 @@ def test_the_distance_to_the_target_is_the_root_of_the_mean_divergence_from_the_
     assert js_distance({}, {"a": 1}) is None
 
 
-def test_entropy_of_clusters_is_measured_in_nats_and_against_its_maximum() -> None:
-    found = spread(pl.DataFrame({"cluster": [4, 4, 7, None]}))
-    assert found is not None
+def test_entropy_of_clusters_is_in_nats_and_compared_with_its_maximum() -> None:
+    figures = spread(pl.DataFrame({"cluster": [4, 4, 7, None]}))
+    assert figures is not None
     by_hand = -(2 / 3) * math.log(2 / 3) - (1 / 3) * math.log(1 / 3)
-    assert found.clusters == 2
-    assert found.entropy == pytest.approx(by_hand)
-    assert found.evenness == pytest.approx(by_hand / math.log(2))
+    assert figures.clusters == 2
+    assert figures.entropy == pytest.approx(by_hand)
+    assert figures.evenness == pytest.approx(by_hand / math.log(2))
     assert spread(pl.DataFrame({"id": ["a"]})) is None
     one = spread(pl.DataFrame({"cluster": [1, 1]}))
     assert one is not None
     assert (one.entropy, one.evenness) == (0.0, 0.0)
 
 
-def test_duplicates_are_those_of_a_naive_double_loop() -> None:
+def test_duplicates_equal_those_of_a_naive_double_loop() -> None:
     rng = random.Random(0)
     alphabet = ["abcdefg", "абвгдеж", "日本語の色は匂"]
     letters = [rng.choice(alphabet) for _ in range(200)]
@@ -238,71 +240,71 @@ def test_duplicates_are_those_of_a_naive_double_loop() -> None:
     sets = list(zip(ids, map(grams, texts), strict=True))
     pairs = [(-len(a & b) / len(a | b), first, second) for (first, a), (second, b) in itertools.combinations(sets, 2)]
     wide = {id for value, *both in pairs if -value >= 0.70 for id in both}
-    found = duplicates(ids, texts)
-    assert 100 < found.rows == len(wide) < 200
-    assert found.share == len(wide) / len(texts)
-    assert [(-value, first, second) for first, second, value in found.nearest] == sorted(pairs)[:3]
+    figures = duplicates(ids, texts)
+    assert 100 < figures.rows == len(wide) < 200
+    assert figures.share == len(wide) / len(texts)
+    assert [(-value, first, second) for first, second, value in figures.nearest] == sorted(pairs)[:3]
 
 
 def test_seven_of_ten_shingles_is_a_duplicate() -> None:
-    found = duplicates(["a", "b"], ["abcdefghij", "abcdefghijk"])  # 8 and 9 shingles, " abcd" to "fghij" in common
-    assert (found.rows, found.nearest) == (2, (("a", "b", 7 / 10),))
+    figures = duplicates(["a", "b"], ["abcdefghij", "abcdefghijk"])  # 8 and 9 shingles, " abcd" to "fghij" in common
+    assert (figures.rows, figures.nearest) == (2, (("a", "b", 7 / 10),))
     assert duplicates(["a", "b"], ["abcdefghij", "abcdefghijkl"]).rows == 0  # 7 of 11
     assert duplicates(["a", "b"], ["Hi!", "hi"]).share == 1.0
     assert duplicates([], []).rows == 0
 
 
 def test_lengths_are_words_of_texts_that_are_not_empty() -> None:
-    found = lengths(["a", "b c", "", "один два три", "d e f g", "h i j k l"])
-    assert found.quantiles == pytest.approx((1, 1.4, 3, 4.6, 5))
+    figures = lengths(["a", "b c", "", "один два три", "d e f g", "h i j k l"])
+    assert figures.quantiles == pytest.approx((1, 1.4, 3, 4.6, 5))
     assert lengths([""]).quantiles == ()
 
 
-def test_rewriting_is_told_of_the_rows_still_in_the_set_and_the_gate_of_all_that_came(run: RunFolder) -> None:
-    found = audit(run)
-    assert found.rewriting is not None
-    assert found.rewriting.sources == {"list": {"guided": 1, "reference": 1}, "write": {"plain": 1}}
-    assert found.rewriting.gains["rewritten"].gain.value == 0.5
+def test_rewriting_covers_the_rows_of_the_set_and_the_gate_all_rows_that_entered_it(run: RunFolder) -> None:
+    report = audit(run)
+    assert report.rewriting is not None
+    assert report.rewriting.sources == {"list": {"guided": 1, "reference": 1}, "write": {"plain": 1}}
+    assert report.rewriting.gains["rewritten"].gain.value == 0.5
     lines = run.curated.read_text(encoding="utf-8").splitlines()
     run.curated.write_text("\n".join(lines[:2]), encoding="utf-8")
-    found = audit(run)
-    assert found.rewriting is not None
-    assert found.rewriting.gains["rewritten"].gain.value == 0.25
-    assert found.style is not None
-    assert found.style.entered is not None
-    assert (found.style.entered.rows, found.style.before.rows) == (3, 2)
-    assert found.acceptance is not None
-    assert (found.acceptance.rows, [kind.kind for kind in found.acceptance.kinds]) == (3, ["plain", "guided"])
-    assert found.examples is not None
-    assert [example.id for example in found.examples.chosen] == ["s0002"]
+    report = audit(run)
+    assert report.rewriting is not None
+    assert report.rewriting.gains["rewritten"].gain.value == 0.25
+    assert report.style is not None
+    assert report.style.entered is not None
+    assert (report.style.entered.rows, report.style.before.rows) == (3, 2)
+    assert report.acceptance is not None
+    assert (report.acceptance.rows, [kind.kind for kind in report.acceptance.kinds]) == (3, ["plain", "guided"])
+    assert report.examples is not None
+    assert [example.id for example in report.examples.chosen] == ["s0002"]
 
 
 def test_the_limits_of_the_run_decide_which_examples_are_shown(run: RunFolder) -> None:
     run.config.write_text(
         "[rewrite]\nmin_gain = 0.2\n[gate]\nshortest_ratio = 0.5\nlongest_ratio = 2.0\nlength_slack_words = 2\n"
     )
-    found = audit(run, 1).examples
-    assert found is not None
-    (only,) = found.chosen  # "Iroha!" to "いろは" gains 0.25, the other 0.75
+    examples = audit(run, 1).examples
+    assert examples is not None
+    (only,) = examples.chosen  # "Iroha!" to "いろは" gains 0.25, the other 0.75
     assert (only.id, only.nearest and only.nearest.check) == ("s0002", "gain")
-    assert "2. g00001" in shown(print_audit, audit(run))
-    assert "1. s0002" not in shown(print_audit, audit(run, 0))
+    assert "2. g00001" in printed(print_audit, audit(run))
+    assert "1. s0002" not in printed(print_audit, audit(run, 0))
 
 
-def test_the_verdicts_of_a_rewrite_are_told_in_two_lines(run: RunFolder) -> None:
+def test_the_verdicts_of_a_rewrite_are_printed_in_two_lines(run: RunFolder) -> None:
     verdicts = [
         {"check": "leak", "status": "passed", "measured": None, "limit": None},
         {"check": "[red]\x1b", "status": "failed", "measured": 0.5, "limit": 0.95},
         {"check": "polarity", "status": "failed", "measured": None, "limit": None},
     ]
-    row = {**MADE[0], "id": "g00009"}
+    row = {**GENERATED[0], "id": "g00009"}
     table = rows_of([row]).with_columns(rewrites=pl.Series([[{**REWRITES[0], "verdicts": verdicts}]]))
     run.write_stage(1, "generate", "f", table, with_verdicts(table, {}).dropped)
-    told = shown(print_history, explain(run, "g00009"))
-    lines = [line.strip() for line in told.splitlines()]
+    text = printed(print_history, explain(run, "g00009"))
+    lines = [line.strip() for line in text.splitlines()]
     assert "checks failed: [red] 0.5 (limit 0.95), polarity" in lines
     assert "checks passed: 1 of 3" in lines
-    assert "verdicts" not in told
+    assert "verdicts" not in text
 
 
 def test_a_missing_ledger_is_named_where_rows_were_dropped(run: RunFolder) -> None:
@@ -310,12 +312,12 @@ def test_a_missing_ledger_is_named_where_rows_were_dropped(run: RunFolder) -> No
     for read in (lambda: audit(run), lambda: explain(run, "g00003")):
         with pytest.raises(DataError, match=r"dropped.parquet: the ledger is missing, manifest.json counts 2 dropped"):
             read()
-    stages = {stage: {**said, "dropped": {}} for stage, said in run.manifest["stages"].items()}
+    stages = {stage: {**counts, "dropped": {}} for stage, counts in run.manifest["stages"].items()}
     run.update_manifest({"stages": stages})
     assert audit(run).funnel[2].dropped == {}
 
 
-def test_edits_by_hand_are_counted_against_the_last_stage(run: RunFolder) -> None:
+def test_edits_by_hand_are_counted_by_comparison_with_the_last_stage(run: RunFolder) -> None:
     before = audit(run).edits
     assert before is not None
     assert before.untouched
@@ -326,7 +328,7 @@ def test_edits_by_hand_are_counted_against_the_last_stage(run: RunFolder) -> Non
     edits = audit(run).edits
     assert edits is not None
     assert (edits.untouched, edits.changed, edits.added, edits.removed) == (False, 2, 2, 1)
-    assert "5 rows of curated.jsonl: 2 changed, 2 added, 1 removed" in shown(print_audit, audit(run))
+    assert "5 rows of curated.jsonl: 2 changed, 2 added, 1 removed" in printed(print_audit, audit(run))
     assert explain(run, "g00001").outcome == "kept by style, but not in curated.jsonl"
     with pytest.raises(DataError, match=r"no row 'g90001'; it was added to curated.jsonl by hand"):
         explain(run, "g90001")
@@ -347,13 +349,13 @@ def test_a_folder_that_is_no_finished_run_is_refused(run: RunFolder, tmp_path: P
         audit(run)
 
 
-def test_a_run_without_optional_columns_says_so(tmp_path: Path) -> None:
+def test_the_audit_reports_which_columns_a_run_did_not_record(tmp_path: Path) -> None:
     bare = RunFolder(tmp_path / "bare")
     bare.create()
     bare.write_stage(1, "seeds", "f", rows_of(SEEDS), with_verdicts(rows_of(SEEDS), {}).dropped)
     write_curated(bare, rows_of(SEEDS))
     bare.update_manifest({"name": "bare"})
-    text = shown(print_audit, audit(bare))
+    text = printed(print_audit, audit(bare))
     assert text.count("not recorded") == 7
     assert text.count("no generated rows") == 2
     assert not bare.calls.exists()
@@ -361,59 +363,59 @@ def test_a_run_without_optional_columns_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("terminal", [False, True])
 @pytest.mark.parametrize("width", [40, 80, 120])
-def test_what_is_shown_is_literal_and_within_the_width(run: RunFolder, width: int, terminal: bool) -> None:
-    report = shown(print_audit, audit(run), width=width, terminal=terminal)
-    life = shown(print_history, explain(run, "g00001"), width=width, terminal=terminal)
+def test_the_printed_text_is_literal_and_within_the_width(run: RunFolder, width: int, terminal: bool) -> None:
+    report = printed(print_audit, audit(run), width=width, terminal=terminal)
+    history = printed(print_history, explain(run, "g00001"), width=width, terminal=terminal)
     styles = ("\x1b[1m", "\x1b[0m", "\x1b[1;3m", "\x1b[3m") if terminal else ()
-    for text in (report, life):
-        bare = reduce(lambda left, style: left.replace(style, ""), styles, text)
+    for text in (report, history):
+        bare = reduce(lambda rest, style: rest.replace(style, ""), styles, text)
         assert not {"\x1b", "\x9b", "\u202e"} & set(bare)
     assert "+16.7" in report  # two of three rows where one of two was wanted
     if width == 120:
-        assert SHOWN in report
-        assert SHOWN in life
+        assert PRINTED in report
+        assert PRINTED in history
     if not terminal:
-        assert max(len(line) for line in (report + life).splitlines()) <= width
+        assert max(len(line) for line in (report + history).splitlines()) <= width
 
 
-def test_the_life_of_a_kept_row(run: RunFolder) -> None:
-    life = explain(run, "g00001")
-    assert (life.outcome, life.verdict, life.dropped_for) == ("curated, split train", None, None)
-    assert [(p.id, p.instruction) for p in life.parents] == [("s0001", "Назови три цвета радуги")]
-    assert [(w.id, w.note) for w in life.preferred_to] == [("g00003", "at near_duplicates: near_duplicate")]
-    stored, missing = life.calls
+def test_the_history_of_a_kept_row(run: RunFolder) -> None:
+    history = explain(run, "g00001")
+    assert (history.outcome, history.verdict, history.dropped_for) == ("curated, split train", None, None)
+    assert [(p.id, p.instruction) for p in history.parents] == [("s0001", "Назови три цвета радуги")]
+    assert [(w.id, w.note) for w in history.preferred_to] == [("g00003", "at near_duplicates: near_duplicate")]
+    stored, missing = history.calls
     assert isinstance(stored, dict)
     assert (stored["prompt"], stored["text"], missing) == (REQUEST.prompt, "Say \x1b[1mx", "gone")
-    assert [(p.stage, p.added) for p in life.passages if p.added] == [
+    assert [(p.stage, p.added) for p in history.passages if p.added] == [
         ("near_duplicates", {"nearest": 0.9}),
         ("select", {"cluster": 1}),
         ("rewrite", REWRITTEN),
     ]
-    assert [p.stage for p in life.passages] == list(NAMES[1:])
-    assert [rewrite["status"] for rewrite in life.rewrites] == ["rejected", "chosen"]
-    text = shown(print_history, life)
+    assert [p.stage for p in history.passages] == list(NAMES[1:])
+    assert [rewrite["status"] for rewrite in history.rewrites] == ["rejected", "chosen"]
+    text = printed(print_history, history)
     assert "its last 600 of 725 characters" in text
     assert text.count("П") == 600 - len("The task [bold]is[/bold]:")
-    assert shown(print_history, life, full=True).count("П") == 700
+    assert printed(print_history, history, full=True).count("П") == 700
 
 
 def test_how_often_a_row_may_be_shown_is_read_from_the_config(run: RunFolder) -> None:
     assert audit(run).lineage.max_shown is None
     run.config.write_text("[generate]\nmax_shown = 4\n[run]\nseed = 1\n")
-    found = audit(run).lineage
-    assert (found.max_shown, found.max_depth, found.depths) == (4, None, {1: (3, 1)})
+    lineage = audit(run).lineage
+    assert (lineage.max_shown, lineage.max_depth, lineage.depths) == (4, None, {1: (3, 1)})
     run.config.write_text("generate = 1\n")
     assert audit(run).lineage.max_shown is None
 
 
-def test_the_life_of_a_constrained_row_names_operator_constraints_and_edits(run: RunFolder) -> None:
+def test_the_history_of_a_constrained_row_names_operator_constraints_and_edits(run: RunFolder) -> None:
     constraints = [
         {"id": "length_constraints:number_words", "args": '{"relation": "at least", "num_words": 5}'},
         {"id": "punctuation:no_comma", "args": "{}"},
         {"id": "broken", "args": "{"},
     ]
     row = {
-        **MADE[0],
+        **GENERATED[0],
         "id": "g00009",
         "operator": "deepen",
         "constraints": constraints,
@@ -422,7 +424,7 @@ def test_the_life_of_a_constrained_row_names_operator_constraints_and_edits(run:
     rows = rows_of([row], source="generated", strategy="constraint")
     shown_often = rows.with_columns(times_shown=pl.Series([3], dtype=pl.UInt16))
     run.write_stage(1, "generate", "f", shown_often, with_verdicts(shown_often, {}).dropped)
-    lines = [line.strip() for line in shown(print_history, explain(run, "g00009"), width=120).splitlines()]
+    lines = [line.strip() for line in printed(print_history, explain(run, "g00009"), width=120).splitlines()]
     assert "operator: deepen" in lines
     assert 'constraint: length_constraints:number_words: relation = "at least", num_words = 5' in lines
     assert "constraint: punctuation:no_comma" in lines
@@ -431,17 +433,21 @@ def test_the_life_of_a_constrained_row_names_operator_constraints_and_edits(run:
     assert "times_shown: 3" in lines
     old = rows.drop("operator", "edits")
     run.write_stage(1, "generate", "f", old, with_verdicts(rows, {}).dropped)
-    assert "operator" not in shown(print_history, explain(run, "g00009"))
+    assert "operator" not in printed(print_history, explain(run, "g00009"))
 
 
-def test_the_life_of_a_dropped_row_names_its_twin(run: RunFolder) -> None:
-    life = explain(run, "g00003")
-    assert life.outcome == "dropped at near_duplicates, near_duplicate"
-    assert life.verdict is not None
-    assert (life.verdict["evidence"], life.verdict["measured"], life.verdict["limit"]) == ("jaccard 0.97", 0.97, 0.7)
-    assert life.dropped_for is not None
-    assert (life.dropped_for.id, life.dropped_for.instruction) == ("g00001", HOSTILE)
-    passed = [(p.stage, p.kept, p.added) for p in life.passages]
+def test_the_history_of_a_dropped_row_names_the_kept_duplicate(run: RunFolder) -> None:
+    history = explain(run, "g00003")
+    assert history.outcome == "dropped at near_duplicates, near_duplicate"
+    assert history.verdict is not None
+    assert (history.verdict["evidence"], history.verdict["measured"], history.verdict["limit"]) == (
+        "jaccard 0.97",
+        0.97,
+        0.7,
+    )
+    assert history.dropped_for is not None
+    assert (history.dropped_for.id, history.dropped_for.instruction) == ("g00001", HOSTILE)
+    passed = [(p.stage, p.kept, p.added) for p in history.passages]
     assert passed[1:] == [("rules", True, {}), ("near_duplicates", False, {"nearest": 0.97})]
 
 
@@ -459,7 +465,7 @@ def test_the_audit_changes_no_file(run: RunFolder) -> None:
     assert {path.name: file_sha256(path) for path in run.path.iterdir()} == before
 
 
-def test_the_calls_are_opened_to_read_only(run: RunFolder) -> None:
+def test_the_call_store_is_opened_for_reading_only(run: RunFolder) -> None:
     with closing(sqlite3.connect(run.calls)) as db:
         db.execute("PRAGMA journal_mode=DELETE")  # opening it to write would set it back
     before = file_sha256(run.calls)
@@ -468,8 +474,8 @@ def test_the_calls_are_opened_to_read_only(run: RunFolder) -> None:
     assert file_sha256(run.calls) == before
 
 
-def test_how_diverse_the_selection_is_stands_beside_chance(tmp_path, capsys):
-    said = {
+def test_the_diversity_of_the_selection_is_printed_beside_that_of_random_rows(tmp_path, capsys):
+    diversity = {
         "candidates": {"rows": 300, "vendi": 41.5, "nearest": [0.2, 0.3, 0.5, 0.6, 0.93]},
         "selected": {"rows": 30, "vendi": 22.25, "cluster_entropy": 0.937, "nearest": [0.1, 0.2, 0.3, 0.4, 0.51]},
         "random": {
@@ -481,29 +487,29 @@ def test_how_diverse_the_selection_is_stands_beside_chance(tmp_path, capsys):
         },
     }
     console = Console(width=120, force_terminal=False)
-    _print_vendi(said, console)
-    shown = capsys.readouterr().out
-    assert [line.split() for line in shown.splitlines() if "selected" in line] == [
+    _print_vendi(diversity, console)
+    output = capsys.readouterr().out
+    assert [line.split() for line in output.splitlines() if "selected" in line] == [
         ["selected", "30", "22.2", "0.94", "0.10", "0.30", "0.51"]
     ]
-    assert "18.0 (17.2 to 19.1)" in shown
+    assert "18.0 (17.2 to 19.1)" in output
     _print_vendi({}, console)
     assert capsys.readouterr().out == ""
 
 
-def test_pairs_close_in_meaning_are_counted_and_the_closest_shown(run: RunFolder) -> None:
-    assert "borderline" not in shown(print_audit, audit(run))
+def test_pairs_close_in_meaning_are_counted_and_the_closest_is_printed(run: RunFolder) -> None:
+    assert "borderline" not in printed(print_audit, audit(run))
     pairs = {
         "id": ["g00001"], "other": ["s0002"], "cosine": [0.9312], "why": ["other_order"],
         "instruction": ["From cats \x1b[1mto dogs"], "other_instruction": ["From dogs to cats"],
     }  # fmt: skip
     pl.DataFrame(pairs).write_parquet(run.borderline)
     run.update_manifest({"borderline": 1})
-    told = shown(print_audit, audit(run), width=120)
+    text = printed(print_audit, audit(run), width=120)
     assert (
         "borderline: 1 pairs of candidates are close in meaning; both were kept, for review in borderline.parquet"
-        in told
+        in text
     )
-    line = next(line for line in told.splitlines() if "From cats" in line)
+    line = next(line for line in text.splitlines() if "From cats" in line)
     assert tuple(line.split()[at] for at in (0, -2, -1)) == ("g00001", "0.931", "other_order")
-    assert "\x1b" not in told
+    assert "\x1b" not in text

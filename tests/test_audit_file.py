@@ -1,4 +1,4 @@
-"""The audit of somebody else's file: planted faults are named with their lines, a clean set has none, the page is safe."""
+"""The audit of somebody else's file: the report names each planted fault with its lines and none in a clean set."""
 
 import json
 import re
@@ -36,34 +36,34 @@ def kiloset(kiloset, tmp_path):
 def faulty(tmp_path_factory):
     """A set of 1,200 lines with faults, its audit, and the lines of each fault."""
     file, benchmark, lines = planted.faulty(tmp_path_factory.mktemp("faulty"))
-    return SimpleNamespace(file=file, benchmark=benchmark, lines=lines, found=audit_file(file, [str(benchmark)]))
+    return SimpleNamespace(file=file, benchmark=benchmark, lines=lines, report=audit_file(file, [str(benchmark)]))
 
 
 def audited(tmp_path, *rows):
     return audit_file(planted.write(tmp_path / "set.jsonl", rows))
 
 
-def named(found):
-    return {fault.name: fault.rows for fault in found.faults}
+def named(report):
+    return {fault.name: fault.rows for fault in report.faults}
 
 
-def lines_of(found, name):
-    fault = next(fault for fault in found.faults if fault.name == name)
+def lines_of(report, name):
+    fault = next(fault for fault in report.faults if fault.name == name)
     if name == "broken_line":
         return {int(example.row.place.split(":")[1]) for example in fault.examples}
-    places = dict(found.table.select("id", "place").iter_rows())
+    places = dict(report.table.select("id", "place").iter_rows())
     return {int(places[id].split(":")[1]) for id in fault.ids}
 
 
 def test_every_planted_fault_is_named_with_exactly_its_lines(faulty):
-    assert {name: lines_of(faulty.found, name) for name in faulty.lines} == faulty.lines
-    assert named(faulty.found) == {
+    assert {name: lines_of(faulty.report, name) for name in faulty.lines} == faulty.lines
+    assert named(faulty.report) == {
         **{name: len(lines) for name, lines in faulty.lines.items()}, "category_dominates": 720, "licences": 598
     }  # fmt: skip
 
 
-def test_the_worst_comes_first_and_says_what_it_is_and_where(faulty):
-    faults = faulty.found.faults
+def test_the_worst_fault_comes_first_with_its_meaning_and_its_places(faulty):
+    faults = faulty.report.faults
     assert [fault.meaning.grade for fault in faults] == ["grave"] * 4 + ["poor"] * 4
     assert [fault.rows for fault in faults] == [598, 10, 3, 2, 720, 100, 100, 30]
     by_name = {fault.name: fault for fault in faults}
@@ -87,37 +87,37 @@ def test_the_worst_comes_first_and_says_what_it_is_and_where(faulty):
 
 
 def test_no_line_is_lost(faulty):
-    found = faulty.found
-    assert (found.source.lines, found.rows, len(found.source.broken)) == (1200, 1198, 2)
-    places = [*found.table["place"], *(place for place, _ in found.source.broken)]
+    report = faulty.report
+    assert (report.source.lines, report.rows, len(report.source.broken)) == (1200, 1198, 2)
+    places = [*report.table["place"], *(place for place, _ in report.source.broken)]
     assert sorted(int(place.split(":")[1]) for place in places) == list(range(1, 1201))
     with_faults = set.union(*(lines for name, lines in faulty.lines.items() if name != "broken_line"))
-    assert found.sound == 1198 - len(with_faults)
+    assert report.sound == 1198 - len(with_faults)
 
 
 def test_a_clean_set_names_nothing(tmp_path):
-    found = audited(tmp_path, *planted.clean(1000))
-    assert named(found) == {}
-    assert found.sound == 1000
+    report = audited(tmp_path, *planted.clean(1000))
+    assert named(report) == {}
+    assert report.sound == 1000
 
 
 def test_neither_personal_data_nor_folders_are_shown(faulty):
     assert "harbour-post" in faulty.file.read_text()
-    assert "harbour-post" not in str(faulty.found.table.to_dicts()) + str(faulty.found.faults)
-    assert "harbour-post" not in render_file_page(faulty.found, None)
-    assert "e-mail p… (" in str(faulty.found.faults)
-    assert str(faulty.file.parent) not in render_file_page(faulty.found, None)
+    assert "harbour-post" not in str(faulty.report.table.to_dicts()) + str(faulty.report.faults)
+    assert "harbour-post" not in render_file_page(faulty.report, None)
+    assert "e-mail p… (" in str(faulty.report.faults)
+    assert str(faulty.file.parent) not in render_file_page(faulty.report, None)
 
 
-def test_a_sentence_to_be_completed_lacks_no_text(tmp_path):
+def test_a_sentence_that_the_model_shall_complete_lacks_no_input(tmp_path):
     assert is_begun("The exterior was shot at this location:")
     assert not is_begun("Summarise the following text:")
-    found = audited(
+    report = audited(
         tmp_path,
         {**ROW, "instruction": "The film was shot at this location:"},
         {**ROW, "instruction": "Sum up the following text:"},
     )
-    assert lines_of(found, "refers_to_missing_input") == {2}
+    assert lines_of(report, "refers_to_missing_input") == {2}
 
 
 def test_a_copy_with_another_answer_and_two_questions_on_one_text_are_no_duplicates(tmp_path):
@@ -127,8 +127,8 @@ def test_a_copy_with_another_answer_and_two_questions_on_one_text_are_no_duplica
         {**ROW, "instruction": "Who painted the bridge?", "input": text, "response": "A teacher."},
         {**ROW, "instruction": "List all the animals that are named.", "input": text, "response": "None are."},
     ]  # fmt: skip
-    found = audited(tmp_path, *rows)
-    counted = {name: rows for name, rows in named(found).items() if name != "instruction_too_short"}
+    report = audited(tmp_path, *rows)
+    counted = {name: rows for name, rows in named(report).items() if name != "instruction_too_short"}
     assert counted == {"other_answer": 1, "exact_duplicate": 1, "shared_text": 1}
 
 
@@ -151,17 +151,17 @@ def test_every_rule_has_a_meaning():
 )  # fmt: skip
 def test_rules_of_generation_hold_for_files_too(tmp_path, row, fault):
     others = planted.clean(20, seed=4)
-    found = audited(tmp_path, *others, {**ROW, **row})
-    assert lines_of(found, fault) == {21}
+    report = audited(tmp_path, *others, {**ROW, **row})
+    assert lines_of(report, fault) == {21}
 
 
 def test_a_common_opening_is_named_and_a_rare_one_is_not(tmp_path):
     rows = planted.clean(200, seed=6)
     for row in rows[:30]:
         row["response"] = f"Sure, here is what I know. {row['response']}"
-    found = audited(tmp_path, *rows)
-    assert named(found) == {"opening_common": 30}
-    assert found.faults[0].details == ("“sure here is …”: 30 rows",)
+    report = audited(tmp_path, *rows)
+    assert named(report) == {"opening_common": 30}
+    assert report.faults[0].details == ("“sure here is …”: 30 rows",)
 
 
 def test_one_licence_is_no_fault_and_one_row_without_is(tmp_path):
@@ -170,9 +170,9 @@ def test_one_licence_is_no_fault_and_one_row_without_is(tmp_path):
         row["license"] = "CC-BY-SA-4.0"
     assert named(audited(tmp_path, *rows)) == {}
     del rows[3]["license"]
-    found = audited(tmp_path, *rows)
-    assert named(found) == {"license_missing": 1}
-    assert found.licences == {"CC-BY-SA-4.0": 39, "not stated": 1}
+    report = audited(tmp_path, *rows)
+    assert named(report) == {"license_missing": 1}
+    assert report.licences == {"CC-BY-SA-4.0": 39, "not stated": 1}
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_one_licence_is_no_fault_and_one_row_without_is(tmp_path):
         ("set.json", "{", DataError, "set.json: not JSON"), ("set.parquet", "x", DataError, "not a readable parquet file"),
     ],
 )  # fmt: skip
-def test_what_holds_no_set_is_one_line(tmp_path, kiloset, name, content, error, message):
+def test_a_file_without_a_set_is_refused_in_one_line(tmp_path, kiloset, name, content, error, message):
     if content is not None:
         (tmp_path / name).write_text(content)
     with pytest.raises(error, match=message):
@@ -198,13 +198,13 @@ def test_what_holds_no_set_is_one_line(tmp_path, kiloset, name, content, error, 
 # ----------------------------------------------------------------------------------------------- command, page
 
 
-def test_the_command_prints_the_faults_and_writes_a_page_beside_nothing_of_the_users(kiloset, faulty, tmp_path):
+def test_the_command_prints_the_faults_and_writes_only_its_page(kiloset, faulty, tmp_path):
     ran = kiloset("audit", faulty.file, "--benchmark", faulty.benchmark)
     assert ran.returncode == 0
-    said = " ".join(ran.stdout.split())
-    assert "1200 lines: 1198 read, 2 cannot be read" in said
-    assert re.search(r"Cut answers poor 30 2\.5%", said)
-    assert "set.jsonl:500: not JSON" in said
+    output = " ".join(ran.stdout.split())
+    assert "1200 lines: 1198 read, 2 cannot be read" in output
+    assert re.search(r"Cut answers poor 30 2\.5%", output)
+    assert "set.jsonl:500: not JSON" in output
     assert (tmp_path / "set.report.html").stat().st_size < 5e6
     assert {path.name for path in tmp_path.iterdir()} == {"set.report.html"}
     assert kiloset("audit", faulty.file, "--no-page", "--examples", 0).returncode == 0
@@ -221,7 +221,7 @@ def test_a_run_and_a_file_are_not_audited_at_once(kiloset, finished, faulty):
 
 @pytest.fixture
 def hostile(tmp_path):
-    """A set whose texts, names and lines attack the page, with rows enough for a map."""
+    """A set whose texts, names and lines attack the page, with enough rows for a map."""
     rows = planted.clean(12, seed=3)
     for number, text in enumerate(ATTACKS * 2):
         rows.append(
@@ -237,7 +237,7 @@ def hostile(tmp_path):
     return audited(tmp_path, *rows, f'{{"{ATTACKS[0]}": 1}}')
 
 
-def test_nothing_of_a_file_becomes_markup(hostile):
+def test_no_text_of_a_file_becomes_markup(hostile):
     page = Tags(render_file_page(hostile, vectors_of))
     assert [attrs.get("type") for tag, attrs in page.tags if tag == "script"].count(None) == 2
     assert not [tag for tag, _ in page.tags if tag in ("img", "textarea", "iframe")]
@@ -253,19 +253,19 @@ def test_long_and_strange_names_of_categories_fit_the_charts(tmp_path):
         {**row, "category": "c" * 100_000 if at % 2 else "a\u202eb"}
         for at, row in enumerate(planted.clean(20, seed=13))
     ]
-    found = audited(tmp_path, *rows)
-    assert found.categories == {"a⟨U+202E⟩b": 10, f"{'c' * 60}… (100,000 characters)": 10}
-    assert len(render_file_page(found, vectors_of)) < 2e6
+    report = audited(tmp_path, *rows)
+    assert report.categories == {"a⟨U+202E⟩b": 10, f"{'c' * 60}… (100,000 characters)": 10}
+    assert len(render_file_page(report, vectors_of)) < 2e6
 
 
 def test_the_charts_hold_the_figures(faulty):
     specs = {
         attrs["id"]: json.loads(text)
-        for attrs, text in Tags(render_file_page(faulty.found, None)).scripts
+        for attrs, text in Tags(render_file_page(faulty.report, None)).scripts
         if "id" in attrs
     }
     bars = {bar["category"]: bar["rows"] for bar in specs["chart-categories"]["data"]["values"]}
-    assert bars == faulty.found.categories
+    assert bars == faulty.report.categories
     for plot in specs["chart-lengths"]["vconcat"]:
         assert sum(bar["rows"] for bar in plot["data"]["values"]) == 1198
 
@@ -278,9 +278,9 @@ def test_the_same_file_gives_the_same_page(hostile, tmp_path):
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome on the PATH")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_browser_draws_the_page_asks_for_nothing_and_reports_no_error(hostile, tmp_path, scheme):
+def test_a_browser_draws_the_page_without_requests_and_errors(hostile, tmp_path, scheme):
     save_page(render_file_page(hostile, vectors_of), tmp_path / "report.html")
-    with opened(tmp_path / "report.html", scheme) as page:
+    with open_page(tmp_path / "report.html", scheme) as page:
         assert page.title() == "Audit of set.jsonl"
         page.locator("#faults summary").first.focus()
         page.keyboard.press("Enter")
@@ -288,11 +288,11 @@ def test_a_browser_draws_the_page_asks_for_nothing_and_reports_no_error(hostile,
         page.select_option("#map-field", "category")
 
 
-class opened:
-    """A page in a browser 400 pixels wide, all charts drawn; at the end nothing was asked for and nothing complained of."""
+class open_page:
+    """Opens a page in a browser 400 pixels wide, with all charts drawn; checks at the end that it sent no request and logged nothing."""
 
     def __init__(self, path, scheme="light"):
-        self.path, self.scheme, self.told, self.asked = path, scheme, [], []
+        self.path, self.scheme, self.messages, self.requests = path, scheme, [], []
 
     def __enter__(self):
         from playwright.sync_api import sync_playwright
@@ -300,9 +300,9 @@ class opened:
         self.playwright = sync_playwright().start()
         self.browser = self.playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = self.browser.new_page(color_scheme=self.scheme, viewport={"width": 400, "height": 800})
-        page.on("console", lambda message: self.told.append(message.text))
-        page.on("pageerror", lambda error: self.told.append(str(error)))
-        page.on("request", lambda request: self.asked.append(request.url))
+        page.on("console", lambda message: self.messages.append(message.text))
+        page.on("pageerror", lambda error: self.messages.append(str(error)))
+        page.on("request", lambda request: self.requests.append(request.url))
         page.goto(self.path.as_uri())
         charts = page.locator("[data-chart]").count()
         page.wait_for_function(f"document.querySelectorAll('[data-drawn]').length === {charts}", timeout=30_000)
@@ -315,10 +315,10 @@ class opened:
         self.browser.close()
         self.playwright.stop()
         if kind is None:
-            assert self.told == []
-            assert [url for url in self.asked if not url.startswith(("file:", "data:"))] == []
+            assert self.messages == []
+            assert [url for url in self.requests if not url.startswith(("file:", "data:"))] == []
 
 
 def test_the_bundled_seeds_have_no_fault():
-    found = audit_file(ROOT / "seeds" / "seeds.jsonl")
-    assert (found.rows, found.sound, named(found)) == (196, 196, {})
+    report = audit_file(ROOT / "seeds" / "seeds.jsonl")
+    assert (report.rows, report.sound, named(report)) == (196, 196, {})

@@ -1,4 +1,4 @@
-"""The data card: what it says against the run's own files, what it lets through, and that its lines and settings work."""
+"""The data card: its figures equal those of the run's files, it contains no markup of a row, its code and settings work."""
 
 import json
 import re
@@ -48,13 +48,13 @@ def edit(run, change):
 
 
 def read(text):
-    """A card apart: its metadata, read strictly, and the tokens of its markdown, by a parser that is none of ours."""
+    """Return the metadata of a card, read strictly, and the tokens of its markdown, from an independent parser."""
     block, body = re.fullmatch(r"---\n(.*?)\n---\n\n(.*)", text, re.DOTALL).groups()
     return yaml.load(block, Strict), MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(body)
 
 
 class Strict(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML's readers take either."""
+    """Refuses a key that occurs twice; YAML's readers take either value."""
 
     def construct_mapping(self, node, deep=False):
         keys = [self.construct_object(key) for key, _ in node.value]
@@ -62,14 +62,14 @@ class Strict(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def shown(inline_token):
-    """What a reader sees of a line."""
+def visible_text(inline_token):
+    """Return the text of a line as a reader sees it."""
     return "".join("\n" if child.type == "softbreak" else child.content for child in inline_token.children)
 
 
 def tables(tokens):
-    """Each table as its rows, by the first two names of its head."""
-    found = {}
+    """Return the rows of each table, by the first two names of its head."""
+    by_head = {}
     for token in tokens:
         if token.type == "table_open":
             rows = []
@@ -78,10 +78,10 @@ def tables(tokens):
         elif token.type in ("th_open", "td_open"):
             rows[-1].append("")
         elif token.type == "inline" and token.level and rows_are_open(token, tokens):
-            rows[-1][-1] = shown(token)
+            rows[-1][-1] = visible_text(token)
         elif token.type == "table_close":
-            found[tuple(rows[0][:2])] = rows[1:]
-    return found
+            by_head[tuple(rows[0][:2])] = rows[1:]
+    return by_head
 
 
 def rows_are_open(token, tokens):
@@ -90,7 +90,7 @@ def rows_are_open(token, tokens):
 
 
 def headings(tokens):
-    return [shown(tokens[at + 1]) for at, token in enumerate(tokens) if token.type == "heading_open"]
+    return [visible_text(tokens[at + 1]) for at, token in enumerate(tokens) if token.type == "heading_open"]
 
 
 def blocks(tokens):
@@ -98,48 +98,48 @@ def blocks(tokens):
 
 
 def text_of(tokens):
-    return "\n".join(shown(token) for token in tokens if token.type == "inline")
+    return "\n".join(visible_text(token) for token in tokens if token.type == "inline")
 
 
-def test_the_numbers_are_those_of_the_files(run):
+def test_the_numbers_equal_those_of_the_files(run):
     _, tokens = read(card_text(run, "", ()))
-    found = tables(tokens)
+    by_head = tables(tokens)
     rows = [json.loads(line) for line in run.curated.read_text().splitlines()]
     got, target = Counter(row["category"] for row in rows), run.manifest["target"]
-    assert {name: (int(wanted), int(had)) for name, wanted, had, *_ in found["category", "target"]} == {
+    assert {name: (int(wanted), int(had)) for name, wanted, had, *_ in by_head["category", "target"]} == {
         name: (target.get(name, 0), got[name]) for name in {*target, *got}
     }
-    assert [[split, int(n)] for split, _, n in found["split", "file"]] == [
+    assert [[split, int(n)] for split, _, n in by_head["split", "file"]] == [
         [name, sum(row["split"] == name for row in rows)] for name in ("train", "validation")
     ]
     dropped = pl.read_parquet(run.dropped_file).group_by("stage", "reason").len()
-    assert sorted((stage, reason, int(n.replace(",", ""))) for stage, reason, n in found["stage", "reason"]) == sorted(
-        dropped.rows()
-    )
-    assert [stage for stage, *_ in found["stage", "entered"]] == [
+    assert sorted(
+        (stage, reason, int(n.replace(",", ""))) for stage, reason, n in by_head["stage", "reason"]
+    ) == sorted(dropped.rows())
+    assert [stage for stage, *_ in by_head["stage", "entered"]] == [
         path.stem[3:] for path in sorted(run.path.glob("[0-9]*.parquet"))
     ]
-    assert found["source", "first writer of the answer"] == [["generated", rows[0]["writer"], "Apache-2.0", "12"]]
+    assert by_head["source", "first writer of the answer"] == [["generated", rows[0]["writer"], "Apache-2.0", "12"]]
     rewrites = sum(row["response_source"] in ("plain", "guided") for row in rows)
     assert (
         f"{rewrites} of the 12 answers are rewrites" if rewrites else "No answer of the set is a rewrite"
     ) in text_of(tokens)
-    assert [name for name, _ in found["column", "content"]] == list(rows[0])
-    assert file_sha256(run.curated) in {said for _, said in found["what", "value"]}
+    assert [name for name, _ in by_head["column", "content"]] == list(rows[0])
+    assert file_sha256(run.curated) in {value for _, value in by_head["what", "value"]}
 
 
-def test_what_the_run_began_with_is_told_with_its_licences(run):
+def test_the_inputs_of_the_run_are_listed_with_their_licences(run):
     seeds = [json.loads(line) for line in (fake_run.ROOT / "tests" / "seeds.jsonl").read_text().splitlines()]
-    said = f"Seeds: {len(seeds)} rows under Apache-2.0, from seeds.jsonl; the generator model saw them as examples, and none is in the set."
+    sentence = f"Seeds: {len(seeds)} rows under Apache-2.0, from seeds.jsonl; the generator model saw them as examples, and none is in the set."
     text = text_of(read(card_text(run, "", ()))[1])
-    assert said in text
+    assert sentence in text
     assert "Existing set: no rows." in text
     first = run.stage_file(1, "seeds")
     table = pl.read_parquet(first)
     pool = table.head(3).with_columns(source=pl.lit("pool"), license=pl.Series(["CC-BY-SA-3.0", "", "CC-BY-SA-3.0"]))
     pl.concat([table.tail(-3), pool]).write_parquet(first)
-    told = text_of(read(card_text(run, "", ()))[1])
-    assert "Existing set: 2 rows under CC-BY-SA-3.0, 1 rows under no stated licence." in told
+    with_pool = text_of(read(card_text(run, "", ()))[1])
+    assert "Existing set: 2 rows under CC-BY-SA-3.0, 1 rows under no stated licence." in with_pool
 
 
 def test_the_same_run_gives_the_same_bytes(run, tmp_path):
@@ -152,9 +152,9 @@ def test_the_metadata_is_what_the_hub_and_datasets_read(run):
 
     parts = parts_of("parquet", {"train": 9, "validation": 3})
     text = card_text(run, "parquet", parts, "jo/set")
-    found, _ = read(text)
-    assert DatasetCard(text).data.to_dict() == found
-    assert found == {
+    metadata, _ = read(text)
+    assert DatasetCard(text).data.to_dict() == metadata
+    assert metadata == {
         "annotations_creators": ["machine-generated"], "language_creators": ["machine-generated"], "language": ["en"],
         "license": "apache-2.0", "size_categories": ["n<1K"], "source_datasets": ["original"],
         "task_categories": ["text-generation"], "pretty_name": "whole", "tags": ["instruction-tuning", "kiloset", "synthetic"],
@@ -162,11 +162,11 @@ def test_the_metadata_is_what_the_hub_and_datasets_read(run):
             {"split": "train", "path": "train.parquet"}, {"split": "validation", "path": "validation.parquet"},
         ]}],
     }  # fmt: skip
-    assert read(str(DatasetCard(text)))[0] == found
+    assert read(str(DatasetCard(text)))[0] == metadata
 
 
 @pytest.mark.parametrize(
-    ("licences", "said"),
+    ("licences", "expected"),
     [
         (["MIT"], {"license": "mit"}),
         (["CC-BY-4.0", "CC-BY-SA-4.0"], {"license": "cc-by-sa-4.0"}),
@@ -177,14 +177,14 @@ def test_the_metadata_is_what_the_hub_and_datasets_read(run):
         (["Bespoke: <1>"], {"license": "other", "license_name": "bespoke-1"}),
     ],
 )
-def test_the_licence_of_the_whole_is_one_only_where_all_rows_agree(run, licences, said):
+def test_the_set_has_a_single_licence_only_if_all_rows_agree(run, licences, expected):
     edit(run, lambda rows: [row.update(license=licences[at % len(licences)]) for at, row in enumerate(rows)])
-    found, tokens = read(card_text(run, "", ()))
-    assert {name: value for name, value in found.items() if name.startswith("license")} == said
+    metadata, tokens = read(card_text(run, "", ()))
+    assert {name: value for name, value in metadata.items() if name.startswith("license")} == expected
     rows = {licence: int(n) for _, _, licence, n in tables(tokens)["source", "first writer of the answer"]}
     assert rows == {licence: 12 // len(licences) for licence in licences}
     assert ("No single licence covers all rows" in text_of(tokens)) == (
-        said["license"] == "unknown" or "see-the-licences-of-the-rows" in said.values()
+        expected["license"] == "unknown" or "see-the-licences-of-the-rows" in expected.values()
     )
 
 
@@ -202,9 +202,9 @@ def test_the_licence_of_a_model_that_rewrote_answers_counts_where_it_is_not_the_
     manifest["stages"]["rewrite"]["models"]["rewriter"] = "other/model@1234567"
     run.update_manifest(manifest)
     facts = gather_facts(run, "", (), "there")
-    found = facts.audit
+    report = facts.audit
     assert facts.rewriter == (
-        "llama3" if sum(row["response_source"] != "reference" for row in found.table.to_dicts()) else None
+        "llama3" if sum(row["response_source"] != "reference" for row in report.table.to_dicts()) else None
     )
     assert facts.rewriter == "llama3"
     assert facts.licences == {"Apache-2.0": 12, "llama3": 1}
@@ -212,7 +212,7 @@ def test_the_licence_of_a_model_that_rewrote_answers_counts_where_it_is_not_the_
 
 
 def attack(run):
-    """Put what attacks into every place of a run that a card reads."""
+    """Write attacks into every place of a run that a card reads."""
 
     def change(rows):
         for at, text in enumerate(ATTACKS):
@@ -223,9 +223,9 @@ def attack(run):
             rows.append(row)
 
     edit(run, change)
-    gone = run.dropped()
-    reasons = pl.Series([ATTACKS[at % len(ATTACKS)] for at in range(gone.height)])
-    gone.with_columns(reason=reasons).write_parquet(run.dropped_file)
+    ledger = run.dropped()
+    reasons = pl.Series([ATTACKS[at % len(ATTACKS)] for at in range(ledger.height)])
+    ledger.with_columns(reason=reasons).write_parquet(run.dropped_file)
     table = asdict(load_config(run.config))
     table["seeds"]["path"], table["pool"]["path"], table["contamination"]["files"] = ATTACKS[0], ATTACKS[1], ATTACKS
     for at, model in enumerate(("generator", "base", "rewriter")):
@@ -244,9 +244,9 @@ def attack(run):
         "python": ATTACKS[0],
         "packages": {ATTACKS[1]: ATTACKS[3]},
     }
-    for at, said in enumerate(manifest["stages"].values()):
-        said["models"] = dict.fromkeys(said["models"], ATTACKS[at])
-        said["dropped"] = {}
+    for at, stage in enumerate(manifest["stages"].values()):
+        stage["models"] = dict.fromkeys(stage["models"], ATTACKS[at])
+        stage["dropped"] = {}
     run.update_manifest(manifest)
     interval = {"value": 0.1, "low": 0.0, "high": 0.2}
     figures = {text: {"unit": text, "base": 0.5, "tuned": 0.6, "difference": interval} for text in ATTACKS}
@@ -258,10 +258,10 @@ def attack(run):
     (run.path / "prove" / "proof.json").write_text(json.dumps(proof))
 
 
-def test_nothing_that_models_or_people_wrote_is_markup_or_metadata(run):
+def test_no_text_of_models_or_people_becomes_markup_or_metadata(run):
     attack(run)
     text = card_text(run, "messages", parts_of("messages", {"train": 40}), ATTACKS[2])
-    found, tokens = read(text)
+    metadata, tokens = read(text)
 
     title, *sections = headings(tokens)
     assert sections == SECTIONS
@@ -301,15 +301,15 @@ def test_nothing_that_models_or_people_wrote_is_markup_or_metadata(run):
         ), one
     assert "https://evil.example www.evil.example me@evil.example" in categories
 
-    assert set(found) == {
+    assert set(metadata) == {
         "annotations_creators", "language_creators", "language", "license", "license_name", "size_categories", "source_datasets",
         "task_categories", "pretty_name", "tags", "configs",
     }  # fmt: skip
-    assert found["license"] == "other"
-    assert found["pretty_name"].startswith("<script>alert(1)</script> a | b | c x --- # owned")
+    assert metadata["license"] == "other"
+    assert metadata["pretty_name"].startswith("<script>alert(1)</script> a | b | c x --- # owned")
 
 
-def test_links_are_no_links_to_readers_that_make_them_of_bare_addresses(run):
+def test_bare_addresses_do_not_become_links(run):
     for text in (
         "https://evil.example",
         "www.evil.example",
@@ -319,15 +319,15 @@ def test_links_are_no_links_to_readers_that_make_them_of_bare_addresses(run):
     ):
         assert not re.search(r"://|www\.|WWW\.|(?<!\\)@", inline(text).replace("\\", "\x00")) or "\\@" in inline(text)
         (token,) = [one for one in MarkdownIt("commonmark").parse(inline(text)) if one.type == "inline"]
-        assert shown(token) == text
+        assert visible_text(token) == text
 
 
 @pytest.mark.parametrize("one", ATTACKS)
 def test_every_cell_reads_as_it_was_written(one):
     text = table(["a", "b"], [[one, 1234], ["x", 2]])
-    found = tables(MarkdownIt("commonmark").enable("table").parse(text))
+    by_head = tables(MarkdownIt("commonmark").enable("table").parse(text))
     flat = " ".join(re.sub("[\u202e\x1b\x85]", lambda c: f"⟨U+{ord(c[0]):04X}⟩", one).split())
-    (cell, number), _ = found["a", "b"]
+    (cell, number), _ = by_head["a", "b"]
     assert number == "1,234"
     assert cell == flat or (len(one) > 200 and cell.startswith(flat[:150]))
 
@@ -347,34 +347,34 @@ LOAD = "import json, os, sys; os.chdir(sys.argv[1]); exec(sys.argv[2]); print(js
 
 
 def loaded(folder, code, wanted, tmp_path):
-    given = {
+    environment = {
         "HF_HOME": str(tmp_path / "hub"),
         "HF_HUB_OFFLINE": "1",
         "PATH": "/usr/bin:/bin",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     }
     ran = subprocess.run(
-        [sys.executable, "-c", LOAD, str(folder), code, wanted], capture_output=True, text=True, env=given
+        [sys.executable, "-c", LOAD, str(folder), code, wanted], capture_output=True, text=True, env=environment
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
     return json.loads(ran.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_lines_that_load_an_export_do(run, tmp_path, layout):
+def test_the_code_that_loads_an_export_works(run, tmp_path, layout):
     place = tmp_path / "out"
     done = export(run, layout, place, 0.25, lambda rows: card_text(run, layout, parts_of(layout, rows)))
     _, tokens = read((place / "README.md").read_text())
     code = blocks(tokens)["python"].replace("path/to/this/folder", str(place))
-    found = loaded(tmp_path, code, "{name: list(rows) for name, rows in sets.items()}", tmp_path)
-    assert {name: len(rows) for name, rows in found.items()} == done.rows
+    rows_by_split = loaded(tmp_path, code, "{name: list(rows) for name, rows in sets.items()}", tmp_path)
+    assert {name: len(rows) for name, rows in rows_by_split.items()} == done.rows
     curated = {row["id"]: row for row in map(json.loads, run.curated.read_text().splitlines())}
-    assert sorted(row["id"] for rows in found.values() for row in rows) == sorted(curated)
+    assert sorted(row["id"] for rows in rows_by_split.values() for row in rows) == sorted(curated)
     columns = [name for name, _ in tables(tokens)["column", "content"]]
-    assert columns == list(found["train"][0])
+    assert columns == list(rows_by_split["train"][0])
 
 
-def test_the_lines_that_load_the_runs_own_file_do_and_so_does_the_folder(run, tmp_path):
+def test_the_code_that_loads_the_runs_own_file_works_and_so_does_the_folder(run, tmp_path):
     write_card(run, force=False)
     code = blocks(read((run.path / "README.md").read_text())[1])["python"]
     wanted = "[len(rows), sorted(rows['id']), sorted(train['split'])]"
@@ -391,13 +391,13 @@ def test_the_settings_of_a_card_make_the_same_run_again(run, tmp_path):
     (tmp_path / "config.toml").write_text(toml)
     mine, again = load_config(run.config), load_config(tmp_path / "config.toml")
     before, after = data_relevant(mine), data_relevant(again)
-    assert before.pop("seeds") | {"path": "seeds.jsonl"} == after.pop("seeds")  # its path is nobody else's business
+    assert before.pop("seeds") | {"path": "seeds.jsonl"} == after.pop("seeds")  # the card does not disclose its path
     assert before == after
     assert (again.generate.max_waves, again.train) == (mine.generate.max_waves, mine.train)
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("name", "public_name"),
     [
         ("/home/jo/seeds.jsonl", "seeds.jsonl"), ("~/x/y/", "y"), ("../../jo/a.csv", "a.csv"), ("C:\\Users\\jo\\a.csv", "a.csv"),
         ("seeds/seeds.jsonl", "seeds/seeds.jsonl"), ("owner/name", "owner/name"), ("/models/m@5c20bb22073e", "m@5c20bb22073e"),
@@ -405,8 +405,8 @@ def test_the_settings_of_a_card_make_the_same_run_again(run, tmp_path):
         ("fake@1", "fake@1"),
     ],
 )  # fmt: skip
-def test_a_path_or_a_server_of_somebody_is_not_told(said, told):
-    assert private(said) == told
+def test_a_path_or_a_server_of_a_user_is_shortened(name, public_name):
+    assert private(name) == public_name
 
 
 def test_no_path_of_this_machine_is_in_a_card(run):
@@ -426,14 +426,14 @@ def test_no_path_of_this_machine_is_in_a_card(run):
     assert "no row repeats a prompt of gsm8k.jsonl" in text_of(read(text)[1])
 
 
-def test_what_was_not_measured_is_said_in_so_many_words(run):
+def test_missing_measurements_are_reported_as_not_measured(run):
     text = text_of(read(card_text(run, "", ()))[1])
     assert text.count("Not measured") == 2
     assert "It is not known whether the set improves a model" in text
     assert "Contamination: not checked" in text
 
 
-def test_what_was_measured_is_shown_with_its_interval(run):
+def test_a_measurement_is_shown_with_its_interval(run):
     interval = {"value": 0.053, "low": 0.014, "high": 0.092}
     (run.path / "evaluation.json").write_text(json.dumps({
         "following strict prompt": {"unit": "share", "better": "higher", "base": 0.239, "tuned": 0.292, "difference": interval},
@@ -449,11 +449,11 @@ def test_what_was_measured_is_shown_with_its_interval(run):
     proof = {"target": "m", "verdict": "not distinguishable", "figures": figures, "guards": guards}
     (run.path / "prove" / "proof.json").write_text(json.dumps(proof))
     _, tokens = read(card_text(run, "", ()))
-    found = tables(tokens)
-    assert found["metric", "unit"] == [
+    by_head = tables(tokens)
+    assert by_head["metric", "unit"] == [
         ["following strict prompt", "share", "0.239", "0.292", "+0.053 (+0.014 to +0.092)"]
     ]
-    assert found["trained on", "mean over trainings"][0] == [
+    assert by_head["trained on", "mean over trainings"][0] == [
         "curated",
         "0.200",
         "+0.053 (+0.014 to +0.092)",
@@ -483,7 +483,7 @@ def test_a_broken_measurement_is_refused(run, name, content, code):
     assert error.value.code == code
 
 
-def test_personal_data_is_told_by_kind_alone_and_never_shown(run):
+def test_personal_data_is_counted_by_kind_and_never_shown(run):
     def change(rows):
         for row in rows:
             row["messages"].insert(0, {"role": "system", "content": "You are jane.miller@gmail.com."})
@@ -496,7 +496,7 @@ def test_personal_data_is_told_by_kind_alone_and_never_shown(run):
     assert "AKIA" not in text
 
 
-def test_what_became_of_personal_data_in_the_run_is_told(run):
+def test_the_card_states_how_the_run_treated_personal_data(run):
     assert "The run " not in card_text(run, "", ())
     run.config.write_text(to_toml(load_config(run.config, {"rules.personal_data": "drop"})))
     assert "street addresses. The run dropped rows with personal data" in card_text(run, "", ())
@@ -519,11 +519,11 @@ def test_edits_and_decisions_are_counted(run):
         del lines[-1]
 
     edit(run, change)
-    found, tokens = read(card_text(run, "", ()))
+    metadata, tokens = read(card_text(run, "", ()))
     assert "1 rows changed, 0 added, 1 removed in the file; decisions of a reviewer: 1 accept, 2 reject." in text_of(
         tokens
     )
-    assert "expert-generated" in found["language_creators"]
+    assert "expert-generated" in metadata["language_creators"]
 
 
 def test_a_card_that_was_edited_is_not_overwritten(run, kiloset):
@@ -551,14 +551,14 @@ def test_a_readme_of_somebody_else_is_not_overwritten(run):
     assert "card_sha256" not in run.manifest
 
 
-def test_a_run_without_its_settings_says_so(run):
+def test_missing_settings_of_a_run_are_reported_as_not_recorded(run):
     run.config.unlink()
     text = card_text(run, "", ())
     assert "the run's settings are not recorded" in text
     assert "from a file that is not recorded" in text_of(read(text)[1])
 
 
-def test_what_a_manifest_does_not_hold_is_not_recorded(run):
+def test_missing_keys_of_a_manifest_are_reported_as_not_recorded(run):
     stages = run.manifest["stages"]
     for stage in stages.values():
         del stage["models"], stage["fingerprint"]

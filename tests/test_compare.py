@@ -24,7 +24,7 @@ from kiloset.data.examples import read_example_file
 from kiloset.filters.diversity import vendi_score
 from tests import planted
 from tests.fakes import FakeEmbedder
-from tests.test_audit_file import hostile, kiloset, opened  # noqa: F401
+from tests.test_audit_file import hostile, kiloset, open_page  # noqa: F401
 from tests.test_page import ATTACKS, CHROMIUM, Tags, vectors_of
 
 
@@ -186,6 +186,6 @@ def test_the_charts_hold_the_shares_and_nothing_becomes_markup(pair, hostile, tm
 def test_a_browser_draws_both_and_reports_no_error(pair, hostile, tmp_path):  # noqa: F811
     comparison = compare(str(tmp_path / "set.jsonl"), str(pair[1]), tmp_path, None)
     write_comparison_page(comparison, vectors_of, tmp_path / "both.html")
-    with opened(tmp_path / "both.html", "dark") as page:
+    with open_page(tmp_path / "both.html", "dark") as page:
         assert page.title() == "A: set.jsonl and B: b.jsonl"
         page.select_option("#map-field", "fault")

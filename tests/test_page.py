@@ -1,4 +1,4 @@
-"""The report page: what it says, what it lets through, and that a real browser draws it without a word of complaint."""
+"""The report page: its content, its defence against hostile texts, and that a real browser draws it without an error."""
 
 import base64
 import hashlib
@@ -56,13 +56,13 @@ class Tags(HTMLParser):
 
 def vectors_of(texts):
     rng = np.random.default_rng(len(texts))
-    found = rng.normal(size=(len(texts), 16)).astype(np.float32)
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
+    vectors = rng.normal(size=(len(texts), 16)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 @pytest.fixture
 def hostile(run):  # noqa: F811
-    """A run whose texts, ids, reasons and file contents attack the page, with rows enough for a map."""
+    """A run whose texts, ids, reasons and file contents attack the page, with enough rows for a map."""
     lines = run.curated.read_text().splitlines()
     for number, text in enumerate(ATTACKS * 3):
         row = json.loads(lines[0])
@@ -71,11 +71,11 @@ def hostile(run):  # noqa: F811
         lines.append(json.dumps(row))
     run.curated.write_text("".join(f"{line}\n" for line in lines))
     run.config.write_text("# </pre><script>alert(1)</script>\n")
-    gone = run.dropped()
-    reasons = pl.Series([ATTACKS[0]] * gone.height)
-    kinds = {"reason": reasons, "evidence": pl.Series([ATTACKS[1]] * gone.height)}
+    ledger = run.dropped()
+    reasons = pl.Series([ATTACKS[0]] * ledger.height)
+    kinds = {"reason": reasons, "evidence": pl.Series([ATTACKS[1]] * ledger.height)}
     manifest = run.manifest
-    gone.with_columns(**kinds).write_parquet(run.dropped_file)
+    ledger.with_columns(**kinds).write_parquet(run.dropped_file)
     for stage in manifest["stages"].values():
         stage["dropped"] = {ATTACKS[0]: sum(stage["dropped"].values())} if stage["dropped"] else {}
     run.update_manifest(manifest)
@@ -88,36 +88,36 @@ def test_the_page_shows_every_section_and_the_rows_behind_each_reason(run):  # n
     assert [attrs["id"] for _, attrs in headings] == [
         "categories", "funnel", "lengths", "strategies", "map", "rewriting", "pairs", "cost", "rows", "config"
     ]  # fmt: skip
-    for said in (
+    for text in (
         "instruction_too_short",
         "near_duplicate",
         "jaccard 0.97",
         "in favour of g00001",
         "Read this aloud and smile",
     ):
-        assert said in page.text
+        assert text in page.text
     names = {attrs["data-chart"] for tag, attrs in page.tags if "data-chart" in attrs}
     assert names == {"categories", "lengths", "strategies", "surprisal", "style", "tokens", "seconds"}
 
 
 def test_the_charts_hold_the_figures_of_the_audit(run):  # noqa: F811
-    found = audit(run)
+    report = audit(run)
     specs = {
         attrs["id"]: json.loads(text)
-        for attrs, text in Tags(render(run, found, vectors_of)).scripts
+        for attrs, text in Tags(render(run, report, vectors_of)).scripts
         if attrs.get("type") == "application/json"
     }
     bars = specs["chart-categories"]["data"]["values"]
     assert {(bar["category"], bar["of"]): bar["rows"] for bar in bars} == {
         ("list", "target"): 1, ("write", "target"): 1,
-        ("list", "result"): found.distribution.result["list"], ("write", "result"): found.distribution.result["write"],
+        ("list", "result"): report.distribution.result["list"], ("write", "result"): report.distribution.result["write"],
     }  # fmt: skip
-    fates = {bar["outcome"]: bar["rows"] for bar in specs["chart-strategies"]["data"]["values"]}
-    assert fates == {"kept": 1, "dropped": 2}
+    outcomes = {bar["outcome"]: bar["rows"] for bar in specs["chart-strategies"]["data"]["values"]}
+    assert outcomes == {"kept": 1, "dropped": 2}
 
 
-def test_the_cosine_of_each_rewrite_with_its_reference_is_drawn_by_what_became_of_it(run):  # noqa: F811
-    found = audit(run)
+def test_the_cosine_of_each_rewrite_with_its_reference_is_drawn_by_its_status(run):  # noqa: F811
+    report = audit(run)
     verdict = {"check": "meaning", "status": "passed", "measured": 0.9123, "limit": 0.8}
     offered = [
         {"kind": "plain", "status": "rejected", "verdicts": [{**verdict, "measured": 0.4}]},
@@ -125,25 +125,25 @@ def test_the_cosine_of_each_rewrite_with_its_reference_is_drawn_by_what_became_o
         {"kind": "plain", "status": "passed", "verdicts": [{**verdict, "measured": None}]},
     ]
     rewrites = pl.Series([offered, None, []])
-    found = replace(found, table=found.table.with_columns(rewrites=rewrites))
-    scripts = {attrs.get("id"): text for attrs, text in Tags(render(run, found, None)).scripts}
+    report = replace(report, table=report.table.with_columns(rewrites=rewrites))
+    scripts = {attrs.get("id"): text for attrs, text in Tags(render(run, report, None)).scripts}
     line, points = json.loads(scripts["chart-similarity"])["layer"]
     assert line["data"]["values"] == [{"limit": 0.8}]
     assert points["data"]["values"] == [
-        {"id": found.table["id"][0], "status": "chosen", "kind": "guided", "cosine": 0.912, "limit": 0.8},
-        {"id": found.table["id"][0], "status": "rejected", "kind": "plain", "cosine": 0.4, "limit": 0.8},
+        {"id": report.table["id"][0], "status": "chosen", "kind": "guided", "cosine": 0.912, "limit": 0.8},
+        {"id": report.table["id"][0], "status": "rejected", "kind": "plain", "cosine": 0.4, "limit": 0.8},
     ]
 
 
-def test_no_personal_data_is_on_the_page_unless_nobody_was_to_look_for_it(run):  # noqa: F811
+def test_no_personal_data_is_on_the_page_unless_the_setting_is_off(run):  # noqa: F811
     mail, phone = "greta.holm@fjordmail.net", "+49 30 901820"
     lines = [json.loads(line) for line in run.curated.read_text().splitlines()]
     for line in lines:
         line["messages"][1]["content"] += f" Write to {mail} or call {phone}."
     run.curated.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    gone = run.dropped()
-    quoted = pl.Series([f"it holds {mail}"] * gone.height)
-    gone.with_columns(instruction=pl.format("{} for {}", "instruction", pl.lit(mail)), evidence=quoted).write_parquet(
+    ledger = run.dropped()
+    quoted = pl.Series([f"it holds {mail}"] * ledger.height)
+    ledger.with_columns(instruction=pl.format("{} for {}", "instruction", pl.lit(mail)), evidence=quoted).write_parquet(
         run.dropped_file
     )
     pair = {"id": "g1", "other": "g2", "cosine": 0.9, "why": "x", "instruction": mail, "other_instruction": phone}
@@ -160,7 +160,7 @@ def test_no_personal_data_is_on_the_page_unless_nobody_was_to_look_for_it(run): 
     assert phone in page
 
 
-def test_nothing_that_a_model_wrote_becomes_markup(hostile):
+def test_no_text_of_a_model_becomes_markup(hostile):
     page = Tags(render(hostile, audit(hostile), vectors_of))
     assert [attrs.get("type") for tag, attrs in page.tags if tag == "script"].count(None) == 2
     assert not [tag for tag, _ in page.tags if tag in ("img", "textarea", "iframe")]
@@ -185,13 +185,13 @@ def test_the_policy_allows_the_two_scripts_of_the_page_and_no_other(hostile):
 
 
 def test_the_same_run_gives_the_same_page(hostile, tmp_path):
-    found = audit(hostile)
-    sizes = [save_page(render(hostile, found, vectors_of), tmp_path / name) for name in ("a.html", "b.html")]
+    report = audit(hostile)
+    sizes = [save_page(render(hostile, report, vectors_of), tmp_path / name) for name in ("a.html", "b.html")]
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
     assert sizes[0] == (tmp_path / "a.html").stat().st_size < 5e6
 
 
-def test_a_page_that_cannot_be_written_is_one_line(run, tmp_path):  # noqa: F811
+def test_a_page_that_cannot_be_written_is_refused_in_one_line(run, tmp_path):  # noqa: F811
     with pytest.raises(DataError, match=r"cannot be written .*--page"):
         save_page(render(run, audit(run), None), tmp_path / "absent" / "report.html")
 
@@ -213,7 +213,7 @@ def test_only_the_changed_word_is_marked():
     assert [text for kind, text in new if kind == "ins"] == ["green"]
 
 
-def test_a_text_is_cut_where_it_says():
+def test_a_long_text_is_cut_and_its_length_is_shown():
     assert visible("a" * CHARACTERS) == "a" * CHARACTERS
     assert visible("a" * (CHARACTERS + 1)) == "a" * CHARACTERS + "… (1,201 characters)"
     assert visible("a\tb\nc") == "a\tb\nc"
@@ -227,7 +227,7 @@ def test_a_histogram_counts_every_value_and_is_not_stretched_by_one():
     assert spec["vconcat"][0]["encoding"]["x"]["title"] == "words of response (the last bar: 99 to 5000)"
 
 
-def test_rows_that_are_near_lie_near_on_the_map():
+def test_similar_rows_are_near_each_other_on_the_map():
     rng = np.random.default_rng(0)
     centres = np.repeat(np.eye(4, 32), 15, axis=0)
     vectors = (centres + rng.normal(scale=0.02, size=centres.shape)).astype(np.float32)
@@ -238,30 +238,30 @@ def test_rows_that_are_near_lie_near_on_the_map():
 
 
 @contextmanager
-def opened(path, **how):
-    """Open a page in a browser once every chart is drawn; yield it, what it said and what it asked for."""
+def open_page(path, **options):
+    """Open a page in a browser, wait until every chart is drawn, and yield the page, its messages and its requests."""
     from playwright.sync_api import sync_playwright
 
-    told, asked = [], []
+    messages, requests = [], []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(**how)
-        page.on("console", lambda message: told.append(message.text))
-        page.on("pageerror", lambda error: told.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
+        page = browser.new_page(**options)
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
         page.goto(path.as_uri())
         charts = page.locator("[data-chart]").count()
         page.wait_for_function(f"document.querySelectorAll('[data-drawn]').length === {charts}", timeout=30_000)
-        yield page, told, asked
+        yield page, messages, requests
         browser.close()
 
 
 @in_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_browser_draws_every_chart_asks_for_nothing_and_reports_no_error(hostile, tmp_path, scheme):
+def test_a_browser_draws_every_chart_without_requests_and_errors(hostile, tmp_path, scheme):
     save_page(render(hostile, audit(hostile), vectors_of), tmp_path / "report.html")
     narrow = {"width": 400, "height": 800}
-    with opened(tmp_path / "report.html", color_scheme=scheme, viewport=narrow) as (page, told, asked):
+    with open_page(tmp_path / "report.html", color_scheme=scheme, viewport=narrow) as (page, messages, requests):
         assert page.title() == "Audit of demo"
         charts = page.locator("[data-chart]").count()
         assert page.locator("[data-chart] svg, [data-chart] canvas").count() == charts
@@ -270,14 +270,14 @@ def test_a_browser_draws_every_chart_asks_for_nothing_and_reports_no_error(hosti
         page.locator("#funnel summary").first.focus()
         page.keyboard.press("Enter")
         assert page.locator("#funnel details[open]").count() == 1
-    assert told == []
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert messages == []
+    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
 
 
 @in_browser
 def test_the_map_is_zoomed_moved_and_read_by_the_keyboard(hostile, tmp_path):
     save_page(render(hostile, audit(hostile), vectors_of), tmp_path / "report.html")
-    with opened(tmp_path / "report.html") as (page, told, _):
+    with open_page(tmp_path / "report.html") as (page, messages, _):
         rows = json.loads(page.text_content("#chart-map"))["data"]["values"]
         texts = [row["text"] for row in sorted(rows, key=lambda row: (row["x"], -row["y"]))]
         page.focus("#map-field")
@@ -303,15 +303,15 @@ def test_the_map_is_zoomed_moved_and_read_by_the_keyboard(hostile, tmp_path):
         page.keyboard.press("0")
         page.keyboard.press("n")
         assert page.text_content("#map-row").endswith(tuple(texts))
-        assert told == []
+        assert messages == []
 
 
 @in_browser
 def test_a_dark_page_is_printed_dark_on_white_and_no_chart_is_wider_than_the_paper(hostile, tmp_path):
     save_page(render(hostile, audit(hostile), vectors_of), tmp_path / "report.html")
-    with opened(tmp_path / "report.html", color_scheme="dark", viewport={"width": 1280, "height": 900}) as (
+    with open_page(tmp_path / "report.html", color_scheme="dark", viewport={"width": 1280, "height": 900}) as (
         page,
-        told,
+        messages,
         _,
     ):
         inks = "[...new Set([...document.querySelectorAll('.chart svg text')].map((one) => one.getAttribute('fill')))]"
@@ -327,7 +327,7 @@ def test_a_dark_page_is_printed_dark_on_white_and_no_chart_is_wider_than_the_pap
         page.emulate_media(media="screen", color_scheme="dark")
         page.evaluate("dispatchEvent(new Event('afterprint'))")
         assert page.evaluate(inks) == ["#e8eaed"]
-        assert told == []
+        assert messages == []
 
 
 def test_a_run_without_its_configuration_gives_a_page_without_a_map(run):  # noqa: F811

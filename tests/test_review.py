@@ -1,4 +1,4 @@
-"""The rows of a review: what there is, what a filter shows, in which order, and what is shown of a row."""
+"""The rows of a review: which rows exist, which ones a filter selects, their order, and the view of one row."""
 
 import json
 from collections import Counter
@@ -33,38 +33,38 @@ REWRITE_TYPE = pl.List(
 
 
 def rows_of(count, texts):
-    """Return seeds s0..2, generated rows g000.. of three categories in turn, whose texts `texts` replace by id."""
+    """Return the seeds s0 to s2, and generated rows from g000 of three categories in turn; `texts` replaces columns, by id."""
     seeds = [
         {"id": f"s{n}", "instruction": f"Seed {n}", "response": "Yes.", "category": CATEGORIES[n], "source": "seed", "writer": "human", "license": "MIT"}
         for n in range(3)
     ]  # fmt: skip
-    made = [
+    generated = [
         {"id": f"g{n:03}", "instruction": f"Task number {n}", "input": f"given {n}" if n % 4 == 0 else "", "response": f"Answer {n} is here.",
          "category": CATEGORIES[n % 3], "category_source": "asked", "source": "generated", "strategy": "constraint" if n % 5 == 0 else "self_instruct",
          "parents": [f"s{n % 3}"], "depth": 1, "writer": "tiny@1", "license": "Apache-2.0"}
         for n in range(count)
     ]  # fmt: skip
-    made[5] |= {"response": "all of it is small.", "constraints": [CONSTRAINT]}
-    return seeds, [row | texts.get(row["id"], {}) for row in made]
+    generated[5] |= {"response": "all of it is small.", "constraints": [CONSTRAINT]}
+    return seeds, [row | texts.get(row["id"], {}) for row in generated]
 
 
 def make_run(path, texts=None, kept=36):
-    """Make a finished run by hand: of so many rows and eight more, the last eight dropped, g001 rewritten."""
+    """Write a finished run with `kept` generated rows in the set, eight more that were dropped, and g001 rewritten."""
     folder = RunFolder(Path(path))
     folder.create()
-    seeds, made = (table_of(part) for part in rows_of(kept + 8, texts or {}))
-    everything = pl.concat([seeds, made])
-    ids = made["id"].to_list()
+    seeds, generated = (table_of(part) for part in rows_of(kept + 8, texts or {}))
+    everything = pl.concat([seeds, generated])
+    ids = generated["id"].to_list()
     short = {
         id: {"reason": "too_short", "evidence": "1 word", "measured": float(n), "limit": 3.0}
         for n, id in enumerate(ids[kept : kept + 4])
     }
     rules = with_verdicts(everything, short)
-    twins = {
+    duplicates = {
         id: {"reason": "near_duplicate", "evidence": "jaccard", "measured": 0.7 + n / 10, "limit": 0.7, "twin": "g002"}
         for n, id in enumerate(ids[kept + 4 : kept + 6])
     }
-    near = with_verdicts(rules.kept, twins)
+    near = with_verdicts(rules.kept, duplicates)
     apart = {f"s{n}": {"reason": "seed_kept_apart", "evidence": "a seed"} for n in range(3)}
     spare = {id: {"reason": "over_quota", "evidence": "no room"} for id in ids[kept + 6 :]}
     scored = near.kept.with_columns(quality=pl.int_range(pl.len()).cast(pl.Float64) / 10)
@@ -84,10 +84,10 @@ def make_run(path, texts=None, kept=36):
         "near_duplicates": (near.kept, near.dropped), "semantic": (near.kept, empty),
         "score": (scored, empty), "select": (balanced.kept, balanced.dropped), "rewrite": (styled, empty), "style": (styled, empty),
     }  # fmt: skip
-    said = {}
+    counts = {}
     for number, (name, (rows, gone)) in enumerate(stages.items(), start=1):
         folder.write_stage(number, name, "f", rows, gone)
-        said[name] = {"kept": rows.height, "dropped": dict(Counter(gone["reason"]))}
+        counts[name] = {"kept": rows.height, "dropped": dict(Counter(gone["reason"]))}
     pairs = {
         "id": ["g003"],
         "other": ["g006"],
@@ -108,7 +108,7 @@ def make_run(path, texts=None, kept=36):
     folder.curated.write_text("".join(f"{line}\n" for line in lines))
     folder.update_manifest(
         {
-            "stages": said,
+            "stages": counts,
             "target": {**dict.fromkeys(CATEGORIES, 12), "poetry": 0},
             "curated_sha256": file_sha256(folder.curated),
         }
@@ -132,16 +132,16 @@ def rows(run):
     return read_rows(run)
 
 
-def ids_of(rows, decisions=None, here=None, **said):
+def ids_of(rows, decisions=None, here=None, **options):
     table = overlaid(rows, decisions or {})
-    return select(table, read_filter(said, table), here).filter("matches")["id"].to_list()
+    return select(table, read_filter(options, table), here).filter("matches")["id"].to_list()
 
 
-def test_every_row_of_the_run_is_there_once(rows):
-    fates = dict(rows.table.select("id", "part").iter_rows())
-    assert len(fates) == rows.table.height == 36 + 8 + 3
-    assert Counter(fates.values()) == {"set": 36, "dropped": 11}
-    assert {id for id, fate in fates.items() if fate == "dropped"} == {f"g{n:03}" for n in range(36, 44)} | {
+def test_every_row_of_the_run_occurs_once(rows):
+    parts = dict(rows.table.select("id", "part").iter_rows())
+    assert len(parts) == rows.table.height == 36 + 8 + 3
+    assert Counter(parts.values()) == {"set": 36, "dropped": 11}
+    assert {id for id, part in parts.items() if part == "dropped"} == {f"g{n:03}" for n in range(36, 44)} | {
         "s0",
         "s1",
         "s2",
@@ -150,7 +150,7 @@ def test_every_row_of_the_run_is_there_once(rows):
 
 
 @pytest.mark.parametrize(
-    ("said", "holds"),
+    ("options", "is_shown"),
     [
         ({}, lambda row: row["part"] == "set"),
         ({"part": "dropped"}, lambda row: row["part"] == "dropped"),
@@ -169,36 +169,36 @@ def test_every_row_of_the_run_is_there_once(rows):
         ({"part": "all", "score": "quality"}, lambda row: row["quality"] is not None),
     ],
 )
-def test_a_filter_shows_what_a_loop_over_the_rows_finds(rows, said, holds):
-    shown = ids_of(rows, **said)
-    assert sorted(shown) == sorted(row["id"] for row in rows.table.to_dicts() if holds(row))
-    assert shown
+def test_a_filter_selects_the_same_rows_as_a_loop(rows, options, is_shown):
+    ids = ids_of(rows, **options)
+    assert sorted(ids) == sorted(row["id"] for row in rows.table.to_dicts() if is_shown(row))
+    assert ids
 
 
-@pytest.mark.parametrize(("said", "fault"), [({"part": "none"}, "part"), ({"order": "size"}, "order"), ({"score": "x"}, "score"), ({"least": "one"}, "least"), ({"most": "nan"}, "most"), ({"state": "done"}, "state")])  # fmt: skip
-def test_an_address_that_says_something_unknown_is_refused(rows, said, fault):
+@pytest.mark.parametrize(("options", "fault"), [({"part": "none"}, "part"), ({"order": "size"}, "order"), ({"score": "x"}, "score"), ({"least": "one"}, "least"), ({"most": "nan"}, "most"), ({"state": "done"}, "state")])  # fmt: skip
+def test_an_address_with_an_unknown_value_is_refused(rows, options, fault):
     with pytest.raises(DataError, match=f"the address has {fault}="):
-        read_filter(said, rows.table)
+        read_filter(options, rows.table)
 
 
-def test_what_a_filter_says_survives_the_address(rows):
+def test_a_filter_survives_the_address(rows):
     from urllib.parse import parse_qsl
 
-    found = Filter(part="all", category="a&b=c", text="#?é ", score="quality", least="-1.5", order="-quality")
-    assert dict(parse_qsl(found.query(row="g001")))["row"] == "g001"
-    assert read_filter(dict(parse_qsl(found.query())), rows.table) == Filter(part="all", category="a&b=c", text="#?é", score="quality", least="-1.5", order="-quality")  # fmt: skip
+    chosen = Filter(part="all", category="a&b=c", text="#?é ", score="quality", least="-1.5", order="-quality")
+    assert dict(parse_qsl(chosen.query(row="g001")))["row"] == "g001"
+    assert read_filter(dict(parse_qsl(chosen.query())), rows.table) == Filter(part="all", category="a&b=c", text="#?é", score="quality", least="-1.5", order="-quality")  # fmt: skip
     assert Filter().query() == ""
 
 
 def test_orders_by_id_and_by_figures(rows):
     assert ids_of(rows, order="id") == [f"g{n:03}" for n in range(36)]
     assert ids_of(rows, order="-quality")[:2] == ["g035", "g034"]
-    without = [f"g{n:03}" for n in range(36, 42)]  # they left before quality was measured
+    without = [f"g{n:03}" for n in range(36, 42)]  # dropped before quality was measured
     assert ids_of(rows, order="quality", part="all")[-6:] == ids_of(rows, order="-quality", part="all")[-6:] == without
 
 
 def test_borderline_first_takes_turns_and_begins_with_broken_constraints(run, rows):
-    # By hand: no constraint is broken; the turn goes by room: quality 0 of each category, meaning 0.81 of 0.8 to 1 (0.05),
+    # By hand: no constraint is broken. Distances from the limit: quality 0 of each category, meaning 0.81 of 0.8 to 1 (0.05),
     # gain 0.06 of 0.05 (1/6), cosine 0.94 of 0.9 to 0.95 (0.2). Quality's first is g000.
     order = ids_of(rows)
     assert order[0] == "g000"
@@ -214,14 +214,14 @@ def test_borderline_first_takes_turns_and_begins_with_broken_constraints(run, ro
     assert near["g005"].text == "breaks change_case:english_lowercase"
 
 
-def test_dropped_rows_come_in_turn_by_reason_the_nearest_to_its_limit_first(rows):
+def test_dropped_rows_alternate_by_reason_with_the_nearest_to_its_limit_first(rows):
     order = ids_of(rows, part="dropped")
     reasons = dict(rows.table.select("id", "reason").iter_rows())
     assert {reasons[id] for id in order[:4]} == {"too_short", "near_duplicate", "seed_kept_apart", "over_quota"}
     assert order[:2] == ["g040", "g039"]  # 0.7 of 0.7, and 3 words of 3
 
 
-def test_decisions_lie_over_the_rows(rows):
+def test_decisions_replace_columns_of_the_rows(rows):
     decisions = {
         "g000": accept(rows, "g000"), "g001": accept(rows, "g001", response="Other."), "g002": accept(rows, "g002", category="poetry"),
         "g003": Decision("g003", "reject", rows.identity("g003"), "t", "false"), "g036": accept(rows, "g036"),
@@ -235,46 +235,46 @@ def test_decisions_lie_over_the_rows(rows):
     assert ids_of(rows, counted, category="poetry") == ["g002"]
     assert ids_of(rows, counted, text="other.") == ["g001"]
     assert sorted(ids_of(rows, counted, state="accepted", part="all")) == ["g000", "g001", "g002", "g036"]
-    found = progress(table.filter(part="set")["state"])
-    assert (found.rows, found.decided, found.accepted, found.edited, found.rejected) == (36, 4, 3, 2, 1)
+    numbers = progress(table.filter(part="set")["state"])
+    assert (numbers.rows, numbers.decided, numbers.accepted, numbers.edited, numbers.rejected) == (36, 4, 3, 2, 1)
     assert [(name, done.decided, done.rows) for name, done in by_category(table.filter(part="set"))] == [
         ("code", 2, 12), ("maths", 1, 12), ("poetry", 1, 1), ("writing", 0, 11),
     ]  # fmt: skip
 
 
-def test_next_goes_round_to_what_is_undecided(rows):
-    said = {"order": "id", "category": "maths"}  # g001, g004, …, g034
+def test_next_wraps_round_to_the_next_undecided_row(rows):
+    options = {"order": "id", "category": "maths"}  # g001, g004, …, g034
     table = overlaid(rows, {"g004": accept(rows, "g004")})
-    found = select(table, read_filter(said, table))
-    assert neighbours(found, "g001") == (None, "g004", "g007")
-    assert neighbours(found, "g034") == ("g031", None, "g001")
-    assert neighbours(found, None) == (None, "g001", "g001")
-    with_another = select(table, read_filter(said, table), "g003")
+    selected = select(table, read_filter(options, table))
+    assert neighbours(selected, "g001") == (None, "g004", "g007")
+    assert neighbours(selected, "g034") == ("g031", None, "g001")
+    assert neighbours(selected, None) == (None, "g001", "g001")
+    with_another = select(table, read_filter(options, table), "g003")
     assert neighbours(with_another, "g003") == ("g001", "g004", "g007")
-    all_done = {id: accept(rows, id) for id in found["id"]}
+    all_done = {id: accept(rows, id) for id in selected["id"]}
     table = overlaid(rows, all_done)
-    assert neighbours(select(table, read_filter(said, table)), "g004")[2] is None
+    assert neighbours(select(table, read_filter(options, table)), "g004")[2] is None
 
 
-def test_a_row_is_shown_with_all_there_is_to_know(rows):
-    shown = view_row(rows, "g001", None, 0)
-    assert dict(shown.facts) | {
+def test_the_view_of_a_row_has_its_facts_scores_parents_rewrites_and_relatives(rows):
+    view = view_row(rows, "g001", None, 0)
+    assert dict(view.facts) | {
         "source": "generated",
         "writer": "tiny@1",
         "license": "Apache-2.0",
         "split": "train",
         "depth": 1,
-    } == dict(shown.facts)
-    assert [(name, value) for name, value, _ in shown.scores] == [
+    } == dict(view.facts)
+    assert [(name, value) for name, value, _ in view.scores] == [
         ("quality", 0.4),
         ("fit_gain", 0.06),
         ("nearest_cosine", 0.5),
     ]
-    assert {name for name, _, _ in shown.scores} <= SCORES.keys()
-    assert [(one.id, one.text) for one in shown.parents] == [("s1", "Seed 1")]
-    assert "".join(text for _, text in shown.rewritten.before) == "Here are 3 apples, I think."
-    assert "".join(text for kind, text in shown.rewritten.after if kind == "ins").split() == ["There"]
-    assert [(one["text"], one["why"]) for one in shown.rewritten.candidates] == [
+    assert {name for name, _, _ in view.scores} <= SCORES.keys()
+    assert [(one.id, one.text) for one in view.parents] == [("s1", "Seed 1")]
+    assert "".join(text for _, text in view.rewritten.before) == "Here are 3 apples, I think."
+    assert "".join(text for kind, text in view.rewritten.after if kind == "ins").split() == ["There"]
+    assert [(one["text"], one["why"]) for one in view.rewritten.candidates] == [
         ("Some apples.", "rejected by numbers: 3 is gone (0.5, limit 1)")
     ]
     pair = view_row(rows, "g006", None, 0).relatives
@@ -287,11 +287,11 @@ def test_a_row_is_shown_with_all_there_is_to_know(rows):
     assert [one.id for one in view_row(rows, "g002", None, 0).relatives] == ["g040", "g041"]
 
 
-def test_a_row_is_shown_as_decided_with_the_change_marked_and_its_constraints_checked_anew(rows):
+def test_the_view_of_a_decided_row_marks_the_change_and_checks_its_constraints_again(rows):
     assert [one.satisfied for one in view_row(rows, "g005", None, 0).constraints] == [True]
-    shown = view_row(rows, "g005", accept(rows, "g005", response="all of it is SMALL."), 3)
-    assert (shown.state, shown.version, [one.satisfied for one in shown.constraints]) == ("edited", 3, [False])
-    ((column, before, after),) = shown.changes
+    view = view_row(rows, "g005", accept(rows, "g005", response="all of it is SMALL."), 3)
+    assert (view.state, view.version, [one.satisfied for one in view.constraints]) == ("edited", 3, [False])
+    ((column, before, after),) = view.changes
     assert (column, [t for k, t in before if k == "del"], [t for k, t in after if k == "ins"]) == (
         "response",
         ["small"],
@@ -301,9 +301,9 @@ def test_a_row_is_shown_as_decided_with_the_change_marked_and_its_constraints_ch
     assert (rejected.state, rejected.changes) == ("rejected", [])
 
 
-def test_a_decision_still_counts_once_a_later_run_has_given_the_row_its_texts(tmp_path):
+def test_a_decision_stays_valid_after_a_later_run_applied_its_texts(tmp_path):
     folder = make_run(tmp_path / "demo")
-    born = read_rows(folder).identity("g007")
+    digest = read_rows(folder).identity("g007")
     stages = dict(folder.stages())
     is_edited = pl.col("id") == "g007"
     edited = stages["style"].with_columns(
@@ -315,9 +315,9 @@ def test_a_decision_still_counts_once_a_later_run_has_given_the_row_its_texts(tm
     for number, name in enumerate(("score", "select", "rewrite", "style", "review"), start=6):
         folder.write_stage(number, name, "f", edited, nothing)
     rows = read_rows(folder)
-    assert rows.identity("g007") == born == task_digest("Task number 7", "")
+    assert rows.identity("g007") == digest == task_digest("Task number 7", "")
     assert rows.row("g007")["response"] == "Answer 7 is here."
-    decision = Decision("g007", "accept", born, "t", "", "Another task", "", "Another answer", "maths")
+    decision = Decision("g007", "accept", digest, "t", "", "Another task", "", "Another answer", "maths")
     assert rows.valid({"g007": decision})
     assert view_row(rows, "g007", decision, 1).texts["instruction"] == "Another task"
 

@@ -1,4 +1,4 @@
-"""Decisions of a review: what stands, what a kill leaves, who may write."""
+"""Decisions of a review: which are current, which a kill leaves, which process may write."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ def _one(id, verdict):
     return Decision(id, verdict, task_digest("Is it?", ""), "2026-11-26")
 
 
-def test_the_last_decision_counts_and_each_undo_takes_one_back(tmp_path):
+def test_the_last_decision_is_current_and_each_undo_revokes_one(tmp_path):
     path = tmp_path / "review.jsonl"
     with open_review_file(path) as file:
         assert file.append(_accept("a"), 0)
@@ -28,7 +28,7 @@ def test_the_last_decision_counts_and_each_undo_takes_one_back(tmp_path):
         assert file.append(_one("a", "undo"), 2)
         assert file.decision("a") == _accept("a")
         assert file.append(_one("a", "undo"), 3)
-        assert file.append(_one("a", "undo"), 4)  # nothing left to take back
+        assert file.append(_one("a", "undo"), 4)  # no decision remains to revoke
         assert file.decision("a") is None
         assert file.decisions == {"b": _accept("b")}
     assert ReviewFile(path).decisions == read_decisions(path) == {"b": _accept("b")}
@@ -46,7 +46,7 @@ def test_a_window_that_has_not_seen_the_last_decision_does_not_overwrite_it(tmp_
 
 
 @pytest.mark.parametrize("cut", [1, 10, 60])
-def test_an_unfinished_line_does_not_count_and_is_cut_off_before_the_next(tmp_path, cut):
+def test_an_unfinished_line_is_ignored_and_deleted_before_the_next(tmp_path, cut):
     path = tmp_path / "review.jsonl"
     with open_review_file(path) as file:
         file.append(_accept("a"), 0)
@@ -58,7 +58,7 @@ def test_an_unfinished_line_does_not_count_and_is_cut_off_before_the_next(tmp_pa
     assert list(read_decisions(path)) == ["a", "c"]
 
 
-def test_only_one_process_holds_the_decisions(tmp_path):
+def test_only_one_process_locks_the_decisions(tmp_path):
     path = tmp_path / "review.jsonl"
     code = f"from pathlib import Path; from kiloset.core.review import open_review_file\nwith open_review_file(Path({str(path)!r})): print('held')"
     with open_review_file(path):
@@ -68,7 +68,7 @@ def test_only_one_process_holds_the_decisions(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "says"),
+    ("line", "message"),
     [
         ("{", "not JSON"),
         ("[]", "must be an object"),
@@ -79,15 +79,15 @@ def test_only_one_process_holds_the_decisions(tmp_path):
         ('{"id": "a", "verdict": "accept", "born": "x", "instruction": "Do"}', 'needs its "response"'),
     ],
 )
-def test_a_line_that_is_no_decision_is_named(tmp_path, line, says):
+def test_a_line_that_is_no_decision_is_refused_with_its_number(tmp_path, line, message):
     path = tmp_path / "review.jsonl"
     good = json.dumps({"id": "b", "verdict": "reject", "born": "x"})
     path.write_text(f"{good}\n{line}\n")
-    with pytest.raises(DataError, match=f"review.jsonl:2: .*{says}"):
+    with pytest.raises(DataError, match=f"review.jsonl:2: .*{message}"):
         read_decisions(path)
 
 
-def test_a_decision_that_cannot_be_written_does_not_count(tmp_path):
+def test_a_decision_that_cannot_be_written_has_no_effect(tmp_path):
     with open_review_file(tmp_path / "review.jsonl") as file:
         file.path = tmp_path / "gone" / "review.jsonl"
         with pytest.raises(DataError, match="cannot be written"):

@@ -18,7 +18,7 @@ DOWN = "server cannot be reached"
 
 
 class Server:
-    """The command itself, in a process of its own that can be killed and started again."""
+    """The command in its own process, which a test can kill and start again."""
 
     def __init__(self, folder):
         self.folder, self.process = folder, None
@@ -34,13 +34,13 @@ class Server:
 
 
 class Window:
-    """One window of the browser, and all that it said and asked for."""
+    """One window of the browser, with its messages, requests and dialogs."""
 
     def __init__(self, context, link):
-        self.page, self.told, self.asked, self.dialogs = context.new_page(), [], [], []
-        self.page.on("console", lambda message: self.told.append(message.text))
-        self.page.on("pageerror", lambda error: self.told.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page, self.messages, self.requests, self.dialogs = context.new_page(), [], [], []
+        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("dialog", lambda dialog: (self.dialogs.append(dialog.message), dialog.accept()))
         self.page.goto(link)
         self.page.wait_for_function("location.search === '' && document.getElementById('row')")
@@ -70,21 +70,21 @@ class Window:
 
 
 @contextmanager
-def browsing(folder, **how):
+def browsing(folder, **options):
     from playwright.sync_api import sync_playwright
 
     server = Server(folder)
     try:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-            yield server, browser.new_context(**how)
+            yield server, browser.new_context(**options)
             browser.close()
     finally:
         server.kill()
 
 
 def kinds(folder):
-    return {id: (said.verdict, said.reason) for id, said in read_decisions(folder.review).items()}
+    return {id: (decision.verdict, decision.reason) for id, decision in read_decisions(folder.review).items()}
 
 
 def test_thirty_rows_are_reviewed_by_keyboard_while_the_server_is_killed_twice(tmp_path):
@@ -109,13 +109,13 @@ def test_thirty_rows_are_reviewed_by_keyboard_while_the_server_is_killed_twice(t
         relabelled = window.decide("Enter")
         expected[relabelled] = ("accept", "")
 
-        # Killed while an edit stands in its field: nothing is lost of what was typed, and it can be saved later.
+        # The server is killed while the field contains an edit: the typed text is kept and can be saved later.
         server.kill()
         typed_in = window.row
         window.press("e", "Control+End")
         window.page.keyboard.type(" Typed while it was down.")
         window.press("Control+Enter")
-        window.until("said => document.getElementById('alarm').textContent.includes(said)", DOWN)
+        window.until("text => document.getElementById('alarm').textContent.includes(text)", DOWN)
         assert "NOT saved" in window.alarm
         assert window.row == typed_in
         assert kinds(folder) == expected
@@ -132,7 +132,7 @@ def test_thirty_rows_are_reviewed_by_keyboard_while_the_server_is_killed_twice(t
 
         while len(expected) < 24:
             expected[window.decide("a")] = ("accept", "")
-        # Killed in the middle of a decision: what the page confirmed is on the disk; else it is not, or the page says so next.
+        # The server is killed during a decision. If the page confirmed it, it is on the disk; else the page reports the failure.
         hurried = window.row
         window.press("a")
         server.kill()
@@ -170,18 +170,18 @@ def test_thirty_rows_are_reviewed_by_keyboard_while_the_server_is_killed_twice(t
         assert decisions[typed_in].response.endswith(" Typed while it was down.")
         assert window.dialogs == []
         failed = [
-            said
-            for said in window.told
-            if re.match(r"htmx:(sendError|afterRequest|afterOnLoad), |Failed to load resource: net::ERR_", said)
+            message
+            for message in window.messages
+            if re.match(r"htmx:(sendError|afterRequest|afterOnLoad), |Failed to load resource: net::ERR_", message)
         ]
-        conflicts = [said for said in window.told if "409" in said]
+        conflicts = [message for message in window.messages if "409" in message]
         assert len(conflicts) <= 1
-        assert sorted([*failed, *conflicts]) == sorted(window.told)
+        assert sorted([*failed, *conflicts]) == sorted(window.messages)
         host = server.link.partition("/?")[0]
-        assert {url for url in window.asked if not url.startswith((f"{host}/", "data:"))} == set()
+        assert {url for url in window.requests if not url.startswith((f"{host}/", "data:"))} == set()
 
 
-def test_no_row_can_run_a_script_and_untouched_fields_come_back_as_they_were(tmp_path):
+def test_no_row_can_run_a_script_and_unchanged_fields_keep_their_text(tmp_path):
     texts = {id: {"instruction": f"{text} in {id}", "response": text} for id, text in ATTACKS.items() if text.strip()}
     folder = make_run(tmp_path / "demo", texts)
     with browsing(folder) as (server, context):
@@ -191,14 +191,14 @@ def test_no_row_can_run_a_script_and_untouched_fields_come_back_as_they_were(tmp
             window.press("e")
             assert window.page.evaluate("document.activeElement.name") == "response"
             assert window.decide("Control+Enter") == id
-            said = read_decisions(folder.review)[id]
-            assert (said.instruction, said.response) == (texts[id]["instruction"], texts[id]["response"])
+            decision = read_decisions(folder.review)[id]
+            assert (decision.instruction, decision.response) == (texts[id]["instruction"], texts[id]["response"])
             assert "owned" not in window.page.title()
         assert window.dialogs == []
-        assert window.told == []
+        assert window.messages == []
 
 
-def test_two_windows_on_one_row_tell_each_other(tmp_path):
+def test_a_window_reports_the_decision_of_another_window_about_its_row(tmp_path):
     folder = make_run(tmp_path / "demo")
     with browsing(folder) as (server, context):
         one, two = Window(context, server.link), Window(context, server.link)
@@ -214,14 +214,14 @@ def test_two_windows_on_one_row_tell_each_other(tmp_path):
         assert two.page.evaluate("document.activeElement.name") == "response"
         two.decide("Control+Enter")
         assert read_decisions(folder.review)[row].response.endswith(" Mine.")
-        # The first window cannot take back what is no longer the last word.
+        # The first window cannot undo its decision, because it is no longer the last one.
         one.press("u")
         one.until("() => document.getElementById('alarm').textContent.includes('it was accepted at 20')")
         assert kinds(folder) == {row: ("accept", "")}
-        assert [said for said in one.told + two.told if "409" not in said] == []
+        assert [message for message in one.messages + two.messages if "409" not in message] == []
 
 
-def test_undo_takes_back_one_decision_after_the_other_also_of_one_row(tmp_path):
+def test_undo_revokes_one_decision_after_the_other_also_of_one_row(tmp_path):
     folder = make_run(tmp_path / "demo")
     with browsing(folder) as (server, context):
         window = Window(context, server.link)
@@ -230,19 +230,19 @@ def test_undo_takes_back_one_decision_after_the_other_also_of_one_row(tmp_path):
         window.until("id => document.getElementById('row').textContent === id", row)
         window.decide("3")
         other = window.decide("a")
-        for left in ({row: ("reject", "unclear")}, {row: ("accept", "")}, {}):
+        for remaining in ({row: ("reject", "unclear")}, {row: ("accept", "")}, {}):
             window.press("u")
             window.until("() => document.getElementById('status').textContent.includes('undone')")
-            assert kinds(folder) == left
-            assert window.row == (other if row in left and left[row][0] == "reject" else row)
-            window.press("r")  # which clears what was said
+            assert kinds(folder) == remaining
+            assert window.row == (other if row in remaining and remaining[row][0] == "reject" else row)
+            window.press("r")  # clears the status
             window.press("Escape")
         window.press("u")
         window.until("() => document.getElementById('status').textContent.includes('decided nothing')")
-        assert window.told == []
+        assert window.messages == []
 
 
-def test_what_was_typed_is_not_left_by_a_slip(tmp_path):
+def test_no_key_discards_typed_text_by_accident(tmp_path):
     folder = make_run(tmp_path / "demo")
     with browsing(folder) as (server, context):
         window = Window(context, server.link)
@@ -286,4 +286,4 @@ def test_keys_do_nothing_in_fields_and_every_control_has_a_name(tmp_path):
             assert window.page.evaluate(f"document.getElementById('{name}').contains(document.activeElement)")
         window.press("Escape")
         assert window.page.evaluate("document.activeElement.id") == "row"
-        assert window.told == []
+        assert window.messages == []

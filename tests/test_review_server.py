@@ -1,4 +1,4 @@
-"""The review's server: who is let in, what is written before it answers, and what hostile rows can do to its page."""
+"""The server of the review: access, decisions on disk before each response, and hostile rows on its page."""
 
 import json
 import os
@@ -27,7 +27,7 @@ ATTACKS = {
 
 
 class Fields(HTMLParser):
-    """Reads what a browser would put into the fields of a page, and collects its tags and text."""
+    """Reads the values that a browser puts into the fields of a page, and collects its tags and text."""
 
     def __init__(self, page):
         super().__init__()
@@ -42,7 +42,7 @@ class Fields(HTMLParser):
 
     def handle_endtag(self, tag):
         if tag == "textarea":
-            self.fields[self.field] = self.fields[self.field].removeprefix("\n")  # as the standard says
+            self.fields[self.field] = self.fields[self.field].removeprefix("\n")  # as the HTML standard requires
             self.field = None
 
     def handle_data(self, data):
@@ -58,12 +58,12 @@ def folder(tmp_path):
 
 
 def serving(folder):
-    """Return a client that has followed the link, and the file of decisions, which is held until the test ends."""
-    holding = open_review_file(folder.review)
-    file = holding.__enter__()
+    """Return a client that has followed the link, and the file of decisions, which is locked until the test ends."""
+    lock = open_review_file(folder.review)
+    file = lock.__enter__()
     app = Guard(Review(folder, read_rows(folder), file).app(), TOKEN, 8642)
     client = TestClient(app, base_url=f"http://{HOST}", follow_redirects=False)
-    client.holding = holding
+    client.lock = lock
     assert client.get(f"/?token={TOKEN}").status_code == 200
     return client, file
 
@@ -72,13 +72,13 @@ def serving(folder):
 def served(folder):
     client, file = serving(folder)
     yield client, file
-    client.holding.__exit__(None, None, None)
+    client.lock.__exit__(None, None, None)
 
 
-def send(client, address="/decide", headers=None, **said):
+def send(client, address="/decide", headers=None, **fields):
     base = {"origin": f"http://{HOST}", "hx-request": "true", "content-type": FORM}
     sent = {name: value for name, value in (base | (headers or {})).items() if value is not None}
-    return client.post(address, content=urlencode(said), headers=sent)
+    return client.post(address, content=urlencode(fields), headers=sent)
 
 
 def row_of(answer):
@@ -93,7 +93,7 @@ def test_the_link_sets_a_cookie_that_no_script_and_no_other_site_gets(folder):
     assert "samesite=strict" in cookie
     assert 'content="0;url=/"' in answer.text
     assert row_of(client.get("/")) == "g000"
-    client.holding.__exit__(None, None, None)
+    client.lock.__exit__(None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_every_answer_carries_the_headers(served, address):
     assert "server" not in answer.headers
 
 
-def test_only_its_own_files_are_given_out(served):
+def test_the_server_sends_only_its_own_files(served):
     client, _ = served
     assert "htmx" in client.get("/static/htmx.min.js").text
     for name in ("htmx.LICENSE", "..%2Freview.py", "%2e%2e/guard.py", "review.js/"):
@@ -198,7 +198,7 @@ def test_only_its_own_files_are_given_out(served):
         ("id=g000&version=0&verdict=undo", FORM, 422),
     ],
 )  # fmt: skip
-def test_what_is_no_decision_is_refused_and_not_written(served, folder, content, kind, status):
+def test_an_invalid_decision_is_refused_and_not_written(served, folder, content, kind, status):
     client, _ = served
     headers = {"origin": f"http://{HOST}", "hx-request": "true", "content-type": kind}
     assert client.post("/decide", content=content.encode(), headers=headers).status_code == status
@@ -272,15 +272,15 @@ def test_undo_goes_to_the_row_and_a_dropped_one_can_be_called_back(served):
     assert file.decisions == {}
 
 
-def test_a_relabel_takes_the_texts_that_stand(served):
+def test_a_relabel_keeps_the_texts_of_the_current_decision(served):
     client, file = served
     send(client, id="g001", version="0", verdict="accept", response="Edited.")
     send(client, id="g001", version="1", verdict="accept", category="poetry")
-    said = file.decisions["g001"]
-    assert (said.response, said.category, said.instruction) == ("Edited.", "poetry", "Task number 1")
+    decision = file.decisions["g001"]
+    assert (decision.response, decision.category, decision.instruction) == ("Edited.", "poetry", "Task number 1")
 
 
-def test_the_last_decision_of_a_filter_says_so_and_stays(served):
+def test_the_last_decision_of_a_filter_is_announced_and_the_page_stays(served):
     client, _ = served
     answer = send(client, "/decide?rewritten=yes&state=undecided", id="g001", version="0", verdict="accept")
     assert row_of(answer) == "g001"
@@ -301,7 +301,7 @@ def test_constraints_are_checked_while_an_answer_is_written(served):
 
 
 @pytest.mark.parametrize("column", ["instruction", "input", "response"])
-def test_hostile_rows_are_text_and_come_back_from_the_fields_as_they_were(tmp_path, column):
+def test_hostile_rows_are_text_and_return_from_the_fields_unchanged(tmp_path, column):
     # The reader of curated.jsonl refuses an instruction or an answer of white space alone.
     attacks = {id: text for id, text in ATTACKS.items() if column == "input" or text.strip()}
     folder = make_run(tmp_path / "demo", {id: {column: text} for id, text in attacks.items()})
@@ -324,7 +324,7 @@ def test_hostile_rows_are_text_and_come_back_from_the_fields_as_they_were(tmp_pa
             assert getattr(file.decisions[id], column) == text
         send(client, id=id, version="2", verdict="accept", **{column: f"{came}!"})
         assert getattr(read_decisions(folder.review)[id], column) == f"{came}!"
-    client.holding.__exit__(None, None, None)
+    client.lock.__exit__(None, None, None)
 
 
 def test_hostile_addresses_names_and_reasons_are_text(tmp_path):
@@ -341,10 +341,10 @@ def test_hostile_addresses_names_and_reasons_are_text(tmp_path):
         for name, value in answer.headers.items():
             assert "script>" not in value, name
     assert "text/plain" in client.get(f"/?part={ATTACK}").headers["content-type"]
-    client.holding.__exit__(None, None, None)
+    client.lock.__exit__(None, None, None)
 
 
-def test_a_run_made_anew_meanwhile_is_told_of(served, folder):
+def test_the_page_reports_that_the_run_was_made_again(served, folder):
     client, _ = served
     assert "made again" not in client.get("/").text
     os.utime(folder.dropped_file, (1, 1))

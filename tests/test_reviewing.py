@@ -1,4 +1,4 @@
-"""The command `kiloset review`: its link, its end, and what it refuses."""
+"""The command `kiloset review`: its link, its end, and the runs that it refuses."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def test_a_set_edited_by_hand_is_refused_in_one_line(folder):  # noqa: F811
         check_untouched(folder)
 
 
-def test_the_ending_counts_what_stands(served):  # noqa: F811
+def test_the_last_message_counts_the_current_decisions(served):  # noqa: F811
     client, file = served
     assert ending(file) == "no decisions"
     send(client, id="g000", version="0", verdict="accept")
@@ -40,7 +40,7 @@ def test_the_ending_counts_what_stands(served):  # noqa: F811
     assert ending(file) == "2 decisions (1 accepted, 1 rejected); `make dataset` applies them"
 
 
-def test_what_the_page_decides_the_next_run_applies_and_the_page_knows_again(finished):
+def test_the_next_run_applies_the_decisions_and_the_page_shows_them_again(finished):
     run = RunFolder(finished)
     rows = read_rows(run)
     kept, gone = (rows.table.filter(part=part, source="generated") for part in ("set", "dropped"))
@@ -54,7 +54,7 @@ def test_what_the_page_decides_the_next_run_applies_and_the_page_knows_again(fin
     send(client, id=answered, version="0", verdict="accept", response="Another answer of mine.")
     send(client, id=back, version="0", verdict="accept")
     decisions = file.decisions
-    client.holding.__exit__(None, None, None)
+    client.lock.__exit__(None, None, None)
     fake_run.run(finished)
     lines = {line["id"]: line["messages"] for line in map(json.loads, run.curated.read_text().splitlines())}
     assert (lines[edited][0]["content"].split("\n")[0], lines[edited][1]["content"]) == (
@@ -66,7 +66,7 @@ def test_what_the_page_decides_the_next_run_applies_and_the_page_knows_again(fin
     assert rejected not in lines
     again = read_rows(run)
     assert again.valid(decisions) == decisions
-    task = ("id", "instruction", "input", "category")  # an answer that was rewritten may be as it was born again
+    task = ("id", "instruction", "input", "category")  # a rewritten answer may be the original one again
     before, after = (
         each.table.filter(pl.col("id").is_in([edited, rejected, back])).select(task).sort("id")
         for each in (rows, again)
@@ -103,8 +103,8 @@ def test_the_command_prints_one_link_keeps_it_and_ends_on_ctrl_c(folder):  # noq
         assert (second.wait(60), second.stdout.read()) == (2, "")
         assert "another review of this run is open" in second.stderr.read()
         process.send_signal(signal.SIGINT)
-        said, faults = process.communicate(timeout=30)
-        assert (process.returncode, said, faults) == (0, "no decisions\n", "")
+        output, faults = process.communicate(timeout=30)
+        assert (process.returncode, output, faults) == (0, "no decisions\n", "")
     assert links[0] == links[1]
     assert re.fullmatch(
         r"demo: the review is at http://127\.0\.0\.1:\d+/\?token=[\w-]{43} \(Ctrl-C ends it\)\n", links[0]
@@ -114,7 +114,7 @@ def test_the_command_prints_one_link_keeps_it_and_ends_on_ctrl_c(folder):  # noq
 
 
 @pytest.mark.parametrize("fault", ["unfinished", "edited", "port"])
-def test_what_cannot_be_reviewed_is_one_line_with_status_2(folder, fault):  # noqa: F811
+def test_a_run_that_cannot_be_reviewed_is_refused_in_one_line_with_status_2(folder, fault):  # noqa: F811
     more = []
     taken = _listener(None, 0)
     if fault == "unfinished":
@@ -124,9 +124,9 @@ def test_what_cannot_be_reviewed_is_one_line_with_status_2(folder, fault):  # no
     else:
         more = ["--port", str(taken.getsockname()[1])]
     process = start(folder, *more)
-    said, faults = process.communicate(timeout=60)
+    output, faults = process.communicate(timeout=60)
     taken.close()
-    assert (process.returncode, said) == (2, "")
+    assert (process.returncode, output) == (2, "")
     assert len(faults.splitlines()) == 1
     assert {"unfinished": "the run is not finished", "edited": "was edited by hand", "port": "cannot be used"}[
         fault

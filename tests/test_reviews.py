@@ -1,4 +1,4 @@
-"""The next run after a review: what was decided is what the set holds."""
+"""The next run after a review: it applies the decisions to the set."""
 
 import json
 import shutil
@@ -37,10 +37,10 @@ def _dropped(folder):
 
 
 def _decide(folder, row, verdict="accept", reason="", **texts):
-    said = {name: row[name] for name in ("instruction", "input", "response", "category")} | texts
-    said = said if verdict == "accept" else {}
+    columns = {name: row[name] for name in ("instruction", "input", "response", "category")} | texts
+    columns = columns if verdict == "accept" else {}
     with open_review_file(folder.review) as file:
-        decision = Decision(row["id"], verdict, task_digest(row["instruction"], row["input"]), TIME, reason, **said)
+        decision = Decision(row["id"], verdict, task_digest(row["instruction"], row["input"]), TIME, reason, **columns)
         assert file.append(decision, file.version(row["id"]))
 
 
@@ -72,7 +72,7 @@ def test_a_rejected_row_is_replaced_and_the_others_stay(folder):
     assert set(_set(folder)) == set(after)
 
 
-def test_where_no_spare_row_is_left_more_is_asked_for(folder):
+def test_more_rows_are_requested_when_no_spare_row_remains(folder):
     sent, rejected = _sent(folder), set()
     while _sent(folder) == sent:
         now = _kept(folder)
@@ -167,7 +167,7 @@ def test_a_relabelled_row_counts_in_its_new_category(folder):
     assert result.review.relabelled == 1
 
 
-def test_decisions_on_rows_that_are_gone_or_others_are_reported_and_do_not_count(folder):
+def test_decisions_on_missing_or_changed_rows_are_reported_and_not_applied(folder):
     row = next(iter(_kept(folder).values()))
     _decide(folder, {**row, "instruction": "Another task."}, "reject")
     _decide(folder, {**row, "id": "g99999"})
@@ -177,7 +177,7 @@ def test_decisions_on_rows_that_are_gone_or_others_are_reported_and_do_not_count
     assert folder.manifest["review"]["gone"] == list(result.review.gone)
 
 
-def test_taking_decisions_back_gives_the_set_there_was_to_the_byte(folder):
+def test_undoing_all_decisions_restores_the_set_to_the_byte(folder):
     before = folder.curated.read_bytes()
     rows = list(_kept(folder).values())
     _decide(folder, rows[0], "reject")
@@ -210,5 +210,5 @@ def test_a_constraint_that_an_edit_breaks_is_no_longer_claimed(folder):
     row = next(iter(_kept(folder).values()))
     comma = {"id": "punctuation:no_comma", "args": "{}"}
     title = {"id": "detectable_format:title", "args": "{}"}
-    said = Decision(row["id"], "accept", "", TIME, response="<<A>> one, two")
-    assert _settled({**row, "constraints": [comma, title]}, said)["constraints"] == [title]
+    decision = Decision(row["id"], "accept", "", TIME, response="<<A>> one, two")
+    assert _settled({**row, "constraints": [comma, title]}, decision)["constraints"] == [title]
