@@ -2,6 +2,7 @@
 
 Checked are the identifiers of all Python code, its docstrings, comments and texts (string literals of three words or more), the
 templates, the Makefile, README.md and docs/. Quoted text and code spans in prose are skipped, so a page may quote a model's answer.
+`python -m tests.test_plain_english PATH...` prints what to change in some files.
 """
 
 import ast
@@ -15,9 +16,6 @@ from collections.abc import Iterator
 import pytest
 
 from tests.paths import ROOT
-
-NOT_YET = set((ROOT / "tests" / "data" / "plain_english_not_yet.txt").read_text(encoding="utf-8").split())
-"""Files that still fail; `python -m tests.test_plain_english PATH...` prints what to change in them."""
 
 NAMES = {"found", "said", "told", "given", "made", "there", "left", "shown"}
 """Participles that name no thing. Name the thing instead: `duplicates`, `message`, `options`, `path`, `kept`."""
@@ -137,8 +135,6 @@ def faults(name: str, text: str) -> list[str]:
 @pytest.mark.parametrize("name", _files())
 def test_a_file_uses_the_words_of_the_glossary(name: str) -> None:
     broken = faults(name, (ROOT / name).read_text(encoding="utf-8"))
-    if broken and name in NOT_YET:
-        pytest.xfail(f"{len(broken)} places; `python -m tests.test_plain_english {name}` lists them")
     assert not broken, "\n" + "\n".join(broken)
 
 
