@@ -20,8 +20,8 @@ import polars as pl
 from kiloset.core.constraints import failing
 from kiloset.core.errors import DataError
 from kiloset.core.table import CONSTRAINT
-from kiloset.data.masking import NAMES, masked
-from kiloset.data.personal import CANDIDATES, find_personal, redacted
+from kiloset.data.masking import masked
+from kiloset.data.personal import CANDIDATES, NAMES, find_personal, redacted
 from kiloset.filters.measures import measured_where
 
 COLUMNS = ("instruction", "input", "response")

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from kiloset.core.constraints import failing
 from kiloset.core.errors import ConfigError
 from kiloset.core.table import check_outcome, table_of
-from kiloset.data.masking import NAMES, PLACEHOLDER, masked, placeholders
-from kiloset.data.personal import CANDIDATES, find_personal
+from kiloset.data.masking import masked, placeholders
+from kiloset.data.personal import CANDIDATES, NAMES, PLACEHOLDER, find_personal
 from kiloset.filters import personal
 from kiloset.filters.personal import mask_rows, personal_pieces, personal_rows, personal_seeds
 from kiloset.filters.rules import RulesConfig, check_rule_names, drop_by_rules
@@ -70,6 +70,7 @@ def test_every_kind_that_is_found_has_a_name() -> None:
         # What is there already is not what comes.
         (["[e-mail address]", ROE], ["[e-mail address]", "[e-mail address 2]"]),
         (["[phone number 3], +49 30 227-32152", "[phone number 1]"], ["[phone number 3], [phone number 4]", "[phone number 1]"]),
+        (["AKIAABCDEFGH2345WXYZ 2127365000 ghp_aB3dE5gH7jK9mN1pQ2sT4vW6yZ8bC0eFabcd"], ["[key 1] 2127365000 [key 2]"]),  # ten bare digits are no phone number, with the 1 of a placeholder neither
         (["[Your e-mail address]", ROE], ["[Your e-mail address]", "[e-mail address]"]),
     ],
 )  # fmt: skip

@@ -3,17 +3,9 @@
 The same value gets the same placeholder in all texts; several values of one kind are numbered in their order.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 
-from kiloset.data.personal import find_personal, redacted
-
-NAMES = {
-    "key": "key", "e-mail": "e-mail address", "IBAN": "IBAN", "card": "card number", "IP address": "IP address",
-    "phone": "phone number",
-}  # fmt: skip
-"""The name of each kind of `kiloset.data.personal` in a placeholder."""
-PLACEHOLDER = re.compile(rf"\[({'|'.join(NAMES.values())})(?: ([1-9]\d{{0,3}}))?\]")
+from kiloset.data.personal import NAMES, PLACEHOLDER, find_personal, redacted
 
 
 def masked(texts: Sequence[str], regions: Sequence[str]) -> tuple[list[str], list[str]]:

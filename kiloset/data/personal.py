@@ -118,8 +118,22 @@ CANDIDATES = {
 """By kind, a pattern of every text that can contain it. If matches of two kinds overlap, the first kind is taken."""
 
 
+NAMES = {
+    "key": "key", "e-mail": "e-mail address", "IBAN": "IBAN", "card": "card number", "IP address": "IP address",
+    "phone": "phone number",
+}  # fmt: skip
+"""The name of each kind in a placeholder, which `kiloset.data.masking` writes in the place of a value."""
+OPAQUE = "\n"
+"""A character that replaces those of a placeholder while a text is searched."""
+PLACEHOLDER = re.compile(rf"\[({'|'.join(NAMES.values())})(?: ([1-9]\d{{0,3}}))?\]")
+
+
 def find_personal(text: str, regions: Sequence[str]) -> list[tuple[int, int, str]]:
-    """Return `(start, end, kind)` of each piece of personal data in a text, in order and without overlaps."""
+    """Return `(start, end, kind)` of each piece of personal data in a text, in order and without overlaps.
+
+    A placeholder is no part of one: the 1 of `[key 1] 212…` belongs to no phone number.
+    """
+    text = PLACEHOLDER.sub(lambda match: OPAQUE * len(match[0]), text)
     taken: list[tuple[int, int, str]] = []
     for kind, pattern in _PATTERNS.items():
         if pattern.search(text):
