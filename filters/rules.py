@@ -225,17 +225,6 @@ def drop_by_rules(table: pl.DataFrame, config: RulesConfig, pieces: pl.Series | 
 drop = drop_by_rules
 
 
-def rule_verdicts(table: pl.DataFrame, config: RulesConfig) -> pl.DataFrame:
-    """Return the verdict of the rules on each row: `id`, `reason`, `evidence`, `measured`, `limit`, `twin`.
-
-    A row that breaks no rule has null in all columns but `id`. A verdict depends on the row and the config alone, so a
-    caller may cache it by id. The config must name the allowed languages (`with_languages`).
-    """
-    prepared = _with_personal_data(table, config, None)
-    verdicts = _verdicts(prepared, {**instruction_rules(config), **row_rules(config)}, config.off)
-    return verdicts.select(table["id"], *verdicts.columns)
-
-
 def rule_nearness(config: RulesConfig) -> pl.Expr:
     """Measure how near a row is to breaking a rule, in [0, 1]: the largest share of an upper limit that it uses up."""
     rules = {**instruction_rules(config), **row_rules(config)}
