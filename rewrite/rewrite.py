@@ -73,9 +73,6 @@ class RewriteConfig:
     """Largest share of answers, in (0, 1], to which rewriting may give the same first three words; 3 answers are always allowed."""
 
 
-Config = RewriteConfig
-
-
 @dataclass(slots=True)
 class _Candidate:
     """One candidate answer for the row number `row`."""

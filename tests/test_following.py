@@ -3,8 +3,9 @@
 import pytest
 
 from kiloset.core.constraints import check
+from kiloset.core.statistics import ratio_interval
 from kiloset.evaluation.following import Item, by_type, check_answers, metrics, prompts
-from kiloset.evaluation.metrics import Answer, Prompt, mean_of
+from kiloset.evaluation.metrics import Answer, Prompt
 
 COMMA, JSON, TITLE, END = (
     "punctuation:no_comma", "detectable_format:json_format", "detectable_format:title", "startend:end_checker",
@@ -72,7 +73,8 @@ def test_the_four_figures_are_those_worked_out_by_hand():
 
 def test_a_resample_draws_prompts_with_all_their_constraints():
     items = [_item("x", *[(COMMA, {})] * 10), _item("y", (COMMA, {}))]
-    result = mean_of(metrics("f", check_answers(items, _answers(x="No.", y="Well, no.")))[2])
+    metric = metrics("f", check_answers(items, _answers(x="No.", y="Well, no.")))[2]
+    result = ratio_interval([*metric.sums.values()], [*metric.counts.values()])
     # (10 + 0) / (10 + 1), and a resample of the two prompts is all x, all y or both: 1, 0 or 10/11, never 5/11
     assert (result.value, result.low, result.high) == (10 / 11, 0, 1)
 

@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import polars as pl
 import pytest
 
+from kiloset.cli.publish import HubLayout
 from kiloset.core.errors import ConfigError, DataError
 from kiloset.core.run import RunFolder
 from kiloset.publish import push as pushing
@@ -63,7 +65,7 @@ def has_key(rows):
     rows[0]["messages"][0]["content"] += f" My key is {KEY}."
 
 
-@pytest.mark.parametrize("layout", pushing.PUSHED)
+@pytest.mark.parametrize("layout", get_args(HubLayout))
 def test_one_commit_brings_exactly_the_export_and_its_card(hub, run, tmp_path, layout):
     output = send(run, layout=layout)
     export(run, layout, tmp_path / "mine", 0.25)
@@ -316,7 +318,7 @@ print(json.dumps({name: list(rows) for name, rows in sets.items()}))
 """
 
 
-@pytest.mark.parametrize("layout", pushing.PUSHED)
+@pytest.mark.parametrize("layout", get_args(HubLayout))
 def test_datasets_loads_from_the_hub_the_rows_that_were_curated(hub, run, tmp_path, layout):
     send(run, layout=layout)
     environment = {

@@ -10,6 +10,7 @@ from kiloset.cli.options import Run, Runs, Validation, find_run
 
 Layout = Literal["messages", "alpaca", "sharegpt", "parquet", "hf"]
 HubLayout = Literal["messages", "alpaca", "sharegpt", "parquet"]
+"""Layouts that `datasets.load_dataset` reads from the hub; "hf" works with load_from_disk only."""
 
 
 def export(

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kiloset.core.statistics import Interval, difference_interval, ratio_interval
+from kiloset.core.statistics import Interval, difference_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,6 @@ class Metric:
         """The mean; nan if there are no items."""
         total = sum(self.counts.values())
         return sum(self.sums.values()) / total if total else float("nan")
-
-
-def mean_of(metric: Metric, *, seed: int = 0) -> Interval:
-    """Return a model's mean with its confidence interval over items."""
-    sums, counts = _columns([metric], sorted(metric.counts))
-    return ratio_interval(sums[0], counts[0], seed=seed)
 
 
 def difference(tuned: Metric, base: Metric, *, seed: int = 0) -> Interval:

@@ -17,8 +17,6 @@ from kiloset.publish.card import CARD, card
 from kiloset.publish.export import export
 from kiloset.publish.facts import gather_facts, parts_of
 
-PUSHED = ("messages", "alpaca", "sharegpt", "parquet")
-"""Layouts that `datasets.load_dataset` reads from the hub; "hf" works with load_from_disk only."""
 OURS = re.compile(r"(train|validation)\.(jsonl|parquet)|dataset_info\.json")
 """Files of earlier pushes; a new push deletes them unless it has a file of that name."""
 KEYS = "key"
@@ -63,7 +61,7 @@ def push(
     Args:
         folder: The run; it is only read.
         repo: `owner/name` on the hub, or a name under the account of the token.
-        layout: One of `PUSHED`.
+        layout: A layout of `kiloset.publish.export.LAYOUTS` except "hf", which works with load_from_disk only.
         private: Whether a new repository is private. An existing one must already be as this states.
         branch: Created if it does not exist; None is main.
         message: Message of the commit; by default the run's name and its rows.
