@@ -131,7 +131,7 @@ def _stages(settings: Mapping[str, Any]) -> tuple[Stage, ...]:
 def _input_of(folder: RunFolder, stage: str) -> pl.DataFrame:
     """Return the input of a stage: the rows that the stage before it kept."""
     if not folder.stage_file(stage_number(LAST), LAST).exists():
-        raise DataError("KS867", f"{folder.path}: its rows are not selected yet; `make dataset` continues it")
+        raise DataError("KS867", f"{folder.path}: its rows are not selected yet; `kiloset dataset` continues it")
     number = stage_number(stage) - 1
     return pl.read_parquet(folder.stage_file(number, STAGE_NAMES[number - 1]))
 

@@ -279,8 +279,8 @@ def test_no_text_of_models_or_people_becomes_markup_or_metadata(run):
     }
     ours = {
         "license",
-        "make evaluate",
-        "make prove",
+        "kiloset evaluate",
+        "kiloset prove",
         "over_quota",
         "style_reserve",
         "seed_kept_apart",

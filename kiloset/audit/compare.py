@@ -138,7 +138,7 @@ def locate(name: str, runs: Path) -> tuple[str, Path]:
         if folder.manifest_file.is_file():
             if not folder.curated.is_file():
                 raise DataError(
-                    "KS651", f"{folder.curated}: missing, the run is not finished; `make dataset` continues it"
+                    "KS651", f"{folder.curated}: missing, the run is not finished; `kiloset dataset` continues it"
                 )
             return folder.path.name, folder.curated
     if not path.exists():

@@ -256,7 +256,7 @@ def print_examples(result: Examples | None, console: Console) -> None:
     if not result.recorded:
         print_lines(console, "verdicts are not recorded: only the limits of length and gain are known")
     if len(result.chosen) < result.rewritten:
-        print_lines(console, "--examples 20 (make audit EXAMPLES=20) prints twenty")
+        print_lines(console, "--examples 20 prints twenty")
 
 
 def cut(text: str) -> str:

@@ -34,13 +34,13 @@ def read_stages(run: RunFolder) -> tuple[list[tuple[str, pl.DataFrame]], pl.Data
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError("KS655", f"{run.path}: a stage's file cannot be read ({str(error).splitlines()[0]})") from None
     if not stages:
-        raise DataError("KS656", f"{run.path}: no stage is finished; `make dataset` continues the run")
+        raise DataError("KS656", f"{run.path}: no stage is finished; `kiloset dataset` continues the run")
     recorded = run.manifest.get("stages", {}).values()
     if (drops := sum(sum(stage.get("dropped", {}).values()) for stage in recorded)) and not run.dropped_file.exists():
         raise DataError(
             "KS657",
             f"{run.dropped_file}: the ledger is missing, manifest.json counts {drops} dropped rows; put the file back, or "
-            "let `make dataset` write it anew from the stored completions",
+            "let `kiloset dataset` write it anew from the stored completions",
         )
     return stages, ledger
 

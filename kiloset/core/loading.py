@@ -86,7 +86,7 @@ def check_adapter(adapter: Path) -> dict[str, Any]:
     """
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (adapter / name).is_file():
-            raise DataError("KS471", f"{adapter}: has no {name}; train an adapter with `make train`")
+            raise DataError("KS471", f"{adapter}: has no {name}; train an adapter with `kiloset train`")
     try:
         config: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     except ValueError as error:

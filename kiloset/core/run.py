@@ -137,7 +137,7 @@ class RunFolder:
                 else []
             )
             known = f"; runs there: {', '.join(others)}" if others else ""
-            raise DataError("KS049", f"{self.path}: no run there{known}; make one with `make dataset`")
+            raise DataError("KS049", f"{self.path}: no run there{known}; make one with `kiloset dataset`")
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -152,7 +152,7 @@ class RunFolder:
             manifest: dict[str, Any] = json.loads(self.manifest_file.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise DataError(
-                "KS050", f"{self.manifest_file}: not JSON ({error}); delete it, `make dataset` writes it anew"
+                "KS050", f"{self.manifest_file}: not JSON ({error}); delete it, `kiloset dataset` writes it anew"
             ) from None
         except OSError as error:
             raise DataError("KS051", f"{self.manifest_file}: cannot be read ({error.strerror})") from None

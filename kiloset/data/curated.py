@@ -119,7 +119,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise DataError("KS454", f"{path}: no curated rows yet; make them with `make dataset`") from None
+        raise DataError("KS454", f"{path}: no curated rows yet; make them with `kiloset dataset`") from None
     except UnicodeDecodeError as error:
         raise DataError("KS455", f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     # Not splitlines(): JSON allows U+2028 and its like inside a string.

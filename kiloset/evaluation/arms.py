@@ -64,7 +64,7 @@ def _tables(folder: RunFolder) -> tuple[pl.DataFrame, dict[str, str]]:
     """Return all rows before selection, and the responses before rewriting by id."""
     stages = dict(folder.stages())
     if "generate" not in stages:
-        raise DataError("KS501", f"{folder.path}: stage generate is not finished; run `make dataset` first")
+        raise DataError("KS501", f"{folder.path}: stage generate is not finished; run `kiloset dataset` first")
     last = list(stages.values())[-1]
     rewritten = last.filter(pl.col("original_response").is_not_null())
     return stages["generate"], dict(zip(rewritten["id"], rewritten["original_response"], strict=True))

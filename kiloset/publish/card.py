@@ -264,7 +264,7 @@ def _evaluation(facts: Facts) -> list[tuple[object, ...]] | None:
         ]
     except (KeyError, TypeError, ValueError, AttributeError):
         raise DataError(
-            "KS751", "evaluation.json: not as `make evaluate` writes it; run that again, or delete the file"
+            "KS751", "evaluation.json: not as `kiloset evaluate` writes it; run that again, or delete the file"
         ) from None
 
 
@@ -281,7 +281,7 @@ def _proof(facts: Facts) -> dict[str, Any] | None:
         worse = [str(guard["name"]) for guard in facts.proof["guards"] if guard["change"] > guard["limit"]]
     except (KeyError, TypeError, ValueError, AttributeError, StopIteration):
         raise DataError(
-            "KS752", "prove/proof.json: not as `make prove` writes it; run that again, or delete the file"
+            "KS752", "prove/proof.json: not as `kiloset prove` writes it; run that again, or delete the file"
         ) from None
     return {"target": target, "verdict": verdict, "arms": arms, "worse": worse}
 

@@ -70,8 +70,8 @@ def check_untouched(folder: RunFolder) -> None:
     if is_edited(folder):
         raise DataError(
             "KS703",
-            f"{folder.curated}: was edited by hand, so that `make dataset` leaves it alone and could not apply a review; "
-            "move it away and run `make dataset` again, then review",
+            f"{folder.curated}: was edited by hand, so that `kiloset dataset` leaves it alone and cannot apply a review; "
+            "move it away and run `kiloset dataset` again, then review",
         )
 
 
@@ -82,7 +82,7 @@ def ending(file: ReviewFile) -> str:
         return "no decisions"
     verdicts = ", ".join(f"{counts[verdict]} {verdict}ed" for verdict in ("accept", "reject") if counts[verdict])
     stand = "1 decision" if counts.total() == 1 else f"{counts.total()} decisions"
-    return f"{stand} ({verdicts}); `make dataset` applies {'it' if counts.total() == 1 else 'them'}"
+    return f"{stand} ({verdicts}); `kiloset dataset` applies {'it' if counts.total() == 1 else 'them'}"
 
 
 def _serve(folder: RunFolder, rows: Rows, file: ReviewFile, token: str, listener: socket.socket) -> None:

@@ -78,7 +78,7 @@ def read_rows(run: RunFolder) -> Rows:
     if "style" not in tables or not run.curated.exists():
         raise DataError(
             "KS706",
-            f"{run.path}: the run is not finished, its last stage is {stages[-1][0]}; `make dataset` continues it",
+            f"{run.path}: the run is not finished, its last stage is {stages[-1][0]}; `kiloset dataset` continues it",
         )
     try:
         beside_tables = {
