@@ -299,7 +299,7 @@ def test_the_map_is_zoomed_moved_and_read_by_the_keyboard(hostile, tmp_path):
         for _ in range(12):
             page.keyboard.press("ArrowRight")
         page.keyboard.press("n")
-        assert page.text_content("#map-row") == "No row is in sight."
+        assert page.text_content("#map-row") == "No row is visible."
         page.keyboard.press("0")
         page.keyboard.press("n")
         assert page.text_content("#map-row").endswith(tuple(texts))

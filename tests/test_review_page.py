@@ -155,7 +155,7 @@ def test_thirty_rows_are_reviewed_by_keyboard_while_the_server_is_killed_twice(t
 
         window.press("f", "ArrowDown", "Enter")  # rows: dropped
         window.until("() => location.search.includes('part=dropped')")
-        window.until("() => document.querySelector('[data-key=a]').textContent.includes('Call back')")
+        window.until("() => document.querySelector('[data-key=a]').textContent.includes('Restore')")
         back = window.decide("a")
         expected[back] = ("accept", "")
         window.page.reload()
@@ -238,7 +238,7 @@ def test_undo_revokes_one_decision_after_the_other_also_of_one_row(tmp_path):
             window.press("r")  # clears the status
             window.press("Escape")
         window.press("u")
-        window.until("() => document.getElementById('status').textContent.includes('decided nothing')")
+        window.until("() => document.getElementById('status').textContent.includes('no decision to undo')")
         assert window.messages == []
 
 
