@@ -208,7 +208,7 @@ def test_a_run_ends_as_it_would_have_though_a_node_and_a_worker_are_lost_on_the_
         _wait_for(log, 60)
         two_nodes.remove_node(node)
         _wait_for(log, 120)
-        ray.kill(next(actor for actor in models.engine._actors if actor.is_ready)._holder)
+        ray.kill(next(actor for actor in models.engine._actors if actor.is_ready)._actor)
 
     thread = threading.Thread(target=destroy)
     thread.start()

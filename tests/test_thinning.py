@@ -115,7 +115,7 @@ def _read(folder):
     return pl.concat([pl.read_parquet(file) for file in sorted(folder.glob("*.parquet"))])
 
 
-@pytest.mark.parametrize("nodes", ["", pytest.param("cluster", marks=pytest.mark.cluster)])
+@pytest.mark.parametrize("nodes", ["", pytest.param("two_nodes", marks=pytest.mark.cluster)])
 def test_near_duplicates_leave_as_on_one_machine_whatever_the_cluster(request, nodes, tmp_path, monkeypatch):
     address = _address(request, monkeypatch, nodes)
     (tmp_path / "pool").mkdir()
