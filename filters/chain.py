@@ -43,7 +43,7 @@ class FilterChain:
         """Return which rows pass all three filters, and remember the verdicts."""
         self._judged = self._by_rules(table)
         distinct = self.by_near_duplicates(self._judged.outcome.kept).kept
-        return with_verdicts(distinct, self.contaminated(distinct))
+        return with_verdicts(distinct, self.repeated_by(distinct))
 
     def by_rules(self, table: pl.DataFrame) -> tuple[Outcome, pl.DataFrame]:
         """Drop rows that break a rule (`drop_by_rules`); also return the personal data found (`personal_rows`)."""
@@ -57,7 +57,7 @@ class FilterChain:
             self._distinct = table, outcome
         return self._distinct[1]
 
-    def contaminated(self, table: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    def repeated_by(self, table: pl.DataFrame) -> dict[str, dict[str, Any]]:
         """Return the verdicts of rows that repeat a benchmark, by id (`Prompts.repeated_by`)."""
         fresh = table.filter(~pl.col("id").is_in(list(self._contaminated)))
         verdicts = self._prompts.repeated_by(fresh) if fresh.height else {}

@@ -27,7 +27,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -77,7 +77,14 @@ class ContaminationConfig:
 Config = ContaminationConfig
 
 
-def drop_contaminated(table: pl.DataFrame, prompts: "Prompts", *, seeds_in_set: bool) -> Outcome:
+class PromptSearch(Protocol):
+    """Finds rows that repeat a benchmark's prompt: `Prompts`, or a filter chain that remembers its verdicts."""
+
+    def repeated_by(self, table: pl.DataFrame) -> dict[str, dict[str, Any]]:
+        """Return the verdict of each row that repeats a prompt, by id."""
+
+
+def drop_contaminated(table: pl.DataFrame, prompts: PromptSearch, *, seeds_in_set: bool) -> Outcome:
     """Drop every row that repeats a prompt of a benchmark; seeds only if they may be selected into the set.
 
     Args:

@@ -15,8 +15,8 @@ import polars as pl
 
 from kiloset.core.config import parse, with_settings
 from kiloset.core.progress import Progress, Silent
-from kiloset.core.run import RunFolder
-from kiloset.settings import PACKAGE, RunConfig, load_config, plain_table, run_name
+from kiloset.core.run import PACKAGE, RunFolder
+from kiloset.settings import RunConfig, load_config, plain_table, run_name
 
 if TYPE_CHECKING:
     from kiloset.audit.compare import Comparison
@@ -208,9 +208,10 @@ def train_adapter(
 
 
 def evaluate(
-    run: Run | str | Path, settings: Mapping[str, Any] | None = None, progress: Progress | None = None
-) -> "tuple[Evaluation, Evaluation]":
-    """Evaluate a run's base model and its adapter on the same suite, and return both evaluations.
+    run: Run | str | Path, settings: Mapping[str, Any] | None = None, progress: Progress | None = None,
+    adapter: Path | None = None,
+) -> "tuple[Evaluation, Evaluation]":  # fmt: skip
+    """Evaluate a run's base model and an adapter, the run's own by default, on one suite; return both evaluations.
 
     Raises:
         DataError: The run has no adapter.
@@ -220,7 +221,7 @@ def evaluate(
 
     folder, options = _opened(run, settings)
     with folder.lock():
-        return evaluate_adapter(folder, options, folder.adapter, progress or Silent())
+        return evaluate_adapter(folder, options, adapter or folder.adapter, progress or Silent())
 
 
 def prove(

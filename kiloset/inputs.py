@@ -7,8 +7,8 @@ from pathlib import Path
 
 import polars as pl
 
-from kiloset.core.closure import PACKAGE
 from kiloset.core.errors import EmptyError
+from kiloset.core.run import PACKAGE
 from kiloset.core.table import table_of
 from kiloset.data.examples import load_pool, load_seeds
 from kiloset.data.files import SUFFIXES, read_records

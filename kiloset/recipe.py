@@ -17,6 +17,7 @@ from kiloset.core.recorded import RecordedEngine, RecordedScorer
 from kiloset.core.review import is_accepted
 from kiloset.core.table import Outcome, keep_all, no_rows, with_verdicts
 from kiloset.filters.chain import FilterChain
+from kiloset.filters.contamination import drop_contaminated
 from kiloset.filters.personal import mask_rows
 from kiloset.filters.quality import with_quality
 from kiloset.filters.rules import screen_instructions, with_languages
@@ -34,7 +35,7 @@ from kiloset.settings import RunConfig
 
 
 @dataclass(frozen=True)
-class Shortage:
+class MissingRows:
     """What the set lacks after a pass through all stages."""
 
     rows: Mapping[str, int]
@@ -59,7 +60,7 @@ class Context:
     review: Review
     wanted: Mapping[str, int] = field(default_factory=dict)
     """Wanted rows, by category."""
-    shortage: Shortage | None = None
+    shortage: MissingRows | None = None
     """What the previous pass left missing, for the generation that goes back for it."""
 
 
@@ -128,10 +129,9 @@ def drop_near(table: pl.DataFrame, context: Context) -> Outcome:
     return context.filters.by_near_duplicates(table)
 
 
-def drop_contaminated(table: pl.DataFrame, context: Context) -> Outcome:
+def drop_leaked(table: pl.DataFrame, context: Context) -> Outcome:
     """Drop rows that repeat a benchmark; seeds only where they may become part of the set."""
-    judged = table if context.config.seeds.in_set else table.filter(pl.col("source") != "seed")
-    return with_verdicts(table, context.filters.contaminated(judged))
+    return drop_contaminated(table, context.filters, seeds_in_set=context.config.seeds.in_set)
 
 
 def drop_semantic(table: pl.DataFrame, context: Context) -> Outcome:
@@ -208,7 +208,7 @@ RECIPE = (
     ),
     Stage("rules", apply_rules, (FilterChain,), ("rules",)),
     Stage("near_duplicates", drop_near, (FilterChain,), ("near_duplicates",)),
-    Stage("contamination", drop_contaminated, (FilterChain,), ("contamination",)),
+    Stage("contamination", drop_leaked, (FilterChain,), ("contamination",)),
     Stage("semantic", drop_semantic, (drop_semantic_duplicates,), ("semantic",), ("embedder",)),
     Stage("score", score, (with_quality, Review), ("quality", "rules"), ("embedder",)),
     Stage("select", select_rows, (select,), ("select",), ("embedder",)),

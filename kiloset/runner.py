@@ -42,7 +42,7 @@ from kiloset.recipe import (
     RECIPE,
     STAGE_NAMES,
     Context,
-    Shortage,
+    MissingRows,
     Stage,
     check_same_categories,
     generated,
@@ -74,7 +74,7 @@ def run_pipeline(config: RunConfig, inputs: Inputs, folder: RunFolder, models: M
         folder.forget_stages_without_ledger()
         with closing(CallStore(folder.calls)) as store:
             review = Review(read_decisions(folder.review))
-            context = replace(_context(config, inputs, models, store, progress), review=review)
+            context = replace(make_context(config, inputs, models, store, progress), review=review)
             _log_seed_faults(context, folder)
             table, context = _run_until_full(context, folder)
         return finish(context, folder, table)
@@ -148,13 +148,14 @@ def context_of(
     config: RunConfig, inputs: Inputs, models: Models, store: CallStore, progress: Progress
 ) -> tuple[Context, pl.DataFrame]:
     """Return what the stage `generate` gets: its context and the table of seeds and pool."""
-    context = _context(config, inputs, models, store, progress)
+    context = make_context(config, inputs, models, store, progress)
     table = label_seeds(table_of([]), context).kept
     usage = _usage(context, table)
     return replace(context, wanted=_wanted(config, table, usage.counts if usage else None)), table
 
 
-def _context(config: RunConfig, inputs: Inputs, models: Models, store: CallStore, progress: Progress) -> Context:
+def make_context(config: RunConfig, inputs: Inputs, models: Models, store: CallStore, progress: Progress) -> Context:
+    """Return a context that stores what models return; without review decisions and wanted rows."""
     embedder, prompts = models.embedder, Prompts(inputs.benchmarks, config.contamination)
     return Context(
         config=config, inputs=inputs, models=models,
@@ -181,7 +182,7 @@ def _run_until_full(context: Context, folder: RunFolder) -> tuple[pl.DataFrame, 
         # Rows that the set did not need in this pass can replace the dropped ones; only the others must be generated.
         unused = Counter(ledger.filter(last_verdict("reason").is_in(SURPLUS))["category"].to_list())
         rows = {name: n - unused[name] for name, n in missing.items() if n > unused[name]}
-        shortage = Shortage(rows, _yields(table, ledger)) if rows and context.config.generate.enabled else None
+        shortage = MissingRows(rows, _yields(table, ledger)) if rows and context.config.generate.enabled else None
         table, context = _run_pass(replace(context, shortage=shortage), folder)
         if (len(store.waves()), len(store.dropped_after_selection())) == counts:
             break

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,9 +36,6 @@ from kiloset.rewrite.gate import GateConfig
 from kiloset.rewrite.rewrite import RewriteConfig
 from kiloset.rewrite.style import StyleConfig
 from kiloset.train.settings import TrainConfig
-
-PACKAGE = Path(str(files("kiloset")))
-"""The installed package; configs and the bundled seeds are files in it."""
 
 
 @settings

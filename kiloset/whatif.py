@@ -7,7 +7,7 @@ the stages themselves are run again, in memory, on the stored rows and vectors a
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -16,18 +16,15 @@ from kiloset.core.calls import CallStore
 from kiloset.core.errors import ConfigError, DataError
 from kiloset.core.models import Capabilities, Embedder, Scorer, TextEngine
 from kiloset.core.progress import Progress
-from kiloset.core.recorded import RecordedEmbedder, RecordedEngine, RecordedScorer
 from kiloset.core.review import read_decisions
-from kiloset.core.run import RunFolder, last_verdict
+from kiloset.core.run import RunFolder, last_verdicts
 from kiloset.core.table import STAGE_VERDICT, VERDICT, table_of
-from kiloset.filters.chain import FilterChain
-from kiloset.filters.contamination import Prompts
 from kiloset.filters.rules import instruction_rules, screen_instructions, with_languages
 from kiloset.generator.templates import Templates
 from kiloset.inputs import Inputs, read_benchmarks
 from kiloset.recipe import STAGE_NAMES, Context, Stage, stage_number, stages_between
 from kiloset.review.apply import Review
-from kiloset.runner import execute
+from kiloset.runner import execute, make_context
 from kiloset.settings import RunConfig, load_config
 
 FIRST, LAST = "rules", "select"
@@ -76,14 +73,13 @@ def what_if(
     stages = _stages(settings)
     before, start = _input_of(folder, stages[0].name), _input_of(folder, "generate")
     with closing(CallStore.read_only(folder.calls)) as store:
-        loaded = load_embedder(then, start.height)
-        embedder = RecordedEmbedder(loaded, store, progress) if loaded.is_costly else loaded
+        embedder = load_embedder(then, start.height)
         old, new = (
             _fates(stages, before, _context(config, folder, store, embedder, progress)) for config in (then, now)
         )
     ledger = folder.dropped()
     names = [stage.name for stage in stages]
-    last = ledger.select("id", stage=last_verdict("stage"), reason=last_verdict("reason"))
+    last = last_verdicts(ledger).select("id", "stage", "reason")
     stored = last.filter(pl.col("stage").is_in(names)).sort("id")
     return Difference(
         settings,
@@ -137,16 +133,10 @@ def _input_of(folder: RunFolder, stage: str) -> pl.DataFrame:
 
 
 def _context(config: RunConfig, folder: RunFolder, store: CallStore, embedder: Embedder, progress: Progress) -> Context:
-    nothing, models = table_of([]), _Models(embedder)
-    benchmarks = read_benchmarks(config.contamination.files)
-    prompts = Prompts(benchmarks, config.contamination)
-    return Context(
-        config=config, inputs=Inputs(nothing, nothing, nothing, Templates(), None, benchmarks), models=models,
-        generator=RecordedEngine(models.generator, store, progress), rewriter=RecordedEngine(models.rewriter, store, progress),
-        scorer=RecordedScorer(models.scorer, store, progress), embedder=embedder, store=store,
-        filters=FilterChain(config.rules, config.near_duplicates, prompts, config.run.seed),
-        review=Review(read_decisions(folder.review)), wanted=folder.manifest["target"],
-    )  # fmt: skip
+    nothing = table_of([])
+    inputs = Inputs(nothing, nothing, nothing, Templates(), None, read_benchmarks(config.contamination.files))
+    context = make_context(config, inputs, _Models(embedder), store, progress)
+    return replace(context, review=Review(read_decisions(folder.review)), wanted=folder.manifest["target"])
 
 
 def _fates(stages: Sequence[Stage], table: pl.DataFrame, context: Context) -> pl.DataFrame:

@@ -10,7 +10,8 @@ import pytest
 
 from kiloset import recipe
 from kiloset.core import closure as closures
-from kiloset.core.closure import PACKAGE, closure, code_sha256
+from kiloset.core.closure import closure, code_sha256
+from kiloset.core.run import PACKAGE
 from kiloset.evaluation.suite import evaluate_model
 from kiloset.recipe import RECIPE
 from tests.paths import ROOT

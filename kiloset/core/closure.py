@@ -9,16 +9,13 @@ import ast
 import re
 from collections.abc import Callable
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from kiloset.core.run import sha256_of
+from kiloset.core.run import PACKAGE, file_sha256, sha256_of
 
 NAME = "kiloset"
 FILE_NAME = re.compile(r"\w[\w-]*(\.[\w-]+)*")
-PACKAGE = Path(str(files(NAME)))
-"""Folder of the installed package."""
 
 
 def code_sha256(*roots: Callable[..., Any] | str, package: Path = PACKAGE) -> str:
@@ -54,7 +51,7 @@ def closure(module: str, package: Path = PACKAGE) -> frozenset[Path]:
 
 @cache
 def _digest(path: Path) -> str:
-    return sha256_of(path.read_bytes().hex())
+    return file_sha256(path)
 
 
 @cache

@@ -23,6 +23,8 @@ import polars as pl
 from kiloset.core.errors import DataError
 from kiloset.core.table import ROW, VERDICT
 
+PACKAGE = Path(str(files("kiloset")))
+"""Folder of the installed package; configs and the bundled seeds are files in it."""
 FORMAT = 2
 """Version of the layout of a run folder; `manifest.json` records it."""
 FINGERPRINT = "kiloset.fingerprint"
@@ -296,7 +298,7 @@ def _git_facts() -> dict[str, str]:
     The package's parent folder must itself be the top of a repository: an installed package can lie somewhere in a
     repository of the user's, whose commit does not describe this code.
     """
-    root = Path(str(files("kiloset"))).parent
+    root = PACKAGE.parent
     if not (root / ".git").exists() or not (root / "kiloset" / "generator").is_symlink():
         return {}
     git = ("git", "-C", str(root))

@@ -19,13 +19,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from importlib.resources import files
 from pathlib import Path
 from typing import IO, Any
 
 from kiloset.core.errors import ModelError
 from kiloset.core.loading import check_adapter, load_tokenizer
 from kiloset.core.models import Capabilities, Completion, Message, Request, render_prompt, seed_of
+from kiloset.core.run import PACKAGE
 from kiloset.engines.settings import EngineConfig
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -139,7 +139,7 @@ class VllmEngine:
             options = {"path": self._path, **asdict(self._config)}
             if self._adapter is not None:
                 options |= {"adapter": str(self._adapter.resolve()), "rank": int(check_adapter(self._adapter)["r"])}
-            root = str(Path(str(files("kiloset"))).parent)
+            root = str(PACKAGE.parent)
             paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
             environment |= {"VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}

@@ -89,9 +89,9 @@ def _serve(folder: RunFolder, rows: Rows, file: ReviewFile, token: str, listener
     import uvicorn
 
     from kiloset.review.guard import Guard
-    from kiloset.review.server import Review
+    from kiloset.review.server import ReviewServer
 
-    guarded = Guard(Review(folder, rows, file).app(), token, listener.getsockname()[1])
+    guarded = Guard(ReviewServer(folder, rows, file).app(), token, listener.getsockname()[1])
     config = uvicorn.Config(
         guarded, http="h11", ws="none", lifespan="off", log_config=None, log_level="error", access_log=False,
         server_header=False, proxy_headers=False, timeout_graceful_shutdown=2,

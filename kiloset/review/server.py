@@ -48,7 +48,7 @@ REASONS = (
 PAST = {"accept": "accepted", "reject": "rejected", "undo": "undone"}
 
 
-class Review:
+class ReviewServer:
     """The review of one run."""
 
     def __init__(self, run: RunFolder, rows: Rows, file: ReviewFile) -> None:
