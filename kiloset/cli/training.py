@@ -24,23 +24,22 @@ def train(
 
     Example: `kiloset train --set train.epochs=3`
     """
+    from kiloset import api
     from kiloset.cli.show import show_masks, show_training
     from kiloset.core.config import parse_overrides
     from kiloset.engines.embedded import model_path
     from kiloset.models import base_name
     from kiloset.settings import load_config
-    from kiloset.train.lora import train_run
     from kiloset.train.loss import masked_rows
 
-    folder = find_run(run, runs)
-    settings = load_config(folder.config, parse_overrides(set_ or []))
+    folder, overrides = find_run(run, runs), parse_overrides(set_ or [])
     with progress_on_stderr(progress) as display:
-        path = Path(model_path(base_name(settings), "models.base"))
         if show:
+            settings = load_config(folder.config, overrides)
+            path = Path(model_path(base_name(settings), "models.base"))
             show_masks(masked_rows(folder, settings.train, path, show), Console())
             return
-        with folder.lock():
-            report = train_run(folder, settings.train, path, display)
+        report = api.train_adapter(api.Run(folder), overrides, display)
     show_training(report, folder, Console())
 
 
@@ -57,15 +56,13 @@ def evaluate(
 
     Example: `kiloset evaluate --run my-run`
     """
+    from kiloset import api
     from kiloset.cli.show import show_judgement
     from kiloset.core.config import parse_overrides
-    from kiloset.evaluator import evaluate_adapter
-    from kiloset.settings import load_config
 
-    folder = find_run(run, runs)
-    settings = load_config(folder.config, parse_overrides(set_ or []))
-    with folder.lock(), progress_on_stderr(progress) as display:
-        base, tuned = evaluate_adapter(folder, settings, adapter or folder.adapter, display)
+    folder, overrides = find_run(run, runs), parse_overrides(set_ or [])
+    with progress_on_stderr(progress) as display:
+        base, tuned = api.evaluate(api.Run(folder), overrides, display, adapter)
     show_judgement(base.metrics, tuned.metrics, folder.path / "evaluation", Console())
 
 
@@ -79,15 +76,13 @@ def prove(run: Run = None, set_: Overrides = None, progress: ProgressMode = "aut
 
     Example: `kiloset prove --set prove.seeds=3`
     """
+    from kiloset import api
     from kiloset.cli.show import show_proof
     from kiloset.core.config import parse_overrides
-    from kiloset.proof import prove_run
-    from kiloset.settings import load_config
 
-    folder = find_run(run, runs)
-    settings = load_config(folder.config, parse_overrides(set_ or []))
-    with folder.lock(), progress_on_stderr(progress) as display:
-        proof = prove_run(folder, settings, display)
+    folder, overrides = find_run(run, runs), parse_overrides(set_ or [])
+    with progress_on_stderr(progress) as display:
+        proof = api.prove(api.Run(folder), overrides, display)
     show_proof(proof, folder.path / "prove", Console())
     if not proof.is_proved:
         raise typer.Exit(1)
