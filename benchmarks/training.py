@@ -50,7 +50,7 @@ from kiloset.core.run import RunFolder
 from kiloset.core.table import full_instruction
 from kiloset.data.examples import load_seeds
 from kiloset.engines.embedded import model_path
-from kiloset.train.data import Example, planned
+from kiloset.train.data import TokenizedRow, planned
 from kiloset.train.loop import CLIP
 from kiloset.train.lora import train_run
 from kiloset.train.settings import TrainConfig
@@ -102,15 +102,15 @@ def base() -> Path:
     return Path(model_path("embedded:smollm2-135m-instruct", "models.base"))
 
 
-def tokenized(tokenizer: Any, prompt: str, response: str) -> Example:
-    return Example(*tokenize_example(tokenizer, [{"role": "user", "content": prompt}], response))
+def tokenized(tokenizer: Any, prompt: str, response: str) -> TokenizedRow:
+    return TokenizedRow(*tokenize_example(tokenizer, [{"role": "user", "content": prompt}], response))
 
 
 def config_of(rows: int, steps: int, dropout: float) -> TrainConfig:
     return TrainConfig(batch_size=ROWS_A_STEP, epochs=-(-steps * ROWS_A_STEP // rows), max_steps=steps, dropout=dropout)
 
 
-def steps_of(rows: list[tuple[str, str]], config: TrainConfig) -> list[list[Example]]:
+def steps_of(rows: list[tuple[str, str]], config: TrainConfig) -> list[list[TokenizedRow]]:
     """Return the rows of each of our steps."""
     import torch
 
@@ -232,7 +232,7 @@ def peak() -> float:
     return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else peak_mib()
 
 
-def as_planned(steps: list[list[Example]]) -> dict[str, list[Any]]:
+def as_planned(steps: list[list[TokenizedRow]]) -> dict[str, list[Any]]:
     """Return the rows of all steps, in order, in the tokenized form that TRL accepts."""
     rows = [example for step in steps for example in step]
     return {

@@ -35,8 +35,8 @@ from numpy.typing import NDArray
 
 from kiloset.core.config import Count, Names, Share, settings
 from kiloset.core.table import Outcome, full_instruction, with_verdicts
-from kiloset.core.text import SIGNS, normal_form, numbers, words
-from kiloset.filters.minhash import BANDS, gram_hashes, jaccard, normal_texts
+from kiloset.core.text import SIGNS, jaccard, normal_form, numbers, words
+from kiloset.filters.minhash import BANDS, gram_hashes, normal_texts
 from kiloset.filters.slots import names
 
 SHORTEST, SHORTEST_ANSWERED, LONG = 5, 8, 13

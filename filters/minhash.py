@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from kiloset.core.text import normal_form
+from kiloset.core.text import jaccard, normal_form
 
 BANDS, ROWS = 25, 5
 SHORT_WORDS = 9
@@ -247,12 +247,6 @@ def gram_hashes(text: str, length: int) -> NDArray[np.uint64]:
         half[:] = (half << np.uint64(21)) | codes[at : at + number]
     hashes: NDArray[np.uint64] = (low ^ (high * MIXER)) * GOLDEN
     return hashes ^ (hashes >> np.uint64(32))
-
-
-def jaccard(one: frozenset[int], other: frozenset[int]) -> float:
-    """Return the Jaccard similarity of two sets that are not empty, in [0, 1]."""
-    common = len(one & other)
-    return common / (len(one) + len(other) - common)
 
 
 def least_agreement(threshold: float) -> int:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from kiloset.core.models import Embedder
 
 Floats = NDArray[np.float64]
-Task = tuple[str, bool]
+SplitTask = tuple[str, bool]
 """A task, and whether it has an input."""
 
 TEMPERATURES = np.geomspace(0.01, 10.0, 37)
@@ -53,7 +53,7 @@ class CategoryClassifier:
     left_out: tuple[tuple[bool, float], ...]
     """For each labelled task whose category has another: whether the others predict it correctly, and the confidence."""
 
-    def predict(self, tasks: Sequence[Task], embedder: Embedder) -> list[Prediction]:
+    def predict(self, tasks: Sequence[SplitTask], embedder: Embedder) -> list[Prediction]:
         """Return predictions in the order of the tasks; ties go to the category whose name sorts first."""
         if not tasks:
             return []
@@ -69,7 +69,7 @@ class CategoryClassifier:
         return sum(correct) / len(correct) if correct else None
 
 
-def train_classifier(tasks: Sequence[Task], categories: Sequence[str], embedder: Embedder) -> CategoryClassifier:
+def train_classifier(tasks: Sequence[SplitTask], categories: Sequence[str], embedder: Embedder) -> CategoryClassifier:
     """Train on labelled tasks; at least one is needed."""
     names = tuple(sorted(set(categories)))
     labels = np.array([names.index(name) for name in categories])  # (labelled,)
@@ -91,7 +91,7 @@ def train_classifier(tasks: Sequence[Task], categories: Sequence[str], embedder:
     return CategoryClassifier(names, centres, mean, _log_odds(with_input, sizes), temperature, tuple(left_out))
 
 
-def split_task(user_turn: str) -> Task:
+def split_task(user_turn: str) -> SplitTask:
     """Return the first line of a user turn, and whether more text, the input, follows."""
     first, _, more = user_turn.strip().partition("\n")
     return first.strip(), bool(more)

@@ -22,7 +22,7 @@ from kiloset.core.table import full_instruction
 from kiloset.data.files import SUFFIXES, read_records
 from kiloset.data.layouts import parse_prompt
 from kiloset.generator.categories import CategoriesConfig
-from kiloset.generator.category_classifier import Task, split_task, train_classifier
+from kiloset.generator.category_classifier import SplitTask, split_task, train_classifier
 
 BATCH = 1024
 """Tasks embedded at once."""
@@ -34,7 +34,7 @@ class UsagePrompts:
 
     prompts: int
     """Prompts in the file."""
-    tasks: Mapping[Task, int]
+    tasks: Mapping[SplitTask, int]
     """Number of sampled prompts with each task, in the order of the file."""
 
     @property
@@ -89,7 +89,7 @@ def read_usage(path: str, limit: int, seed: int) -> UsagePrompts:
         DataError: The file is missing or broken, or a line has no prompt; the message names file and line.
         EmptyError: There is no prompt.
     """
-    rng, sample, prompts = random.Random(f"usage {seed}"), list[tuple[int, Task]](), 0
+    rng, sample, prompts = random.Random(f"usage {seed}"), list[tuple[int, SplitTask]](), 0
     for place, value in read_records(path, "[categories] usage", (*SUFFIXES, ".txt")):
         task = split_task(parse_prompt(value, place))
         prompts += 1

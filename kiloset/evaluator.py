@@ -20,7 +20,7 @@ from kiloset.engines.embedded import model_identity, model_path
 from kiloset.engines.scorer import TransformersScorer
 from kiloset.engines.vllm import VllmEngine, has_cuda
 from kiloset.evaluation.metrics import Metric, difference
-from kiloset.evaluation.suite import Evaluation, Example, Suite, build_suite, evaluate_model
+from kiloset.evaluation.suite import Evaluation, Suite, ValidationExample, build_suite, evaluate_model
 from kiloset.models import base_name
 from kiloset.settings import RunConfig
 from kiloset.train.adapter import merge_adapter
@@ -134,7 +134,7 @@ def evaluator(
         yield Evaluator(folder, config, suite, store, progress)
 
 
-def validation_rows(folder: RunFolder) -> list[Example]:
+def validation_rows(folder: RunFolder) -> list[ValidationExample]:
     """Return the curated rows that are not trained on."""
     rows = read_curated(folder.curated).conversations("validation")
     return [(row["id"], tuple(row["messages"][:-1]), row["messages"][-1]["content"]) for row in rows]

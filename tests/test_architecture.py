@@ -113,3 +113,14 @@ def test_every_deliberate_error_has_a_code_of_its_own():
     assert len(codes) > 100
     assert not [code for code in codes if not re.fullmatch(r"KS\d{3}", code)]
     assert not [code for code, places in codes.items() if places > 1]
+
+
+def test_no_two_public_classes_share_a_name():
+    places = Counter(
+        node.name
+        for path in modules().values()
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert len(places) > 100
+    assert [name for name, number in places.items() if number > 1] == []

@@ -7,8 +7,8 @@ import pytest
 from kiloset.core.errors import DataError
 from kiloset.core.text import normal_form
 from kiloset.evaluation.forgetting import (
+    CapabilityTask,
     Choice,
-    Task,
     choice_metrics,
     choices,
     forgetting,
@@ -28,7 +28,7 @@ def choice(key, correct, capability="facts", options=("a", "b")):
 
 
 def task(judged, *accepted):
-    return Task("k", "strings", ({"role": "user", "content": "?"},), accepted, judged)
+    return CapabilityTask("k", "strings", ({"role": "user", "content": "?"},), accepted, judged)
 
 
 def answer(text):

@@ -29,7 +29,7 @@ from kiloset.core.progress import Silent
 from kiloset.core.run import RunFolder
 from kiloset.data.curated import read_curated
 from kiloset.train.adapter import add_adapter, save_adapter
-from kiloset.train.data import Example, micro_batches, planned, split_datasets, tokenize_rows
+from kiloset.train.data import TokenizedRow, micro_batches, planned, split_datasets, tokenize_rows
 from kiloset.train.fused import fuse_adapters
 from kiloset.train.loop import accumulate_gradients, fit
 from kiloset.train.lora import train_run
@@ -117,7 +117,7 @@ def loss_by_full_logits(model: Any, tokenizer: Any, rows: Sequence[dict[str, Any
     return total / counted
 
 
-def examples_of(model_path: Path, folder: Path) -> list[Example]:
+def examples_of(model_path: Path, folder: Path) -> list[TokenizedRow]:
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     return tokenize_rows(tokenizer, split_datasets(read_curated(run_of(folder, TRAIN).curated))["train"], 256)[0]
 
@@ -133,7 +133,7 @@ def test_the_loss_before_training_is_the_base_models_by_full_logits(model_path: 
     assert report.validation_before == pytest.approx(expected, abs=1e-5)
 
 
-def batch_of(examples: list[Example]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def batch_of(examples: list[TokenizedRow]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return padded([(example.prompt, example.response) for example in examples], torch.device("cpu"))
 
 
@@ -353,7 +353,7 @@ def test_rows_for_validation_alone_are_refused(tmp_path: Path) -> None:
 
 
 def test_every_example_is_seen_once_an_epoch_in_another_order() -> None:
-    examples = [Example([i], [0] * (1 + i % 7)) for i in range(50)]
+    examples = [TokenizedRow([i], [0] * (1 + i % 7)) for i in range(50)]
     steps = planned(examples, 8, 2, torch.Generator().manual_seed(0))
     assert [epoch for epoch, _ in steps] == [1] * 7 + [2] * 7
     assert [len(rows) for _, rows in steps] == [8, 8, 8, 8, 8, 8, 2] * 2
@@ -365,7 +365,7 @@ def test_every_example_is_seen_once_an_epoch_in_another_order() -> None:
 @pytest.mark.parametrize("padded", [True, False])
 def test_batches_hold_no_more_tokens_than_they_may_unless_one_example_does(padded: bool) -> None:
     rng = random.Random(0)
-    examples = [Example([i], [0] * rng.randint(1, 100)) for i in range(199)]
+    examples = [TokenizedRow([i], [0] * rng.randint(1, 100)) for i in range(199)]
     batches = micro_batches(examples, 90, padded=padded)
     assert sorted(e.prompt[0] for batch in batches for e in batch) == list(range(199))
     sizes = [(max if padded else min)(e.tokens for e in batch) for batch in batches]

@@ -22,8 +22,8 @@ from kiloset.plan.estimate import INSTRUCTION_PURPOSE, PROMPT_TOKENS, Range, est
 from kiloset.plan.evidence import (
     REWRITES,
     Evidence,
+    StrategyYield,
     TokenUsage,
-    Yield,
     assume_nothing_measured,
     find_evidence,
     measured_evidence,
@@ -45,7 +45,7 @@ USAGE = {
 # With the prior of two in four the yield is 30 in 100.
 SEEN = Evidence(
     "test",
-    yields={"self_instruct": Yield(96, 28)},
+    yields={"self_instruct": StrategyYield(96, 28)},
     following={"self_instruct": {"input": 0.5, "response": 0.6}},
     usage=USAGE,
     speeds={"generator": 50.0},
@@ -97,13 +97,13 @@ def test_the_range_is_that_of_the_beta_distribution_of_the_yield():
 
 
 def test_more_than_two_hundred_instructions_teach_no_more_of_a_yield():
-    known = estimate(config_of(), WANTED, replace(SEEN, yields={"self_instruct": Yield(200, 60)}))
-    surer = estimate(config_of(), WANTED, replace(SEEN, yields={"self_instruct": Yield(20_000, 6_000)}))
+    known = estimate(config_of(), WANTED, replace(SEEN, yields={"self_instruct": StrategyYield(200, 60)}))
+    surer = estimate(config_of(), WANTED, replace(SEEN, yields={"self_instruct": StrategyYield(20_000, 6_000)}))
     assert surer.yields == known.yields
 
 
 def test_the_first_wave_asks_by_the_loops_own_assumption_however_good_the_yield_is():
-    good = replace(SEEN, yields={"self_instruct": Yield(196, 178)})  # 0.9
+    good = replace(SEEN, yields={"self_instruct": StrategyYield(196, 178)})  # 0.9
     plan = estimate(config_of(), WANTED, good)
     assert plan.purposes["instruction"].requests == Range(200, 200, 200)
     # In eights for each of the categories: 120 and 80 divide; 33 rows do not.
@@ -115,7 +115,11 @@ def test_strategies_share_the_candidates_by_weight_and_have_their_own_yield_and_
     config = config_of(
         generate={"strategies": {"self_instruct": 3.0, "evolve": 1.0, "constraint": 1.0}, "constraint_samples": 4}
     )
-    rates = {"self_instruct": Yield(96, 28), "evolve": Yield(96, 38), "constraint": Yield(96, 18)}
+    rates = {
+        "self_instruct": StrategyYield(96, 28),
+        "evolve": StrategyYield(96, 38),
+        "constraint": StrategyYield(96, 18),
+    }
     shares = {"input": 0.0, "response": 0.5}
     seen = replace(SEEN, yields=rates, following=dict.fromkeys(rates, shares))
     plan = estimate(config, WANTED, seen)
@@ -319,7 +323,7 @@ def test_evidence_is_what_a_run_folder_shows(tmp_path):
     written(tmp_path, "cpu-1")
     evidence = find_evidence(config_of(), RunFolder(tmp_path / "new"), tmp_path)
     assert evidence.origin == "run cpu-1 (same models)"
-    assert evidence.yields == {"self_instruct": Yield(8, 3), "evolve": Yield(2, 0)}
+    assert evidence.yields == {"self_instruct": StrategyYield(8, 3), "evolve": StrategyYield(2, 0)}
     assert evidence.following["self_instruct"] == {"input": 0.5, "labelled_input": 0, "response": 0.75}
     assert evidence.following["evolve"] == {"input": 0, "labelled_input": 0, "response": 0}
     assert evidence.usage == {
@@ -335,7 +339,7 @@ def test_evidence_is_what_a_run_folder_shows(tmp_path):
 def test_a_run_from_before_balance_was_split_gives_the_same_yields(tmp_path):
     written(tmp_path, "cpu-1", selection="balance")
     evidence = find_evidence(config_of(), RunFolder(tmp_path / "new"), tmp_path)
-    assert evidence.yields == {"self_instruct": Yield(8, 3), "evolve": Yield(2, 0)}
+    assert evidence.yields == {"self_instruct": StrategyYield(8, 3), "evolve": StrategyYield(2, 0)}
 
 
 def test_several_answers_to_one_row_are_one_row_that_was_answered(tmp_path):
@@ -351,7 +355,7 @@ def test_several_answers_to_one_row_are_one_row_that_was_answered(tmp_path):
     evidence = measured_evidence("probe", rows, ["g2"], store)
     store.close()
     assert evidence.following["constraint"]["response"] == 0.5
-    assert evidence.yields == {"constraint": Yield(2, 1)}
+    assert evidence.yields == {"constraint": StrategyYield(2, 1)}
 
 
 def test_the_latest_run_of_the_same_models_is_taken_and_broken_ones_are_passed_over(tmp_path):

@@ -271,14 +271,14 @@ def test_the_view_of_a_row_has_its_facts_scores_parents_rewrites_and_relatives(r
         ("nearest_cosine", 0.5),
     ]
     assert {name for name, _, _ in view.scores} <= SCORES.keys()
-    assert [(one.id, one.text) for one in view.parents] == [("s1", "Seed 1")]
+    assert [(one.id, one.instruction) for one in view.parents] == [("s1", "Seed 1")]
     assert "".join(text for _, text in view.rewritten.before) == "Here are 3 apples, I think."
     assert "".join(text for kind, text in view.rewritten.after if kind == "ins").split() == ["There"]
     assert [(one["text"], one["why"]) for one in view.rewritten.candidates] == [
         ("Some apples.", "rejected by numbers: 3 is gone (0.5, limit 1)")
     ]
     pair = view_row(rows, "g006", None, 0).relatives
-    assert [(one.id, one.how, one.text) for one in pair] == [
+    assert [(one.id, one.note, one.instruction) for one in pair] == [
         ("g003", "cosine 0.94; the order of the words differs", "Task number 3")
     ]
     dropped = view_row(rows, "g041", None, 0)

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from kiloset.core.review import open_review_file, read_decisions
 from kiloset.review.form import LARGEST
-from kiloset.review.guard import HEADERS, Guard
+from kiloset.review.guard import HEADERS, AccessGuard
 from kiloset.review.rows import read_rows
 from kiloset.review.server import REASONS, ReviewServer
 from tests.test_review import ATTACK, make_run
@@ -61,7 +61,7 @@ def serving(folder):
     """Return a client that has followed the link, and the file of decisions, which is locked until the test ends."""
     lock = open_review_file(folder.review)
     file = lock.__enter__()
-    app = Guard(ReviewServer(folder, read_rows(folder), file).app(), TOKEN, 8642)
+    app = AccessGuard(ReviewServer(folder, read_rows(folder), file).app(), TOKEN, 8642)
     client = TestClient(app, base_url=f"http://{HOST}", follow_redirects=False)
     client.lock = lock
     assert client.get(f"/?token={TOKEN}").status_code == 200

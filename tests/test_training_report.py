@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from kiloset.train.adapter import add_adapter
-from kiloset.train.data import Example
+from kiloset.train.data import TokenizedRow
 from kiloset.train.report import PEAKS, peak_flops, training_flops
 from kiloset.train.settings import TrainConfig
 
@@ -19,7 +19,7 @@ def test_flops_equal_the_count_of_torch_except_for_the_causal_half_and_the_first
     config = LlamaConfig(**SIZES, **HEADS, attn_implementation="eager")  # whose products torch counts on a CPU
     model = add_adapter(LlamaForCausalLM(config), TrainConfig(rank=8, dropout=0.0))
     tokens, width, layers = 50, 64, 3
-    examples = [Example([], list(range(tokens)))]
+    examples = [TokenizedRow([], list(range(tokens)))]
     with FlopCounterMode(display=False) as counter:
         model(input_ids=torch.tensor([examples[0].response])).logits.sum().backward()
     # Two products, each done once forward and twice backward, at 2 FLOPs, for the pairs in which the key comes later.

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class TokenizedRow:
     """A row as token ids."""
 
     prompt: list[int]
@@ -54,7 +54,7 @@ def split_datasets(curated: Curated) -> "dict[str, Dataset]":
     return splits
 
 
-def tokenize_rows(tokenizer: Any, rows: "Dataset", max_length: int) -> tuple[list[Example], int]:
+def tokenize_rows(tokenizer: Any, rows: "Dataset", max_length: int) -> tuple[list[TokenizedRow], int]:
     """Return the rows of at most `max_length` tokens as examples, and how many were longer and left out.
 
     Raises:
@@ -81,12 +81,12 @@ def tokenize_rows(tokenizer: Any, rows: "Dataset", max_length: int) -> tuple[lis
     short = tokenized.filter(
         lambda row: len(row["prompt"]) + len(row["response"]) <= max_length, new_fingerprint="short"
     )
-    return [Example(**row) for row in short], len(rows) - len(short)
+    return [TokenizedRow(**row) for row in short], len(rows) - len(short)
 
 
 def planned(
-    examples: Sequence[Example], rows_per_step: int, epochs: int, generator: "torch.Generator"
-) -> list[tuple[int, list[Example]]]:
+    examples: Sequence[TokenizedRow], rows_per_step: int, epochs: int, generator: "torch.Generator"
+) -> list[tuple[int, list[TokenizedRow]]]:
     """Return `(epoch, examples)` of each step: every example once an epoch, in random order, so many rows a step."""
     import torch
 
@@ -97,7 +97,7 @@ def planned(
     return steps
 
 
-def micro_batches(examples: Sequence[Example], tokens: int, *, padded: bool) -> list[list[Example]]:
+def micro_batches(examples: Sequence[TokenizedRow], tokens: int, *, padded: bool) -> list[list[TokenizedRow]]:
     """Cut a step's examples into batches of at most so many tokens, or of one example where it is longer than that.
 
     Sorted by length, the longest first: padding is least, and memory is at its peak at once.
@@ -107,7 +107,7 @@ def micro_batches(examples: Sequence[Example], tokens: int, *, padded: bool) -> 
         tokens: Tokens computed at once.
         padded: Whether padding counts, up to the longest of a batch.
     """
-    batches: list[list[Example]] = []
+    batches: list[list[TokenizedRow]] = []
     taken = 0
     for example in sorted(examples, key=lambda one: -one.tokens):
         size = batches[-1][0].tokens if padded and batches else example.tokens

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kiloset.core.errors import ModelError
 from kiloset.core.progress import Progress
 from kiloset.train.checkpoint import CHECKPOINT, METRICS, MetricsLog, TrainingState, read_checkpoint, write_checkpoint
-from kiloset.train.data import Example, micro_batches, planned
+from kiloset.train.data import TokenizedRow, micro_batches, planned
 from kiloset.train.loss import mean_loss, summed_loss
 from kiloset.train.report import training_flops
 from kiloset.train.settings import TrainConfig
@@ -33,8 +33,8 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 def fit(
     model: Any,
-    train_rows: Sequence[Example],
-    validation_rows: Sequence[Example],
+    train_rows: Sequence[TokenizedRow],
+    validation_rows: Sequence[TokenizedRow],
     config: TrainConfig,
     *,
     packed: bool,
@@ -65,7 +65,7 @@ def fit(
     return loop.state, resumed_at, loop.has_stalled
 
 
-def accumulate_gradients(model: Any, examples: Sequence[Example], tokens: int, *, packed: bool) -> "torch.Tensor":
+def accumulate_gradients(model: Any, examples: Sequence[TokenizedRow], tokens: int, *, packed: bool) -> "torch.Tensor":
     """Accumulate the gradients of a step's mean loss per response token, and return this mean, a float64 scalar.
 
     The mean is over all response tokens of the step, whatever number of tokens is computed at a time.
@@ -104,7 +104,7 @@ class _Loop:
     def __init__(
         self,
         model: Any,
-        rows: Sequence[Example],
+        rows: Sequence[TokenizedRow],
         config: TrainConfig,
         packed: bool,
         folder: Path,
@@ -131,7 +131,7 @@ class _Loop:
         """Whether the validation loss has not fallen for `patience` epochs."""
         return 0 < self.config.patience <= self.state.stale
 
-    def run(self, validation_rows: Sequence[Example], log: MetricsLog) -> None:
+    def run(self, validation_rows: Sequence[TokenizedRow], log: MetricsLog) -> None:
         from peft import set_peft_model_state_dict
 
         if not self.state.metrics:
@@ -161,7 +161,7 @@ class _Loop:
     def _is_validated(self, epoch: int) -> bool:
         return any(entry["epoch"] == epoch and "validation_loss" in entry for entry in self.state.metrics)
 
-    def _step(self, epoch: int, rows: Sequence[Example], log: MetricsLog) -> None:
+    def _step(self, epoch: int, rows: Sequence[TokenizedRow], log: MetricsLog) -> None:
         import torch
 
         state = self.state
@@ -181,7 +181,7 @@ class _Loop:
         log.write({"step": state.step, "epoch": epoch, "loss": loss, "lr": rate, "tokens_per_second": tokens / seconds})
         self.progress.advance(1, f"epoch {epoch}, loss {loss:.3f}, {state.tokens / state.seconds:.0f} tokens/s")
 
-    def _gradients(self, rows: Sequence[Example]) -> "torch.Tensor":
+    def _gradients(self, rows: Sequence[TokenizedRow]) -> "torch.Tensor":
         """Accumulate a step's gradients; if memory runs out, compute half as many tokens at a time from now on."""
         import torch
 
@@ -199,7 +199,7 @@ class _Loop:
                 torch.cuda.empty_cache()
             self._halve(rows)
 
-    def _halve(self, rows: Sequence[Example]) -> None:
+    def _halve(self, rows: Sequence[TokenizedRow]) -> None:
         before = self.state.tokens_at_once
         longest = max(example.tokens for example in rows)
         largest = max(sum(e.tokens for e in b) for b in micro_batches(rows, before, padded=not self.packed))
@@ -215,7 +215,7 @@ class _Loop:
             largest, self.state.tokens_at_once,
         )  # fmt: skip
 
-    def _end_epoch(self, epoch: int, validation_rows: Sequence[Example], log: MetricsLog) -> None:
+    def _end_epoch(self, epoch: int, validation_rows: Sequence[TokenizedRow], log: MetricsLog) -> None:
         from peft import get_peft_model_state_dict
 
         state = self.state
@@ -229,7 +229,7 @@ class _Loop:
         else:
             state.stale += 1
 
-    def _validation_loss(self, rows: Sequence[Example]) -> float | None:
+    def _validation_loss(self, rows: Sequence[TokenizedRow]) -> float | None:
         return mean_loss(self.model, rows, self.state.tokens_at_once, packed=self.packed)
 
     def _save(self) -> None:

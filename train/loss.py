@@ -15,7 +15,7 @@ from kiloset.core.loading import load_tokenizer
 from kiloset.core.logits import logits_of, padded, states_at
 from kiloset.core.run import RunFolder
 from kiloset.data.curated import read_curated
-from kiloset.train.data import Example, micro_batches, split_datasets, tokenize_rows
+from kiloset.train.data import TokenizedRow, micro_batches, split_datasets, tokenize_rows
 from kiloset.train.packed import packed_states
 from kiloset.train.settings import TrainConfig
 
@@ -52,7 +52,9 @@ def masked_rows(run: RunFolder, config: TrainConfig, model_path: Path, count: in
             yield MaskedRow(row[0]["id"], tuple((tokenizer.decode([id]), counts) for id, counts in ids))
 
 
-def response_states(model: Any, examples: Sequence[Example], *, packed: bool) -> "tuple[torch.Tensor, torch.Tensor]":
+def response_states(
+    model: Any, examples: Sequence[TokenizedRow], *, packed: bool
+) -> "tuple[torch.Tensor, torch.Tensor]":
     """Return the hidden states that predict response tokens, (response tokens, dims), and those tokens' ids.
 
     Args:
@@ -73,14 +75,14 @@ def response_states(model: Any, examples: Sequence[Example], *, packed: bool) ->
     return states[is_response.nonzero()[:, 0] - 1], ids[0, is_response]
 
 
-def summed_loss(model: Any, examples: Sequence[Example], *, packed: bool) -> "torch.Tensor":
+def summed_loss(model: Any, examples: Sequence[TokenizedRow], *, packed: bool) -> "torch.Tensor":
     """Return the negative log-likelihood of a batch's response tokens, in nats."""
     states, targets = response_states(model, examples, packed=packed)
     loss: torch.Tensor = _chunked_loss().apply(states, targets, model.get_base_model())
     return loss
 
 
-def mean_loss(model: Any, examples: Sequence[Example], tokens: int, *, packed: bool) -> float | None:
+def mean_loss(model: Any, examples: Sequence[TokenizedRow], tokens: int, *, packed: bool) -> float | None:
     """Return the mean loss without dropout, in nats per response token; None without examples.
 
     `tokens` are computed at a time. The model stays in evaluation mode.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kiloset.train.data import Example
+from kiloset.train.data import TokenizedRow
 
 PEAKS = {
     "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "H800": 989e12, "B200": 2250e12, "A100": 312e12, "A800": 312e12,
@@ -72,7 +72,7 @@ class TrainReport:
     """Hash of the rows."""
 
 
-def training_flops(model: Any, examples: Sequence[Example]) -> float:
+def training_flops(model: Any, examples: Sequence[TokenizedRow]) -> float:
     """Return the FLOPs of one forward and backward pass over the examples."""
     tokens = sum(example.tokens for example in examples)
     responses = sum(len(example.response) for example in examples)

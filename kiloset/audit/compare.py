@@ -10,7 +10,7 @@ import polars as pl
 from rich.console import Console
 
 from kiloset.audit import charts
-from kiloset.audit.faults import MEANINGS, Example, RowText
+from kiloset.audit.faults import MEANINGS, FaultExample, RowText
 from kiloset.audit.figures import distinct_trigrams, js_distance
 from kiloset.audit.file_audit import LINE, FileAudit, audit_lines, is_one_task
 from kiloset.audit.pages import Embed, LoadEmbedder, as_text, map_of, render_page, save_page
@@ -57,7 +57,7 @@ class Common:
     rows: int
     kinds: dict[str, int]
     """Rows by `KINDS`; their sum is `rows`."""
-    examples: tuple[Example, ...]
+    examples: tuple[FaultExample, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +295,7 @@ def _common(mine: pl.DataFrame, theirs: pl.DataFrame, matches: Sequence[Match]) 
             continue
         kinds[kind] += 1
         texts = [RowText(row["place"], row["user"], row["response"]) for row in (one, other)]
-        examples.append(Example(KINDS[kind], *texts))
+        examples.append(FaultExample(KINDS[kind], *texts))
     return Common(sum(kinds.values()), kinds, tuple(examples[:EXAMPLES]))
 
 

@@ -103,7 +103,7 @@ class RowText:
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class FaultExample:
     """A row that has a fault, or a line that cannot be read."""
 
     evidence: str
@@ -122,7 +122,7 @@ class Fault:
     """Rows, or lines, of the set."""
     ids: frozenset[str]
     """Ids of these rows; empty for a fault of the set as a whole."""
-    examples: tuple[Example, ...]
+    examples: tuple[FaultExample, ...]
     details: tuple[str, ...] = ()
 
     @property
@@ -162,7 +162,7 @@ def faults_of(
     ]
     if broken:
         lines = table["place"].n_unique() + len(broken)
-        examples = tuple(Example(reason, RowText(place, "", "")) for place, reason in broken[:EXAMPLES])
+        examples = tuple(FaultExample(reason, RowText(place, "", "")) for place, reason in broken[:EXAMPLES])
         faults.append(Fault("broken_line", len(broken), lines, frozenset(), examples))
     faults += [*_category(table, rows), *_opening(table, rows), *_licences(table, conflicts, rows)]
     grades = list(GRADES)
@@ -171,11 +171,11 @@ def faults_of(
 
 def _examples(
     name: str, ids: Mapping[str, tuple[str, str | None]], rows: Mapping[str, RowText], most: int = EXAMPLES
-) -> tuple[Example, ...]:
+) -> tuple[FaultExample, ...]:
     order = sorted(ids)
     chosen = sorted(random.Random(name).sample(order, min(most, len(order))))
     evidence = [(id, *ids[id]) for id in chosen]
-    return tuple(Example(text, rows[id], rows[other] if other else None) for id, text, other in evidence)
+    return tuple(FaultExample(text, rows[id], rows[other] if other else None) for id, text, other in evidence)
 
 
 def _whole(name: str, part: pl.DataFrame, of: int, rows: Mapping[str, RowText], details: Sequence[str]) -> Fault:

@@ -16,7 +16,7 @@ from kiloset.audit.figures import Lengths
 from kiloset.audit.licenses import Conflict, conflicts
 from kiloset.audit.run_audit import print_lengths
 from kiloset.audit.safe_text import literal, print_heading, print_lines, print_table, share_of, visible
-from kiloset.core.text import normal_form, squash
+from kiloset.core.text import jaccard, normal_form, squash
 from kiloset.data.examples import ExampleFile, read_example_file
 from kiloset.data.masking import veiled
 from kiloset.filters.contamination import ContaminationConfig, Prompts
@@ -175,7 +175,7 @@ def is_one_task(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Return whether two near-duplicates are similar both in the instruction and in the input, if both have an input."""
     if not (one["input"] and other["input"]):
         return True
-    return all(_jaccard(shingles(one[part]), shingles(other[part])) >= ALIKE for part in ("instruction", "input"))
+    return all(jaccard(shingles(one[part]), shingles(other[part])) >= ALIKE for part in ("instruction", "input"))
 
 
 def shingles(text: str) -> set[str]:
@@ -353,7 +353,3 @@ def _masked(table: pl.DataFrame, ids: set[str]) -> pl.DataFrame:
 
 def _mask(text: str) -> str:
     return veiled(text, REGIONS)
-
-
-def _jaccard(one: set[str], other: set[str]) -> float:
-    return len(one & other) / len(one | other)

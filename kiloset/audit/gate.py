@@ -89,7 +89,7 @@ class Margin:
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class RewriteExample:
     """A rewrite and its reference."""
 
     id: str
@@ -115,7 +115,7 @@ class Examples:
 
     rewritten: int
     """Rows that were rewritten."""
-    chosen: tuple[Example, ...]
+    chosen: tuple[RewriteExample, ...]
     recorded: bool
     """Whether the gate's verdicts are recorded; without them, only the limits of length and gain are known."""
 
@@ -152,13 +152,13 @@ def examples(table: pl.DataFrame, gate: Mapping[str, Any], min_gain: float | Non
         return None
     rows = rewritten(table)
     recorded = False
-    by_id: dict[str, tuple[Example, dict[str, Margin]]] = {}
+    by_id: dict[str, tuple[RewriteExample, dict[str, Margin]]] = {}
     for row, reference, turn in zip(rows.iter_rows(named=True), references(rows), full_instruction(rows), strict=True):
         before, after = len(words(reference)), len(words(row["response"]))
         verdicts = chosen_verdicts(row.get("rewrites"))
         recorded = recorded or bool(verdicts)
         margins = {m.check: m for m in margins_of(verdicts, before, after, gate, row.get("fit_gain"), min_gain)}
-        example = Example(
+        example = RewriteExample(
             row["id"], row["category"], row["response_source"], turn, reference, row["response"],
             row.get("fit_gain"), after / before if before else None, None, (),
         )  # fmt: skip
@@ -284,7 +284,7 @@ def _print_checks(result: Acceptance, console: Console) -> None:
     print_lines(console, "first: the candidate failed this check first; only: it failed no other check")
 
 
-def _print_example(number: int, example: Example, console: Console) -> None:
+def _print_example(number: int, example: RewriteExample, console: Console) -> None:
     gain = "" if example.gain is None else f", gain {example.gain:+.3f} nats per token"
     ratio = "" if example.ratio is None else f", {example.ratio:.2f} times as long"
     print_lines(console, f"\n{number}. {example.id}, {example.category}, {example.source}{gain}{ratio}")
@@ -310,7 +310,7 @@ def _margin(check: str, measured: float, limit: float, best: float) -> Margin | 
     return Margin(check, measured, limit, min(room, 1.0)) if room >= 0 else None
 
 
-def _with_margins(example: Example, margins: Mapping[str, Margin], check: str | None) -> Example:
+def _with_margins(example: RewriteExample, margins: Mapping[str, Margin], check: str | None) -> RewriteExample:
     others = sorted((m for m in margins.values() if m.check != check and m.room < 1), key=lambda m: (m.room, m.check))
     return replace(example, nearest=margins[check] if check else None, others=tuple(others))
 

@@ -30,8 +30,9 @@ class Relative:
 
     id: str
     instruction: str
-    """"" if the run folder lacks that row."""
+    """The review page adds the input; "" if the run folder lacks that row."""
     note: str = ""
+    """How the rows are connected."""
 
 
 @dataclass(frozen=True, slots=True)

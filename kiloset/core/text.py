@@ -3,6 +3,7 @@
 import json
 import re
 import unicodedata
+from collections.abc import Hashable, Set
 from typing import Any, NoReturn
 
 WORD = re.compile(r"\w+(?:['’\-]\w+)*", re.UNICODE)
@@ -72,6 +73,12 @@ def repeat_rate(text: str, n: int = 4) -> float:
     tokens = words(text)
     grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def jaccard(one: Set[Hashable], other: Set[Hashable]) -> float:
+    """Return the Jaccard similarity of two sets that are not empty, in [0, 1]."""
+    common = len(one & other)
+    return common / (len(one) + len(other) - common)
 
 
 def read_json(text: str) -> Any:

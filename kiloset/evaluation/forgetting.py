@@ -37,7 +37,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class CapabilityTask:
     """A question that the model answers in its own words, with the accepted answers."""
 
     key: str
@@ -57,20 +57,20 @@ def choices() -> list[Choice]:
     ]
 
 
-def written_tasks() -> list[Task]:
+def written_tasks() -> list[CapabilityTask]:
     """Return the 80 written tasks in a fixed order: 40 of `arithmetic` and 40 of `strings`."""
     return [
-        Task(row["key"], row["capability"], _user(row["question"]), tuple(row["accepted"]), row["reading"])
+        CapabilityTask(row["key"], row["capability"], _user(row["question"]), tuple(row["accepted"]), row["reading"])
         for row in bundled_rows("written")
     ]
 
 
-def prompts(tasks: Iterable[Task]) -> list[Prompt]:
+def prompts(tasks: Iterable[CapabilityTask]) -> list[Prompt]:
     """Return one prompt for each task, in order."""
     return [Prompt(task.key, task.messages) for task in tasks]
 
 
-def is_correct(task: Task, text: str) -> bool:
+def is_correct(task: CapabilityTask, text: str) -> bool:
     """Return whether an answer is correct.
 
     * `number`: the last number of the answer is accepted, list numbering aside. A number after the result gives a wrong
@@ -105,7 +105,7 @@ def choice_metrics(choices: Iterable[Choice], scores: Mapping[tuple[str, int], f
     return _accuracies(results)
 
 
-def written_metrics(tasks: Iterable[Task], answers: Mapping[str, Answer]) -> list[Metric]:
+def written_metrics(tasks: Iterable[CapabilityTask], answers: Mapping[str, Answer]) -> list[Metric]:
     """Return the accuracy of each capability, in the order of their first items; answers are by the task's key."""
     return _accuracies((task.capability, task.key, is_correct(task, answers[task.key].text)) for task in tasks)
 

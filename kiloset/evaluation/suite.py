@@ -13,7 +13,7 @@ from kiloset.evaluation.held_out import held_out
 from kiloset.evaluation.metrics import Answer, Metric, Prompt
 from kiloset.evaluation.settings import EvaluationConfig, ProveConfig
 
-Example = tuple[str, tuple[Message, ...], str]
+ValidationExample = tuple[str, tuple[Message, ...], str]
 """`(id, prompt, response)`."""
 
 
@@ -25,7 +25,7 @@ class Suite:
     """Items with constraints by the prefix of their metrics: `following`, and `ifeval` if its file is configured."""
     overlapping: int
     """Held-out items that were left out because a training set contains their task."""
-    validation: tuple[Example, ...]
+    validation: tuple[ValidationExample, ...]
     """Rows of the curated set that are not trained on."""
 
 
@@ -39,7 +39,7 @@ class Evaluation:
     """The model's answers to the neutral prompts by key; a tuned model's divergence is measured on its base model's."""
 
 
-def build_suite(config: EvaluationConfig, training: Sequence[str], validation: Sequence[Example]) -> Suite:
+def build_suite(config: EvaluationConfig, training: Sequence[str], validation: Sequence[ValidationExample]) -> Suite:
     """Return the suite for models that are trained on the instructions `training`.
 
     Raises:
@@ -164,7 +164,7 @@ def _divergence(scorer: EvaluationScorer, base_neutral: Mapping[str, str] | None
     return {keys[at]: (nats, tokens) for at, nats, tokens in scores}
 
 
-def _validation_loss(scorer: EvaluationScorer, rows: Sequence[Example]) -> Metric:
+def _validation_loss(scorer: EvaluationScorer, rows: Sequence[ValidationExample]) -> Metric:
     """Return the loss on the validation rows; rows that are too long for the scorer are left out."""
     scores = scorer.logprobs([prompt for _, prompt, _ in rows], [response for *_, response in rows])
     known = {rows[at][0]: (nats, tokens) for at, nats, tokens in scores if not math.isnan(nats)}

@@ -17,7 +17,7 @@ from kiloset.core.run import RunFolder
 from kiloset.generator.categories import wanted_rows
 from kiloset.generator.planning import PRIOR_WEIGHT, PRIOR_YIELD
 from kiloset.generator.settings import PURPOSES, GenerateConfig
-from kiloset.plan.evidence import REWRITES, Evidence, TokenUsage, Yield, rewriter_settings
+from kiloset.plan.evidence import REWRITES, Evidence, StrategyYield, TokenUsage, rewriter_settings
 from kiloset.settings import RunConfig
 
 INSTRUCTION_PURPOSE = {"self_instruct": "instruction", "evolve": "evolve", "magpie": "magpie", "constraint": "instruction"}  # fmt: skip
@@ -182,7 +182,7 @@ def _missing_candidates(config: GenerateConfig, wanted: Mapping[str, int], pool:
     return {name: n * remaining / total for name, n in missing.items() if n and remaining}
 
 
-def _yield_range(measured: Yield | None) -> Range:
+def _yield_range(measured: StrategyYield | None) -> Range:
     """Return mean and quantiles of the Beta distribution of a yield; the prior is the generator's own assumption."""
     from scipy.special import betaincinv  # type: ignore[import-untyped]
 

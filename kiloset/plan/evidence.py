@@ -26,7 +26,7 @@ FOLLOWING = ("input", "labelled_input", "response")
 
 
 @dataclass(frozen=True, slots=True)
-class Yield:
+class StrategyYield:
     """How many of a strategy's instructions became candidates."""
 
     requested: int
@@ -49,7 +49,7 @@ class Evidence:
 
     origin: str
     """The source, for the user: `run cpu-1234 (same models)`, `a probe of 64 requests`, `assumed`."""
-    yields: Mapping[str, Yield] = field(default_factory=dict)
+    yields: Mapping[str, StrategyYield] = field(default_factory=dict)
     """By strategy."""
     following: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """By strategy and purpose in `FOLLOWING`: the fraction of instructions that were followed by such a request."""
@@ -135,7 +135,7 @@ def measured_evidence(
     speeds = {"generator": _speed(store, usage, PURPOSES), "rewriter": _speed(store, usage, REWRITES)}
     return Evidence(
         origin,
-        yields={name: Yield(n, successes[name]) for name, n in requested.items()},
+        yields={name: StrategyYield(n, successes[name]) for name, n in requested.items()},
         following={name: {each: followed[name, each] / n for each in FOLLOWING} for name, n in requested.items()},
         usage=usage,
         speeds={name: speed for name, speed in speeds.items() if speed},

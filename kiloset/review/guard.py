@@ -26,7 +26,7 @@ HEADERS = {
 LOCKED = "open the link that `kiloset review` printed in its terminal; this browser has no valid token"
 
 
-class Guard:
+class AccessGuard:
     """Wraps an application and checks token, host and origin of a request before the application receives it."""
 
     def __init__(self, app: ASGIApp, token: str, port: int) -> None:

@@ -88,10 +88,10 @@ def ending(file: ReviewFile) -> str:
 def _serve(folder: RunFolder, rows: Rows, file: ReviewFile, token: str, listener: socket.socket) -> None:
     import uvicorn
 
-    from kiloset.review.guard import Guard
+    from kiloset.review.guard import AccessGuard
     from kiloset.review.server import ReviewServer
 
-    guarded = Guard(ReviewServer(folder, rows, file).app(), token, listener.getsockname()[1])
+    guarded = AccessGuard(ReviewServer(folder, rows, file).app(), token, listener.getsockname()[1])
     config = uvicorn.Config(
         guarded, http="h11", ws="none", lifespan="off", log_config=None, log_level="error", access_log=False,
         server_header=False, proxy_headers=False, timeout_graceful_shutdown=2,

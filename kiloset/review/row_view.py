@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from kiloset.audit.row_history import constraint_text
+from kiloset.audit.row_history import Relative, constraint_text
 from kiloset.audit.safe_text import mark_differences
 from kiloset.core.constraints import failing
 from kiloset.core.errors import DataError
@@ -38,16 +38,6 @@ WHOSE = {
     "reviewed": "decided by an earlier review",
 }  # fmt: skip
 """Why a row has its answer, by `response_reason`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Relative:
-    """Another row that is connected with this one."""
-
-    id: str
-    how: str
-    text: str
-    """Its instruction and input; "" if the run folder lacks it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,9 +185,9 @@ def _measured(row: Mapping[str, Any]) -> str:
 
 def _relative(rows: Rows, id: str, how: str) -> Relative:
     if id not in rows.places:
-        return Relative(id, how, "")
+        return Relative(id, "", how)
     instruction, input_ = rows.table.select("instruction", "input").row(rows.places[id])
-    return Relative(id, how, user_turn(instruction, input_))
+    return Relative(id, user_turn(instruction, input_), how)
 
 
 def _rows_of(rows: Rows, table: str, condition: pl.Expr) -> list[dict[str, Any]]:

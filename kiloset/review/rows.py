@@ -55,7 +55,7 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class ReviewCounts:
     """Numbers of decided rows, by decision."""
 
     rows: int
@@ -153,14 +153,14 @@ def neighbours(rows: pl.DataFrame, here: str | None) -> tuple[str | None, str | 
     return ids[at - 1] if at > 0 else None, ids[at + 1] if at + 1 < len(ids) else None, undecided
 
 
-def progress(states: pl.Series) -> Progress:
+def progress(states: pl.Series) -> ReviewCounts:
     """Count the states of some rows."""
     counts = dict(states.value_counts().iter_rows())
     accepted, edited, rejected = (counts.get(name, 0) for name in ("accepted", "edited", "rejected"))
-    return Progress(len(states), accepted + edited + rejected, accepted + edited, edited, rejected)
+    return ReviewCounts(len(states), accepted + edited + rejected, accepted + edited, edited, rejected)
 
 
-def by_category(table: pl.DataFrame) -> list[tuple[str, Progress]]:
+def by_category(table: pl.DataFrame) -> list[tuple[str, ReviewCounts]]:
     """Return the progress of each category, in order."""
     parts = table.select("category", "state").partition_by("category", as_dict=True)
     return sorted((str(name[0]), progress(part["state"])) for name, part in parts.items())
