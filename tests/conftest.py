@@ -33,7 +33,7 @@ def pytest_unconfigure():
     gc.unfreeze()
 
 
-TIMEOUTS = {"models": 1800, "gpu": 1800, "cluster": 900}
+TIMEOUTS = {"models": 1800, "large": 1800, "gpu": 1800, "cluster": 900}
 """Seconds for one test with this marker, its fixtures included."""
 
 

@@ -52,6 +52,7 @@ def test_broken_seeds_are_refused_in_one_line_before_any_model_loads(kiloset, se
         (["--model", "./no-such-model"], "KS551"),
         (["--model", "embedded:gpt9"], "KS556"),
         (["--base", "justaname"], "KS552"),
+        (["--base", "embedded:qwen2.5-coder-1.5b-instruct-int8"], "KS578"),
         (["--set", "pool.path=gone.csv"], "KS120"),
     ],
 )

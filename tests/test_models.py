@@ -16,7 +16,7 @@ import pytest
 
 from kiloset.core.models import Request, chat_request
 from kiloset.core.run import RunFolder
-from kiloset.engines.embedded import MODELS, model_path
+from kiloset.engines.embedded import MODELS, _package_files, model_path
 from kiloset.engines.embedder import SentenceEmbedder
 from kiloset.engines.scorer import TransformersScorer
 from kiloset.engines.settings import EngineConfig
@@ -351,6 +351,20 @@ def test_the_embedded_model_is_converted_once_and_whole(tmp_path, monkeypatch, c
     ):
         assert set(stored.keys()) == set(here.keys())
         assert (stored.get_tensor("model.norm.weight") == here.get_tensor("model.norm.weight")).all()
+
+
+def test_the_conversion_gives_the_weights_that_transformers_reads(language_model):
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    (source,) = _package_files(MODELS["smollm2-135m-instruct"])
+    model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    expected, stored = model.state_dict(), load_file(Path(language_model) / "model.safetensors")
+    assert set(expected) - set(stored) == {"lm_head.weight"}  # the embeddings
+    for name, tensor in stored.items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, expected[name]), name
 
 
 def test_a_changed_package_file_is_refused(tmp_path, monkeypatch):
