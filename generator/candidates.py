@@ -14,19 +14,22 @@ from typing import Any
 import polars as pl
 
 from kiloset.core.constraints import failing
-from kiloset.core.models import Completion, Request, chat_request
+from kiloset.core.models import Completion, Request, messages_request
 from kiloset.core.recorded import Flow, RecordedEngine
-from kiloset.core.table import Outcome, table_of, user_turn
+from kiloset.core.table import Outcome, table_of
 from kiloset.core.text import squash
 from kiloset.generator.constraint_sampling import add_constraints, choose_response, response_schema
 from kiloset.generator.demonstrations import Demonstrations, Row
-from kiloset.generator.inputs import INSTRUCTION, InputRequests
+from kiloset.generator.faults import answer_fault, task_fault
+from kiloset.generator.inputs import InputRequests, copied_from
 from kiloset.generator.novelty import NoveltyIndex
 from kiloset.generator.parsing import read_input, read_labelled_input
 from kiloset.generator.planning import WavePlan
 from kiloset.generator.settings import GenerateConfig
 from kiloset.generator.strategies import STRATEGIES, InstructionRequest, Strategy, StrategyContext
 from kiloset.generator.templates import Templates
+from kiloset.generator.topics import Topics
+from kiloset.generator.whole_tasks import answer_messages, read_whole_task
 
 Filter = Callable[[pl.DataFrame], Outcome]
 
@@ -84,10 +87,12 @@ class Candidates:
     def __init__(
         self, table: pl.DataFrame, engine: RecordedEngine, config: GenerateConfig, templates: Templates, *,
         seed: int, license: str, check: Filter, is_late: Callable[[Flow], bool],
+        topics: Mapping[str, Sequence[str]] | None = None,
     ) -> None:  # fmt: skip
         """Start with the rows of the table: prompts show its seeds, and no new instruction may repeat any of its rows.
 
-        `check` drops instructions that break a rule; `is_late` returns whether the time limit is over.
+        `check` drops instructions that break a rule; `is_late` returns whether the time limit is over; `topics` are the
+        subjects for new tasks by category, "" for all.
         """
         self.config, self._engine = config, engine
         self._seed, self._license, self._check, self._is_late = seed, license, check, is_late
@@ -98,7 +103,7 @@ class Candidates:
             if row["source"] == "seed":
                 seeds.setdefault(row["category"], []).append(row)
         self.demonstrations = Demonstrations(seeds, config.max_depth, config.max_shown)
-        self.context = StrategyContext(engine, templates, self.demonstrations, config)
+        self.context = StrategyContext(engine, templates, self.demonstrations, Topics(topics or {}, seeds), config)
         self._inputs = InputRequests(self.context, seed)
         self.flow = engine.flow()
         self.rows: list[Row] = []
@@ -184,16 +189,21 @@ class Candidates:
 
     def _read_instruction(self, candidate: Candidate, completion: Completion) -> None:
         """Add the candidate's row; drop it if the completion is unfinished or has no instruction."""
-        parents = candidate.instruction.parents
+        asked, limit = candidate.instruction, self.config.max_instruction_tokens
+        parents = asked.parents
+        instruction, input = (
+            read_whole_task(completion.text) if asked.whole else (candidate.strategy.read(completion.text), "")
+        )
         row = candidate.row = {
             "id": f"g{len(self.rows) + 1:05d}",
-            "instruction": candidate.strategy.read(completion.text),
-            "input": "",
+            "instruction": instruction,
+            "input": input,
             "category": candidate.category,
             "category_source": "asked",
             "source": "generated",
             "strategy": candidate.strategy.name,
-            "operator": candidate.instruction.operator,
+            "operator": asked.operator,
+            "topic": asked.topic,
             "parents": [parent["id"] for parent in parents],
             "depth": 1 + max((parent["depth"] for parent in parents), default=0),
             "writer": self._engine.identity,
@@ -205,10 +215,23 @@ class Candidates:
         self.rows.append(row)
         candidate.wave.rows.append(row)
         if completion.finish_reason != "stop":
-            row["instruction"] = squash(completion.text)
-            self._drop_unfinished(row, completion, "instruction", self.config.max_instruction_tokens)
+            row["instruction"], row["input"] = squash(completion.text), ""
+            limit += self.config.max_input_tokens if asked.text else 0
+            self._drop_unfinished(row, completion, "instruction", limit)
         elif not row["instruction"]:
             self._drop(row, "instruction_unreadable", f"the completion {completion.text[:80]!r} has no instruction")
+        elif asked.whole and (fault := self._fault_of_task(row, parents, text=asked.text)) is not None:
+            self._drop(row, **fault)
+
+    def _fault_of_task(self, row: Row, parents: Sequence[Row], *, text: bool) -> dict[str, Any] | None:
+        """Return the verdict on a whole task that is no good, None if nothing shows that."""
+        if text and not row["input"]:
+            return {"reason": "input_missing", "evidence": "a task with a text was requested; the model wrote no text"}
+        if row["input"] and (copied := copied_from(row, parents, self.config.novelty)) is not None:
+            return copied
+        if (fault := task_fault(row)) is not None:
+            return {"reason": fault[0], "evidence": fault[1]}
+        return None
 
     def _accept(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Return the candidates with a new instruction that passes the check, and with constraints if their strategy adds them."""
@@ -228,13 +251,14 @@ class Candidates:
             else:
                 self._index.add(row["id"], row["instruction"])
                 self.demonstrations.add(row)
-                if not candidate.strategy.constrained or self._add_constraints(row):
+                if not candidate.strategy.constrained or self._add_constraints(candidate):
                     accepted.append(candidate)
         return accepted
 
-    def _add_constraints(self, row: Row) -> bool:
+    def _add_constraints(self, candidate: Candidate) -> bool:
+        row = candidate.row
         rng = random.Random(f"{self._seed}/constraints/{row['calls'][0]}")
-        added = add_constraints(row, has_input=self._takes_input(row), rng=rng)
+        added = add_constraints(row, has_input=bool(row["input"]) or self._needs_input(candidate), rng=rng)
         if not added:
             self._drop(row, "no_constraint_fits", "no verifiable constraint suits this task")
         return added
@@ -244,7 +268,7 @@ class Candidates:
         requests: list[tuple[Request, Any]] = []
         for candidate in candidates:
             candidate.wave.candidates.append(candidate)
-            if self._takes_input(candidate.row):
+            if self._needs_input(candidate):
                 request = self._inputs.build(
                     candidate.row, candidate.number, may_be_labelled=not candidate.strategy.constrained
                 )
@@ -253,8 +277,10 @@ class Candidates:
                 requests += self._response_requests(candidate)
         self._send(requests)
 
-    def _takes_input(self, row: Row) -> bool:
-        return self.demonstrations.takes_input(row["category"], self.config.input_share)
+    def _needs_input(self, candidate: Candidate) -> bool:
+        """Return whether a candidate's input must be requested: a whole task has the one that it needs."""
+        takes = self.demonstrations.takes_input(candidate.category, self.config.input_share)
+        return takes and not candidate.instruction.whole
 
     def _send(self, requests: Sequence[tuple[Request, Any]]) -> None:
         for purpose, candidate, _ in self.flow.put(requests, send=not self._is_late(self.flow)):
@@ -267,7 +293,7 @@ class Candidates:
     # ------------------------------------------------------------------------------------------ inputs and responses
 
     def _read_input(self, candidate: Candidate, completion: Completion, *, labelled: bool) -> None:
-        row, limit, label = candidate.row, self.config.novelty, ""
+        row, label = candidate.row, ""
         if labelled:
             label, row["input"] = read_labelled_input(completion.text)
         else:
@@ -280,11 +306,8 @@ class Candidates:
             self._drop(
                 row, "input_missing", f"a task of the category {row['category']} needs {parts}; the model wrote none"
             )
-        elif (copied := self._inputs.copied_text(row, candidate.number, labelled=labelled)) is not None:
-            id, score = copied
-            evidence = f"the input repeats {id} (ROUGE-L {score:.2f} > {limit:.2f})"
-            twin = None if id == INSTRUCTION else id
-            self._drop(row, "input_copied", evidence, measured=score, limit=limit, twin=twin)
+        elif (copied := self._inputs.copied(row, candidate.number, labelled=labelled)) is not None:
+            self._drop(row, **copied)
         elif labelled:
             row["response"] = label
         if labelled or self.is_dropped(row):
@@ -294,22 +317,25 @@ class Candidates:
 
     def _response_requests(self, candidate: Candidate) -> list[tuple[Request, Any]]:
         row, config = candidate.row, self.config
-        schema = response_schema(row) if candidate.strategy.constrained and self._engine.capabilities.schemas else ""
-        request = chat_request(
-            self._engine, user_turn(row["instruction"], row["input"]), "response", max_tokens=config.max_response_tokens,
+        constrained, asked = candidate.strategy.constrained, candidate.instruction
+        schema = response_schema(row) if constrained and self._engine.capabilities.schemas else ""
+        # Examples show how the user's answers read. They carry no constraints, so a task with some is answered without them.
+        examples = asked.parents[: config.response_examples] if asked.whole and not constrained else ()
+        request = messages_request(
+            self._engine, answer_messages(row, examples), "response", max_tokens=config.max_response_tokens,
             temperature=config.response_temperature, top_p=config.top_p, schema=schema,
         )  # fmt: skip
         candidate.samples = config.constraint_samples if candidate.strategy.constrained else 1
         return [(replace(request, sample=n), ("response", candidate, n)) for n in range(candidate.samples)]
 
     def _read_responses(self, candidate: Candidate) -> None:
-        row = candidate.row
+        row, config = candidate.row, self.config
         completions = [candidate.responses[number] for number in range(candidate.samples)]
         row["calls"] += [completion.key for completion in completions]
         finished = [each.text.strip() if each.finish_reason == "stop" else "" for each in completions]
         if all(completion.finish_reason != "stop" for completion in completions):
             row["response"] = completions[0].text.strip()
-            self._drop_unfinished(row, completions[0], "response", self.config.max_response_tokens)
+            self._drop_unfinished(row, completions[0], "response", config.max_response_tokens)
         elif not any(finished):
             self._drop(row, "response_empty", "the response is empty")
         elif not candidate.strategy.constrained:
@@ -323,4 +349,8 @@ class Candidates:
                 f"no response of {len(finished)} satisfies all constraints, even after edits; the first fails {broken}"
             )
             self._drop(row, "constraint_failed", evidence)
+        if candidate.instruction.whole and not self.is_dropped(row):
+            fault = answer_fault(row, label=row["category"] in config.output_first)
+            if fault is not None:
+                self._drop(row, *fault)
         candidate.done = True

@@ -48,6 +48,10 @@ class Demonstrations:
         self.times_shown.update(row["id"] for row in rows)
         return rows
 
+    def count_shown(self, rows: Sequence[Row]) -> None:
+        """Count one more prompt that shows these rows."""
+        self.times_shown.update(row["id"] for row in rows)
+
     def choose_parent(self, category: str, rng: random.Random) -> Row:
         """Return one seed or generated row of a category."""
         row = rng.choice([*self.seeds[category], *self._available(category)])

@@ -6,7 +6,7 @@ the long common beginning of their prompts once.
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kiloset.core.models import Request
@@ -60,13 +60,10 @@ class InputRequests:
         sampling = {"max_tokens": config.max_input_tokens, "temperature": config.temperature, "top_p": config.top_p}
         return text_request(engine, prompt, purpose, sampling, LABELLED_STOP if labelled else INPUT_STOP)
 
-    def copied_text(self, row: Mapping[str, Any], number: int, *, labelled: bool) -> tuple[str, float] | None:
-        """Return `(id, ROUGE-L F1)` of the example, or of `INSTRUCTION`, that a row's input copies; None if it is new."""
-        index = NoveltyIndex()
-        for seed in self._group_examples(row["category"], number, labelled=labelled):
-            index.add(seed["id"], seed["input"])
-        index.add(INSTRUCTION, task_of(row))
-        return index.nearest(row["input"], self._context.config.novelty)
+    def copied(self, row: Mapping[str, Any], number: int, *, labelled: bool) -> dict[str, Any] | None:
+        """Return the verdict on a row whose input copies an example of its group or its instruction; None if it is new."""
+        examples = self._group_examples(row["category"], number, labelled=labelled)
+        return copied_from(row, examples, self._context.config.novelty)
 
     def _group_examples(self, category: str, number: int, *, labelled: bool) -> list[Row]:
         group = (category, number // GROUP, labelled)
@@ -77,6 +74,21 @@ class InputRequests:
             rng = random.Random(f"{self._seed}/inputs/{group}")
             self._examples[group] = rng.sample(seeds, min(INPUT_DEMONSTRATIONS, len(seeds)))
         return self._examples[group]
+
+
+def copied_from(row: Mapping[str, Any], parents: Sequence[Row], limit: float) -> dict[str, Any] | None:
+    """Return the verdict on a row whose input copies that of a parent or its own instruction; None if it is new."""
+    index = NoveltyIndex()
+    for parent in parents:
+        if parent["input"]:
+            index.add(parent["id"], parent["input"])
+    index.add(INSTRUCTION, task_of(row))
+    if (nearest := index.nearest(row["input"], limit)) is None:
+        return None
+    id, score = nearest
+    evidence = f"the input repeats {id} (ROUGE-L {score:.2f} > {limit:.2f})"
+    twin = None if id == INSTRUCTION else id
+    return {"reason": "input_copied", "evidence": evidence, "measured": score, "limit": limit, "twin": twin}
 
 
 def without_empty_lines(text: str) -> str:

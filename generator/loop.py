@@ -25,6 +25,7 @@ from kiloset.generator.planning import (
     count_instructions,
     fit_to_budget,
     plan_wave,
+    prior_yield,
 )
 from kiloset.generator.settings import PURPOSES, GenerateConfig
 from kiloset.generator.strategies import prompt_before_user_turn
@@ -60,6 +61,7 @@ def generate(
     table: pl.DataFrame, engine: RecordedEngine, wanted: Mapping[str, int], config: GenerateConfig, templates: Templates,
     *, seed: int, license: str, check_instructions: Filter, check_candidates: Filter,
     lacking: tuple[Mapping[str, int], Yields] | None = None, first: WavePlan | None = None, plan: bool = True,
+    topics: Mapping[str, Sequence[str]] | None = None,
 ) -> GenerationResult:  # fmt: skip
     """Add generated rows until enough candidates of each category passed the cheap checks, or the budget is spent.
 
@@ -77,6 +79,7 @@ def generate(
             planned for these, after the stored ones.
         first: Plan of the first wave, if none is stored yet and the budget allows it.
         plan: Whether to plan new waves; otherwise only the stored ones are repeated.
+        topics: Subjects for new tasks by category, "" for all; without any, those of the seeds.
 
     Raises:
         ConfigError: A strategy does not work with this engine or model.
@@ -85,8 +88,9 @@ def generate(
         prompt_before_user_turn(engine, "Hello.")
     clock = _Clock(config, engine.store.spent(PURPOSES)[2])
     candidates = Candidates(
-        table, engine, config, templates, seed=seed, license=license, check=check_instructions, is_late=clock.is_over
-    )
+        table, engine, config, templates, seed=seed, license=license, check=check_instructions, is_late=clock.is_over,
+        topics=topics,
+    )  # fmt: skip
     need = {name: math.ceil(rows * config.candidates_per_row) for name, rows in wanted.items() if rows}
     return _Loop(table, engine, need, candidates, check_candidates, clock).run(lacking, first, plan=plan)
 
@@ -256,7 +260,8 @@ class _Loop:
             count = float(row["id"] in self._accepted_ids) if is_finished else shares.get(row["category"], 0.0)
             pair = (row["category"], row["strategy"])
             accepted[pair] = accepted.get(pair, 0.0) + count
-        return Yields(requested, accepted)
+        prior = prior_yield(self._config, chats=self._candidates.context.engine.capabilities.chat_template)
+        return Yields(requested, accepted, prior)
 
     def _within_budget(self, wave: WavePlan, under_way: Sequence[Candidate]) -> tuple[WavePlan, str]:
         """Return the part of a wave that the limits allow, and the limit that reduced it."""

@@ -23,13 +23,13 @@ LONGEST_LABEL = 8
 def read_instruction(text: str) -> str:
     """Return the first line of a completion without a leading number and without quotes around it."""
     line = squash(text.strip().split("\n", 1)[0])
-    return _without_quotes(line[number.end() :] if (number := NUMBERING.match(line)) else line)
+    return without_quotes(line[number.end() :] if (number := NUMBERING.match(line)) else line)
 
 
 def read_task(text: str) -> str:
     """Return the first paragraph of a chat completion without preamble, title and quotes; "" if it describes a task."""
     paragraph = PREAMBLE.sub("", text.strip(), count=1).strip().split("\n\n", 1)[0]
-    task = _without_quotes(TITLE.sub("", squash(paragraph), count=1))
+    task = without_quotes(TITLE.sub("", squash(paragraph), count=1))
     return "" if META.search(task) else task
 
 
@@ -47,6 +47,7 @@ def read_labelled_input(text: str) -> tuple[str, str]:
     return (match["answer"].strip(), input) if input else ("", "")
 
 
-def _without_quotes(line: str) -> str:
+def without_quotes(line: str) -> str:
+    """Return a line without quotation marks around it, unless it has others inside."""
     bare = line.strip(f"{QUOTES} ")
     return line if any(mark in bare for mark in QUOTES) else bare

@@ -1,12 +1,14 @@
 """The `[generate]` table."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from kiloset.core.config import Count, Fraction, Names, Natural, NonNegative, Positive, Share, settings
 
 STRATEGIES = ("self_instruct", "evolve", "magpie", "constraint")
+INSTRUCTION_PURPOSE = {"self_instruct": "instruction", "evolve": "evolve", "magpie": "magpie", "constraint": "instruction"}  # fmt: skip
+"""Purpose of the request for a new instruction, by strategy."""
 PURPOSES = ("instruction", "evolve", "magpie", "input", "labelled_input", "response")
 """Purposes of the requests that generation sends."""
 
@@ -31,8 +33,16 @@ class GenerateConfig:
         default_factory=lambda: {"self_instruct": 0.7, "evolve": 0.1, "constraint": 0.2}
     )
     """The strategies and their weights: self_instruct (the model continues a list of tasks), evolve (a task made from another one), magpie (a user turn without any example), constraint (a task with constraints that a program verifies)."""
+    prompt_style: Literal["chat", "continue"] = "chat"
+    """How self_instruct and constraint ask for tasks: "chat" shows whole seeds as chat turns and gets a task with its text in one completion; "continue" lets the model continue a numbered list and asks for the text apart, as models without a chat template and very small ones need. A model without a chat template always gets the latter."""
+    examples: Annotated[int, Field(ge=1, le=20)] = 4
+    """Number of seeds that a chat for a new task shows."""
+    response_examples: Natural = 3
+    """Number of these seeds that the chat for its answer shows first, so that answers have the style of the seeds; 0 for none. An answer with constraints is requested without any."""
+    topics: str = ""
+    """A file with subjects for new tasks, one a line, "category: subject" for one category. Without it: topics.txt beside the seeds, else the subjects of the seeds themselves."""
     prompts: str = ""
-    """A folder with your own prompts: any of self_instruct.j2, input.j2, labelled_input.j2, evolve.j2, magpie.j2 (Jinja). They replace the bundled ones."""
+    """A folder with your own prompts: any of task_system.j2, task.j2, self_instruct.j2, input.j2, labelled_input.j2, evolve.j2, magpie.j2 (Jinja). They replace the bundled ones."""
     max_requests: Count = 200_000
     """Largest number of requests for generation; the run continues with the rows that it has by then. Rewriting needs more: size x (1 + reserve) x rewrites."""
     max_tokens: Natural = 0

@@ -1,9 +1,10 @@
 """The four strategies: each sends requests for new instructions and reads the completions.
 
 Self-Instruct: Wang et al., "Self-Instruct: Aligning Language Models with Self-Generated Instructions" (ACL 2023,
-arXiv:2212.10560), a numbered list of tasks that the model continues, with 6 human and 2 machine demonstrations.
-Departures: the prompt names the category; a completion is one instruction, since small models repeat themselves further
-down the list; several instructions are sampled from one prompt, which the engine computes once.
+arXiv:2212.10560). An instruct model is asked in a chat for a whole task (`kiloset.generator.whole_tasks`). Any other model
+continues a numbered list of tasks, with 6 human and 2 machine demonstrations as in the paper. Departures there: the prompt
+names the category; a completion is one instruction, since small models repeat themselves further down the list; several
+instructions are sampled from one prompt, which the engine computes once.
 
 Evolve: Xu et al., "WizardLM: Empowering Large Language Models to Follow Complex Instructions" (ICLR 2024,
 arXiv:2304.12244), a new task made from an old one by a named operator. Departures: the operators' wording is ours; the row
@@ -23,12 +24,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from kiloset.core.errors import ConfigError
-from kiloset.core.models import Renderer, Request, chat_request
+from kiloset.core.models import Renderer, Request, chat_request, messages_request
 from kiloset.core.text import squash
 from kiloset.generator.demonstrations import Demonstrations, Row, task_of
 from kiloset.generator.parsing import read_instruction, read_task
 from kiloset.generator.settings import GenerateConfig
 from kiloset.generator.templates import Templates
+from kiloset.generator.topics import Topics
+from kiloset.generator.whole_tasks import BARE_STOP, GROUP, TASK_STOP, choose_examples, task_messages, with_text
 
 INSTRUCTION_STOP = ("\n",)
 """A list entry of the Self-Instruct prompt ends with its line."""
@@ -52,7 +55,13 @@ class StrategyContext:
     engine: Renderer
     templates: Templates
     demonstrations: Demonstrations
+    topics: Topics
     config: GenerateConfig
+
+    @property
+    def asks_in_chats(self) -> bool:
+        """Whether self_instruct and constraint ask for whole tasks in a chat."""
+        return self.config.prompt_style == "chat" and self.engine.capabilities.chat_template
 
     @property
     def sampling(self) -> dict[str, Any]:
@@ -69,6 +78,12 @@ class InstructionRequest:
     parents: tuple[Row, ...] = ()
     """The rows shown in the prompt."""
     operator: str = ""
+    topic: str = ""
+    """The subject that the prompt names."""
+    whole: bool = False
+    """Whether the completion is a whole task: its instruction and, if it comes with one, its text."""
+    text: bool = False
+    """Whether a whole task must come with a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +136,40 @@ def prompt_before_user_turn(engine: Renderer, system: str) -> str:
 
 
 def _self_instruct(context: StrategyContext, category: str, count: int, rng: random.Random) -> list[InstructionRequest]:
+    ask = _ask_for_whole_tasks if context.asks_in_chats else _continue_list
+    return ask(context, category, count, rng)
+
+
+def _ask_for_whole_tasks(
+    context: StrategyContext, category: str, count: int, rng: random.Random
+) -> list[InstructionRequest]:
+    """Return requests for whole tasks, with a text in the share of the category's seeds that have one."""
+    config, topics = context.config, context.topics
+    seeds = context.demonstrations.seeds[category]
+    share = sum(bool(row["input"]) for row in seeds) / len(seeds)
+    examples: dict[tuple[bool, int], list[Row]] = {}
+    numbers = {True: 0, False: 0}
+    requests = []
+    for number in range(count):
+        text = with_text(number, share)
+        group = (text, numbers[text] // GROUP)
+        numbers[text] += 1
+        if group not in examples:
+            alike = [row for row in seeds if bool(row["input"]) == text]
+            examples[group] = choose_examples(alike, config.examples, rng)
+            context.demonstrations.count_shown(examples[group])
+        topic = topics.choose(category, rng)
+        shown = [(topics.describe(row), row) for row in examples[group]]
+        messages = task_messages(context.templates, category_words(category), shown, topic, text=text)
+        sampling = {**context.sampling, "max_tokens": config.max_instruction_tokens + text * config.max_input_tokens}
+        request = messages_request(
+            context.engine, messages, "instruction", **sampling, stop=TASK_STOP if text else BARE_STOP
+        )
+        requests.append(InstructionRequest(request, tuple(examples[group]), topic=topic, whole=True, text=text))
+    return requests
+
+
+def _continue_list(context: StrategyContext, category: str, count: int, rng: random.Random) -> list[InstructionRequest]:
     config, requests = context.config, list[InstructionRequest]()
     while len(requests) < count:
         parents = context.demonstrations.choose(

@@ -1,8 +1,9 @@
 """The prompts for the writer model: Jinja templates, which the user may replace one by one.
 
-The prompts are plain text for the model to continue, if the engine accepts that. With a 135M model a numbered list of tasks
-gave the most coherent instructions of all prompts that were tried; a bare user turn and few-shot chat turns gave the least.
-The variable parts come last, so that requests of one category share their beginning.
+An instruct model is asked in chats (`task_system`, `task`); `kiloset.generator.whole_tasks` puts the seeds between them. A
+model without a chat template, and a very small one, continues plain text: with 135M parameters a numbered list of tasks gave
+the most coherent instructions of all prompts that were tried, and few-shot chat turns the least. The variable parts come last,
+so that requests of one category share their beginning.
 """
 
 from functools import cached_property
@@ -23,6 +24,8 @@ VALUES: dict[str, dict[str, Any]] = {
     "labelled_input": {"task": "Tell a story.", "examples": [EXAMPLE], "chat": False},
     "evolve": {"category": "stories", "task": "Tell a story.", "operator": "Make it longer."},
     "magpie": {"category": "stories"},
+    "task_system": {"text": True},
+    "task": {"category": "stories", "topic": "a ship", "text": True},
 }
 """The names of the templates, each with example values of its variables."""
 

@@ -1,14 +1,14 @@
 """Read and check the user's files before any model loads."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
 
 from kiloset.core.errors import EmptyError
-from kiloset.core.run import PACKAGE
+from kiloset.core.run import PACKAGE, sha256_of
 from kiloset.core.table import table_of
 from kiloset.data.examples import load_pool, load_seeds
 from kiloset.data.files import SUFFIXES, read_records
@@ -18,6 +18,7 @@ from kiloset.filters.rules import check_rule_names
 from kiloset.filters.semantic import check_semantic
 from kiloset.generator.categories import check_pool_categories, check_target
 from kiloset.generator.templates import Templates
+from kiloset.generator.topics import read_topics
 from kiloset.generator.usage import UsagePrompts, read_usage
 from kiloset.settings import RunConfig
 
@@ -33,6 +34,8 @@ class Inputs:
     templates: Templates
     usage: UsagePrompts | None = None
     """Prompts of real use, for a target that follows them."""
+    topics: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Subjects for new tasks by category, "" for all; without any, generation takes those of the seeds."""
     benchmarks: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=BENCHMARKS))
     """Prompts that no row may repeat."""
 
@@ -43,6 +46,7 @@ class Inputs:
         digests = {name: hashlib.sha256(table.write_json().encode()).hexdigest() for name, table in tables.items()}
         # The bundled prompts belong to the code: they change with the version and are hashed with it.
         digests |= {"prompts": self.templates.digest} if self.templates.has_user_templates else {}
+        digests |= {"topics": sha256_of(dict(self.topics))} if self.topics else {}
         return digests | ({"usage": self.usage.digest} if self.usage else {})
 
 
@@ -75,7 +79,19 @@ def read_inputs(config: RunConfig) -> Inputs:
     if config.categories.usage:
         usage = read_usage(located(config.categories.usage), config.categories.usage_limit, config.run.seed)
     benchmarks = read_benchmarks(config.contamination.files)
-    return Inputs(seeds, pool, labelled, Templates(config.generate.prompts), usage, benchmarks)
+    topics = _topics(config, known)
+    return Inputs(seeds, pool, labelled, Templates(config.generate.prompts), usage, topics, benchmarks)
+
+
+def _topics(config: RunConfig, categories: Iterable[str]) -> Mapping[str, Sequence[str]]:
+    """Return the subjects of the file in the config, else of topics.txt beside the seeds; {} if there is none."""
+    path = located(config.generate.topics)
+    if not config.generate.topics:
+        beside = Path(located(config.seeds.path)).parent / "topics.txt"
+        if not beside.is_file():
+            return {}
+        path = str(beside)
+    return read_topics(path, sorted(categories))
 
 
 def read_benchmarks(paths: Iterable[str], setting: str = "[contamination] files") -> pl.DataFrame:

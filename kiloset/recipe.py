@@ -110,7 +110,7 @@ def generated(
     return generate(
         table, context.generator, context.wanted, config.generate, context.inputs.templates, seed=config.run.seed,
         license=config.models.generator.license, check_instructions=lambda rows: screen_instructions(rows, rules),
-        check_candidates=context.filters.candidates, first=first, plan=plan,
+        check_candidates=context.filters.candidates, first=first, plan=plan, topics=context.inputs.topics,
         lacking=(shortage.rows, shortage.yields) if shortage else None,
     )  # fmt: skip
 

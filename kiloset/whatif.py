@@ -134,7 +134,7 @@ def _input_of(folder: RunFolder, stage: str) -> pl.DataFrame:
 
 def _context(config: RunConfig, folder: RunFolder, store: CallStore, embedder: Embedder, progress: Progress) -> Context:
     nothing = table_of([])
-    inputs = Inputs(nothing, nothing, nothing, Templates(), None, read_benchmarks(config.contamination.files))
+    inputs = Inputs(nothing, nothing, nothing, Templates(), benchmarks=read_benchmarks(config.contamination.files))
     context = make_context(config, inputs, _Models(embedder), store, progress)
     return replace(context, review=Review(read_decisions(folder.review)), wanted=folder.manifest["target"])
 

@@ -20,7 +20,7 @@ TABLE = {
     # Of the bundled seeds 9 in each category that is wanted, and 5 of writing, which is not.
     "seeds": {"path": str(ROOT / "tests" / "seeds.jsonl")},
     "categories": {"target": {"maths": 1, "open_qa": 1, "summarising": 1}, "fill": True},
-    "generate": {"candidates_per_row": 2.0, "max_waves": 4, "max_response_tokens": 96},
+    "generate": {"prompt_style": "continue", "candidates_per_row": 2.0, "max_waves": 4, "max_response_tokens": 96},
     "models": {"generator": {"name": "embedded:smollm2-135m-instruct", "license": "Apache-2.0"}},
 }
 

@@ -33,7 +33,12 @@ from kiloset.settings import NOT_CONTENT, RunConfig, check_same, data_relevant, 
 MODEL, BASE = "org/writer", "org/base"
 PLAIN = {
     "models": {"generator": {"name": MODEL}},
-    "generate": {"strategies": {"self_instruct": 1.0}, "candidates_per_row": 2.0, "samples_per_prompt": 1},
+    "generate": {
+        "strategies": {"self_instruct": 1.0},
+        "candidates_per_row": 2.0,
+        "samples_per_prompt": 1,
+        "prompt_style": "continue",
+    },
     "rewrite": {"enabled": False},
 }
 WANTED = {"a": 30, "b": 20}

@@ -368,7 +368,7 @@ def test_the_counts_of_the_progress_add_up(store: CallStore) -> None:
 
     engine = FakeEngine(answer=good)
     result = generate(
-        SEEDS, RecordedEngine(engine, store, Recorder()), {"stories": 10}, GenerateConfig(max_tokens=10**6),
+        SEEDS, RecordedEngine(engine, store, Recorder()), {"stories": 10}, GenerateConfig(max_tokens=10**6, prompt_style="continue"),
         Templates(), seed=0, license="MIT", check_instructions=keep_all, check_candidates=keep_all,
     )  # fmt: skip
     end = last[-1]

@@ -20,6 +20,7 @@ ROW: dict[str, Any] = {
     "source": pl.String,
     "strategy": pl.String,
     "operator": pl.String,
+    "topic": pl.String,
     "parents": pl.List(pl.String),
     "depth": pl.UInt8,
     "constraints": pl.List(CONSTRAINT),
@@ -29,7 +30,8 @@ ROW: dict[str, Any] = {
     "original_response": pl.String,
     "calls": pl.List(pl.String),
 }
-"""Columns every row has. `operator` names how an evolved row was made from its parent, `edits` what was done to an answer so
+"""Columns every row has. `operator` names how an evolved row was made from its parent, `topic` the
+subject that its request named, `edits` what was done to an answer so
 that it keeps its constraints. `calls` lists the keys, in calls.sqlite, of the completions the row was made from."""
 
 VERDICT: dict[str, Any] = {

@@ -15,19 +15,19 @@ import polars as pl
 
 from kiloset.core.run import RunFolder
 from kiloset.generator.categories import wanted_rows
-from kiloset.generator.planning import PRIOR_WEIGHT, PRIOR_YIELD
-from kiloset.generator.settings import PURPOSES, GenerateConfig
+from kiloset.generator.planning import PRIOR_WEIGHT, prior_yield
+from kiloset.generator.settings import INSTRUCTION_PURPOSE, PURPOSES, GenerateConfig
 from kiloset.plan.evidence import REWRITES, Evidence, StrategyYield, TokenUsage, rewriter_settings
 from kiloset.settings import RunConfig
 
-INSTRUCTION_PURPOSE = {"self_instruct": "instruction", "evolve": "evolve", "magpie": "magpie", "constraint": "instruction"}  # fmt: skip
-"""Purpose of the request for a new instruction, by strategy."""
 LOW, HIGH = 0.1, 0.9
 """Quantiles of a yield that bound the figures."""
 MOST_INSTRUCTIONS = 200
 """Instructions beyond this number do not make a yield more certain: they share prompts, seeds and categories."""
 FOLLOWING_SHARES = {"input": 0.48, "response": 0.74}
 """Requests per instruction before anything is measured: 244 and 377 of 512 in run cpu-e8bdf17e."""
+FOLLOWING_WHOLE_TASK = {"response": 0.85}
+"""The same where an instruction comes with its text."""
 PROMPT_TOKENS = {
     "instruction": 250, "evolve": 120, "magpie": 40, "input": 400, "labelled_input": 400, "response": 80, "plain": 80,
     "guided": 250,
@@ -146,7 +146,8 @@ def estimate(
     missing = _missing_candidates(config.generate, wanted, pool or {})
     weights = {name: weight for name, weight in config.generate.strategies.items() if weight and missing}
     shares = {name: weight / sum(weights.values()) for name, weight in weights.items()}
-    yields = {name: _yield_range(evidence.yields.get(name)) for name in shares}
+    prior = prior_yield(config.generate)
+    yields = {name: _yield_range(evidence.yields.get(name), prior) for name in shares}
     requests: dict[str, Range] = {}
     per_candidate = Spend()
     for name, share in shares.items():
@@ -182,20 +183,21 @@ def _missing_candidates(config: GenerateConfig, wanted: Mapping[str, int], pool:
     return {name: n * remaining / total for name, n in missing.items() if n and remaining}
 
 
-def _yield_range(measured: StrategyYield | None) -> Range:
+def _yield_range(measured: StrategyYield | None, prior: float) -> Range:
     """Return mean and quantiles of the Beta distribution of a yield; the prior is the generator's own assumption."""
     from scipy.special import betaincinv  # type: ignore[import-untyped]
 
     requested, accepted = (measured.requested, min(measured.accepted, measured.requested)) if measured else (0, 0)
     weight = min(1.0, MOST_INSTRUCTIONS / requested) if requested else 0.0
-    a = PRIOR_WEIGHT * PRIOR_YIELD + accepted * weight
-    b = PRIOR_WEIGHT * (1 - PRIOR_YIELD) + (requested - accepted) * weight
+    a = PRIOR_WEIGHT * prior + accepted * weight
+    b = PRIOR_WEIGHT * (1 - prior) + (requested - accepted) * weight
     return Range(float(betaincinv(a, b, LOW)), a / (a + b), float(betaincinv(a, b, HIGH)))
 
 
 def _requests_per_instruction(config: GenerateConfig, strategy: str, evidence: Evidence) -> dict[str, float]:
     """Return the mean number of requests for one instruction, by purpose."""
-    shares = evidence.following.get(strategy, FOLLOWING_SHARES)
+    assumed = FOLLOWING_SHARES if config.prompt_style == "continue" else FOLLOWING_WHOLE_TASK
+    shares = evidence.following.get(strategy, assumed)
     responses = config.constraint_samples if strategy == "constraint" else 1
     each = {INSTRUCTION_PURPOSE[strategy]: 1.0, **{name: shares.get(name, 0.0) for name in ("input", "labelled_input")}}
     return each | {"response": shares.get("response", 0.0) * responses}
@@ -203,8 +205,8 @@ def _requests_per_instruction(config: GenerateConfig, strategy: str, evidence: E
 
 def _instructions(config: GenerateConfig, missing: Mapping[str, float], share: float, rate: Range) -> Range:
     """Return the instructions that a strategy requests: the first wave by the assumed yield, then for what is missing."""
-    per_prompt = config.samples_per_prompt
-    first = sum(math.ceil(n * share / PRIOR_YIELD / per_prompt - 1e-9) * per_prompt for n in missing.values())
+    per_prompt = config.samples_per_prompt if config.prompt_style == "continue" else 1
+    first = sum(math.ceil(n * share / prior_yield(config) / per_prompt - 1e-9) * per_prompt for n in missing.values())
     needed = _instructions_for(sum(missing.values()) * share, rate)
     return Range(max(first, needed.low), max(first, needed.expected), max(first, needed.high))
 
