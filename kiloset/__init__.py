@@ -8,13 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kiloset.api import Run, audit_file, compare, evaluate, make_dataset, prove, train_adapter
+    from kiloset.api import Run, audit_file, compare, evaluate, make_dataset, preview, prove, train_adapter
     from kiloset.core.errors import ConfigError, DataError, EmptyError, KilosetError, ModelError
     from kiloset.settings import RunConfig
 
 _HOME = {
     **dict.fromkeys(
-        ("Run", "audit_file", "compare", "evaluate", "make_dataset", "prove", "train_adapter"), "kiloset.api"
+        ("Run", "audit_file", "compare", "evaluate", "make_dataset", "preview", "prove", "train_adapter"), "kiloset.api"
     ),
     **dict.fromkeys(("ConfigError", "DataError", "EmptyError", "KilosetError", "ModelError"), "kiloset.core.errors"),
     "RunConfig": "kiloset.settings",
@@ -23,7 +23,7 @@ _HOME = {
 
 __all__ = [
     "ConfigError", "DataError", "EmptyError", "KilosetError", "ModelError", "Run", "RunConfig", "audit_file", "compare",
-    "evaluate", "make_dataset", "prove", "train_adapter",
+    "evaluate", "make_dataset", "preview", "prove", "train_adapter",
 ]  # fmt: skip
 
 

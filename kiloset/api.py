@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kiloset.evaluation.comparison import Proof
     from kiloset.evaluation.suite import Evaluation
     from kiloset.inputs import Inputs
+    from kiloset.previewing import Preview
     from kiloset.result import Result
     from kiloset.train.report import TrainReport
 
@@ -120,11 +121,8 @@ def make_dataset(
     from kiloset.models import RunModels
     from kiloset.runner import begin, reuse_completions, run_pipeline
 
-    chosen = {"seeds.path": seeds, "run.size": size, "models.generator.name": model, "models.base.name": base}
-    changes = {
-        key: str(value) if isinstance(value, Path) else value for key, value in chosen.items() if value is not None
-    }
-    options, inputs, folder = prepare(config, {**changes, **(settings or {})}, name, Path(runs))
+    changes = {**_chosen(seeds, size, model, base), **(settings or {})}
+    options, inputs, folder = prepare(config, changes, name, Path(runs))
     if reuse is not None:
         reuse_completions(options, inputs, folder, reuse.folder if isinstance(reuse, Run) else RunFolder(Path(reuse)))
     begin(options, folder)
@@ -133,6 +131,40 @@ def make_dataset(
     display = progress or Silent()
     with closing(RunModels(options, sum(counts), folder.engine_log, display)) as models:
         return Run(folder, run_pipeline(options, inputs, folder, models, display))
+
+
+def preview(
+    seeds: str | Path | None = None, size: int | None = None, model: str | None = None, base: str | None = None, *,
+    rows: int = 10, config: RunConfig | str | Path | None = None, settings: Mapping[str, Any] | None = None,
+    name: str | None = None, runs: str | Path = "runs", progress: Progress | None = None,
+) -> "Preview":  # fmt: skip
+    """Generate the first rows of a set; `make_dataset` with the same arguments continues from there and requests nothing twice.
+
+    About `rows` rows will pass the checks; the other arguments are the same as in `make_dataset`.
+
+    Returns:
+        The rows that pass the checks before selection, the dropped rows with `reason` and `evidence`, and the tokens used. If
+        the run has made more rows already, nothing is sent, and these are its first rows.
+
+    Raises:
+        ConfigError: A setting is invalid, generation is off, or the folder belongs to another config.
+        DataError: A file is invalid.
+        ModelError: The writer model cannot be loaded, or its process died.
+    """
+    from kiloset.models import RunModels
+    from kiloset.previewing import preview_run
+
+    changes = {**_chosen(seeds, size, model, base), **(settings or {})}
+    options, inputs, folder = prepare(config, changes, name, Path(runs))
+    display, known = progress or Silent(), inputs.seeds.height + inputs.pool.height
+    with closing(RunModels(options, known, folder.engine_log, display)) as models:
+        return preview_run(options, inputs, folder, models, rows, display)
+
+
+def _chosen(seeds: str | Path | None, size: int | None, model: str | None, base: str | None) -> dict[str, Any]:
+    """Return arguments that are not None as settings by dotted name."""
+    chosen = {"seeds.path": seeds, "run.size": size, "models.generator.name": model, "models.base.name": base}
+    return {key: str(value) if isinstance(value, Path) else value for key, value in chosen.items() if value is not None}
 
 
 def prepare(

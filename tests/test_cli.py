@@ -188,7 +188,7 @@ def test_help_lists_every_command_and_each_has_help_with_an_example(kiloset):
     overview = kiloset("--help")
     assert overview.returncode == 0
     commands = [command.name or command.callback.__name__ for command in app.registered_commands]
-    assert len(commands) == 16
+    assert len(commands) == 17
     for command in commands:
         assert re.search(rf"^│ {command} ", overview.stdout, re.MULTILINE)
         assert f"Example: kiloset {command}" in kiloset(command, "--help").stdout

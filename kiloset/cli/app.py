@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from kiloset.cli.dataset import config, dataset, plan, thin, whatif
+from kiloset.cli.dataset import config, dataset, plan, preview, thin, whatif
 from kiloset.cli.inspect import audit, compare, explain, review
 from kiloset.cli.publish import card, export, push
 from kiloset.cli.training import evaluate, merge, prove, train
@@ -25,7 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    plan, dataset, audit, review, explain, whatif, compare, train, evaluate, prove, merge, export, card, push, config, thin,
+    plan, preview, dataset, audit, review, explain, whatif, compare, train, evaluate, prove, merge, export, card, push, config, thin,
 ):  # fmt: skip
     app.command()(command)
 
@@ -46,11 +46,12 @@ def _kiloset(
 ) -> None:
     """Turn a few seed examples into a curated instruction set, train a LoRA adapter on it and measure whether it helped.
 
-    Start with **plan** to estimate the cost, then **dataset** to make the set and **audit** to inspect it. Then **train** an
-    adapter, **evaluate** it, and use **prove** to measure whether the set is better than random rows.
+    Start with **plan** to estimate the cost and **preview** to see the first rows, then **dataset** to make the set and
+    **audit** to inspect it. Then **train** an adapter, **evaluate** it, and use **prove** to measure whether the set is better
+    than random rows.
 
-    Each run has a folder, runs/NAME. Without --run, plan and dataset derive NAME from the settings, and the other commands
-    use the run that changed last. An interrupted command resumes when you run it again.
+    Each run has a folder, runs/NAME. Without --run, plan, preview and dataset derive NAME from the settings, and the other
+    commands use the run that changed last. An interrupted command resumes when you run it again.
 
     Example: `kiloset dataset --seeds my-seeds.jsonl --size 500`
     """

@@ -1,4 +1,4 @@
-"""Commands that make a set or show what settings do: plan, dataset, whatif, config, thin."""
+"""Commands that make a set or show what settings do: plan, preview, dataset, whatif, config, thin."""
 
 from collections import Counter
 from contextlib import closing
@@ -74,6 +74,40 @@ def plan(
         print(dumps({"run": folder.path.name, **asdict(result)}))
     else:
         show_plan(result, folder.path.name, Console())
+
+
+def preview(
+    seeds: Seeds = None, size: Size = None, model: Model = None, base: Base = None, config: Config = None, set_: Overrides = None,
+    run: NewRun = None,
+    rows: Annotated[int, typer.Option(min=1, help="Number of rows that should pass the checks, about.")] = 10,
+    json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON, uncut.")] = False,
+    progress: ProgressMode = "auto", runs: Runs = Path("runs"),
+) -> None:  # fmt: skip
+    """Generate and print the first rows of a set, with the dropped rows and why, before you make it.
+
+    It uses the settings and models of the run, and its requests become the first wave of the run: `kiloset dataset` with the
+    same options continues from there and requests nothing twice. If the run has made more rows already, the command
+    sends nothing and prints the run's first rows.
+
+    Example: `kiloset preview --seeds my-seeds.jsonl --size 500`
+    """
+    from kiloset.api import prepare
+    from kiloset.cli.show import show_preview
+    from kiloset.models import RunModels
+    from kiloset.previewing import preview_rows, preview_run
+
+    with progress_on_stderr(progress) as display:
+        settings, inputs, folder = prepare(config, all_settings(size, seeds, model, base, set_), run, runs)
+        known = inputs.seeds.height + inputs.pool.height
+        with closing(RunModels(settings, known, folder.engine_log, display)) as models:
+            result = preview_run(settings, inputs, folder, models, rows, display)
+        counts = {name: getattr(result, name) for name in ("unfinished", "requests", "tokens", "seconds")}
+        facts = {"folder": str(folder.path), "kept": result.kept.height, "dropped": result.dropped.height, **counts}
+        display.result(facts)
+    if json:
+        print(dumps({"run": folder.path.name, **counts, **preview_rows(result)}))
+    else:
+        show_preview(result, folder.path.name, Console())
 
 
 def dataset(

@@ -9,11 +9,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from kiloset.cli.text import printable
+from kiloset.cli.text import duration, printable
 from kiloset.core.run import RunFolder
 from kiloset.core.statistics import Interval
 from kiloset.evaluation.comparison import MetricComparison, Proof, verdict
 from kiloset.evaluation.metrics import Metric, difference
+from kiloset.previewing import Preview
 from kiloset.result import Result
 from kiloset.review.apply import Reviewed
 from kiloset.train.loss import MaskedRow
@@ -30,6 +31,45 @@ ENDED = {
     "done": "Selection had too few candidates: raise --set generate.candidates_per_row=, or let other categories fill with --set categories.fill=true",
 }
 """Advice for a set that is too short, by the reason why generation ended (`kiloset.generator.loop`)."""
+
+EXCERPT_LINES, EXCERPT_CHARACTERS = 4, 200
+"""Largest number of lines of a text that a preview prints, and of characters of each line."""
+
+
+def show_preview(result: Preview, name: str, console: Console) -> None:
+    """Print the first rows of a run, the dropped rows with reason and evidence, and one line with what they cost."""
+    for row in result.kept.iter_rows(named=True):
+        _show_row(row, "green", "", console)
+    for row in result.dropped.iter_rows(named=True):
+        _show_row(row, "yellow", f"dropped: {row['reason']}: {row['evidence']}", console)
+    if result.unfinished:
+        _line(console, f"{result.unfinished} more rows have no completion yet; `kiloset dataset` requests it")
+    counts = f"{result.kept.height} kept, {result.dropped.height} dropped, {duration(result.seconds)}"
+    cost = f"{result.tokens:,} tokens" if result.requests else "nothing sent: the run has stored these rows before"
+    _line(
+        console,
+        f"{name}: {counts}, {cost}; `kiloset dataset` with the same options continues from here, and `kiloset plan` now has "
+        "measured costs",
+    )
+
+
+def _show_row(row: Mapping[str, Any], style: str, verdict: str, console: Console) -> None:
+    """Print a row's texts, each cut to a few lines."""
+    console.print(
+        Text(printable(f"{row['id']}  {row['category']}  {row['strategy']}"), f"bold {style}"), soft_wrap=True
+    )
+    if verdict:
+        _line(console, f"  {verdict}")
+    for part in ("instruction", "input", "response"):
+        for number, line in enumerate(_excerpt(row[part] or "")):
+            _line(console, f"  {part if number == 0 else '':<12} {line}")
+
+
+def _excerpt(text: str) -> list[str]:
+    """Return the first lines of a text without empty ones; an ellipsis ends what is cut."""
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    cut = [line if len(line) <= EXCERPT_CHARACTERS else f"{line[:EXCERPT_CHARACTERS]} …" for line in lines]
+    return cut if len(cut) <= EXCERPT_LINES else [*cut[:EXCERPT_LINES], "…"]
 
 
 def show_result(result: Result, folder: RunFolder, console: Console) -> None:

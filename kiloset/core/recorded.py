@@ -57,7 +57,8 @@ class Flow:
                     missing[key] = self._in_flight[key] = request
                 self._tags.setdefault(key, []).append(tag)
         if missing:
-            self._store.note_sent(list(missing.items()))
+            if not self._store.is_read_only:
+                self._store.note_sent(list(missing.items()))
             self._engine.submit(list(missing.items()))
             self.sent += len(missing)
         return not_added
