@@ -15,6 +15,7 @@ import polars as pl
 from kiloset import recipe
 from kiloset.core.calls import CallStore
 from kiloset.core.closure import code_sha256
+from kiloset.core.memory import PeakMemory
 from kiloset.core.progress import Progress
 from kiloset.core.recorded import RecordedEmbedder, RecordedEngine, RecordedScorer
 from kiloset.core.review import accepted_surplus, read_decisions
@@ -219,7 +220,8 @@ def _run_stage(
     if finished is not None and entry.get("fingerprint") == key and not must_generate_more:
         return finished, key
     started = time.monotonic()
-    outcome = execute(stage, table, context)
+    with PeakMemory() as memory:
+        outcome = execute(stage, table, context)
     key = _key(stage, before, context)  # the key of `generate` covers its waves, and the stage may have added some
     _write_extras(outcome, folder)
     folder.write_stage(
@@ -228,14 +230,19 @@ def _run_stage(
     reasons = dict(outcome.dropped.group_by("reason").len().sort("len", "reason", descending=[True, False]).iter_rows())
     set_aside = 0 if outcome.set_aside is None else outcome.set_aside.height
     created = outcome.kept.height + outcome.dropped.height + set_aside - table.height
+    seconds, peak = time.monotonic() - started, round(memory.gib, 3)
     entry = {
         "fingerprint": key, "in": table.height, "born": created,
         "kept": outcome.kept.height, "dropped": reasons, "set_aside": set_aside,
         "models": {name: getattr(context.models, name).identity for name in stage.models},
-        "seconds": round(time.monotonic() - started, 2), "sha256": file_sha256(folder.stage_file(number, stage.name)),
+        "seconds": round(seconds, 2), "total_seconds": round(entry.get("total_seconds", entry.get("seconds", 0.0)) + seconds, 2),
+        "peak_memory_gib": peak, "sha256": file_sha256(folder.stage_file(number, stage.name)),
     }  # fmt: skip
     stages = folder.manifest.get("stages", {}) | {stage.name: entry}
-    folder.update_manifest({"stages": stages, "calls": context.store.account(), **outcome.notes})
+    peak = max(peak, folder.manifest.get("peak_memory_gib", 0.0))
+    folder.update_manifest(
+        {"stages": stages, "calls": context.store.account(), "peak_memory_gib": peak, **outcome.notes}
+    )
     return outcome.kept, key
 
 

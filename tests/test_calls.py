@@ -406,3 +406,37 @@ def test_a_flow_that_may_not_send_answers_what_is_stored_and_names_the_rest(stor
     assert flow.put([(first, "a"), (second, "b")], send=False) == ["b"]
     assert flow.get()[0] == "a"
     assert (len(flow), flow.sent) == (0, 0)
+
+
+def _without_cached_tokens(path):
+    """Turn a store into one of a version that did not count cached tokens."""
+    with closing(sqlite3.connect(path)) as older:
+        older.execute("ALTER TABLE calls DROP COLUMN cached_tokens")
+
+
+def test_a_store_without_cached_tokens_can_be_read_and_continued(tmp_path):
+    path, parrot = tmp_path / "calls.sqlite", Parrot()
+    with closing(CallStore(path)) as store:
+        RecordedEngine(parrot, store, Silent()).complete([REQUEST], "test")
+    _without_cached_tokens(path)
+    with closing(CallStore.read_only(path)) as store:
+        assert store.cached_tokens() == {"response": 0}
+        assert store.completions({REQUEST.key("parrot@1"): 30})[REQUEST.key("parrot@1")].cached_tokens == 0
+    for _ in range(2):
+        with closing(CallStore(path)) as store:
+            RecordedEngine(parrot, store, Silent()).complete([REQUEST], "test")
+            store.add("m", "k", REQUEST, Completion("x", "stop", 9, 1, cached_tokens=8))
+            assert store.cached_tokens() == {"response": 8}
+            assert store.completions({"k": 30})["k"] == Completion("x", "stop", 9, 1, "k", 8)
+    assert len(parrot.sent) == 1
+
+
+def test_a_store_that_lacks_another_column_is_refused(tmp_path):
+    path = tmp_path / "calls.sqlite"
+    with closing(CallStore(path)):
+        pass
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("ALTER TABLE calls DROP COLUMN finished")
+    for opened in (CallStore, CallStore.read_only):
+        with pytest.raises(DataError, match="its tables or columns are others"):
+            opened(path)

@@ -325,6 +325,14 @@ def test_a_completion_is_read_as_it_is(serve, tmp_path, choice, expected):
         assert db.execute("SELECT ?", [completion.text]).fetchone()[0] == completion.text
 
 
+def test_cached_prompt_tokens_are_counted_if_the_server_reports_them(serve):
+    for details, cached in (({"cached_tokens": 2}, 2), ({"cached_tokens": None}, 0), (None, 0)):
+        usage = {"prompt_tokens": 3, "completion_tokens": 4, "prompt_tokens_details": details}
+        _, engine = serve(lambda prompt, attempt, usage=usage: (200, good({"prompt": prompt}, usage=usage)))
+        (completion,) = ask(engine)
+        assert (completion.prompt_tokens, completion.completion_tokens, completion.cached_tokens) == (3, 4, cached)
+
+
 @pytest.mark.parametrize("usage", [{}, {"usage": None}, {"usage": {"prompt_tokens": None}}])
 def test_tokens_a_server_does_not_count_are_none_and_the_completion_is_kept(serve, usage):
     choices = {"choices": [{"finish_reason": "stop", "text": "fine"}]}

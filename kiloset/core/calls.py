@@ -29,7 +29,8 @@ SCHEMA = """
 CREATE TABLE calls (
   key TEXT NOT NULL, max_tokens INTEGER NOT NULL, model TEXT NOT NULL, purpose TEXT NOT NULL, prompt TEXT NOT NULL,
   params TEXT NOT NULL, text TEXT NOT NULL, finish_reason TEXT NOT NULL, prompt_tokens INTEGER NOT NULL,
-  completion_tokens INTEGER NOT NULL, finished REAL NOT NULL, PRIMARY KEY (key, max_tokens));
+  completion_tokens INTEGER NOT NULL, finished REAL NOT NULL, cached_tokens INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY (key, max_tokens));
 CREATE TABLE waves (number INTEGER PRIMARY KEY, asks TEXT NOT NULL, cut INTEGER NOT NULL);
 CREATE TABLE lost (id TEXT PRIMARY KEY, reason TEXT NOT NULL, evidence TEXT NOT NULL);
 CREATE TABLE sends (key TEXT NOT NULL, max_tokens INTEGER NOT NULL, purpose TEXT NOT NULL, sent REAL NOT NULL);
@@ -38,6 +39,8 @@ CREATE TABLE scores (
 CREATE TABLE vectors (key TEXT PRIMARY KEY, vector BLOB NOT NULL);
 """
 
+ADDED = ("calls", "cached_tokens")
+"""A column that the stores of older versions lack; it is added when a store is opened for writing."""
 DROPS = """
 CREATE TABLE IF NOT EXISTS drops (id TEXT PRIMARY KEY, stage TEXT NOT NULL, reason TEXT NOT NULL, evidence TEXT,
   measured REAL, "limit" REAL, "twin" TEXT)
@@ -62,6 +65,9 @@ class CallStore:
             try:
                 _create_tables(self._db)
                 _check_schema(self._db, path, (APPLICATION_ID,))
+                if ADDED not in _columns(self._db):
+                    self._db.execute("ALTER TABLE calls ADD COLUMN cached_tokens INTEGER NOT NULL DEFAULT 0")
+                self._cached = "cached_tokens"
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=NORMAL")
             except BaseException:
@@ -88,6 +94,7 @@ class CallStore:
                 store._db = _connect_read_only(path, "mode=ro" if has_log else "immutable=1")
             except sqlite3.OperationalError:
                 store._db = _connect_read_only(path, "immutable=1")
+            store._cached = "cached_tokens" if ADDED in _columns(store._db) else "0"
         return store
 
     def copy_to(self, path: Path) -> None:
@@ -114,12 +121,13 @@ class CallStore:
         A completion that ended by itself is valid for every limit; under a smaller limit than its length its finish reason
         becomes `length`. A completion that was cut is valid for limits up to its own.
         """
-        select = "SELECT key, text, finish_reason, prompt_tokens, completion_tokens, max_tokens FROM calls"
+        names = f"key, text, finish_reason, prompt_tokens, completion_tokens, {self._cached}, max_tokens"
+        rows = self._lookup(f"SELECT {names} FROM calls", list(limits), "ORDER BY max_tokens")
         completions: dict[str, Completion] = {}
-        for key, text, reason, prompt, written, limit in self._lookup(select, list(limits), "ORDER BY max_tokens"):
+        for key, text, reason, prompt, written, cached, limit in rows:
             is_cut = reason == "length" or written > limits[key]
             if reason != "length" or limit >= limits[key]:
-                completions[key] = Completion(text, "length" if is_cut else reason, prompt, written, key)
+                completions[key] = Completion(text, "length" if is_cut else reason, prompt, written, key, cached)
         return completions
 
     def note_sent(self, requests: Sequence[tuple[str, Request]]) -> None:
@@ -135,9 +143,10 @@ class CallStore:
         row = (
             key, request.max_tokens, model, request.purpose, request.prompt, json.dumps(params), completion.text,
             completion.finish_reason, completion.prompt_tokens, completion.completion_tokens, time.time(),
+            completion.cached_tokens,
         )  # fmt: skip
         with _data_errors(self.path):
-            self._db.execute("INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+            self._db.execute("INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
     def scores(self, keys: Sequence[str]) -> dict[str, tuple[float, int]]:
         """Return the stored `(nats, tokens)` by key; nats are nan for a row that the scorer could not score."""
@@ -168,6 +177,13 @@ class CallStore:
         sent = dict(self._rows("SELECT purpose, COUNT(*) FROM sends GROUP BY purpose"))
         names = ("sent", "completed", "prompt_tokens", "completion_tokens")
         return {purpose: dict(zip(names, (sent.get(purpose, 0), *counts), strict=True)) for purpose, *counts in rows}
+
+    def cached_tokens(self) -> dict[str, int]:
+        """Return the prompt tokens that the engine took from its prefix cache, by purpose.
+
+        They are not part of `account`, because they depend on the order of the requests in the engine.
+        """
+        return dict(self._rows(f"SELECT purpose, SUM({self._cached}) FROM calls GROUP BY purpose ORDER BY 1"))
 
     def spent(self, purposes: Sequence[str]) -> tuple[int, int, float]:
         """Return `(completions, prompt and completion tokens, hours)` of the requests for these purposes.
@@ -306,7 +322,7 @@ def _create_tables(db: sqlite3.Connection) -> None:
 
 
 def _check_schema(db: sqlite3.Connection, path: Path, ids: Sequence[int]) -> None:
-    """Check that a database is a call store with the current tables and columns.
+    """Check that a database is a call store with the current tables and columns, or lacks only the column `ADDED`.
 
     Raises:
         DataError: It is another program's, or has other tables or columns.
@@ -316,7 +332,7 @@ def _check_schema(db: sqlite3.Connection, path: Path, ids: Sequence[int]) -> Non
         expected = _columns(new)
     if (application_id := _application_id(db)) not in ids:
         raise _not_a_store(path, f"its application id is {application_id:#x}, not {APPLICATION_ID:#x}")
-    if _columns(db) != expected:
+    if _columns(db) not in (expected, [column for column in expected if column != ADDED]):
         raise _not_a_store(path, "its tables or columns are others")
 
 

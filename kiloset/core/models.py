@@ -59,6 +59,8 @@ class Completion:
     completion_tokens: int
     key: str = ""
     """The request's key, if the completion is stored."""
+    cached_tokens: int = 0
+    """Tokens of the prompt that the engine took from its prefix cache; 0 if it does not report them."""
 
 
 @dataclass(frozen=True, slots=True)

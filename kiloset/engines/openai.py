@@ -369,7 +369,9 @@ def _completion(answer: Any) -> Completion:
     if not isinstance(text, str):
         raise TypeError("no text")
     usage = answer.get("usage") or {}
-    return Completion(_valid_utf8(text), reason, _tokens(usage, "prompt_tokens"), _tokens(usage, "completion_tokens"))
+    cached = _tokens(usage.get("prompt_tokens_details") or {}, "cached_tokens")
+    prompt, written = (_tokens(usage, name) for name in ("prompt_tokens", "completion_tokens"))
+    return Completion(_valid_utf8(text), reason, prompt, written, cached_tokens=cached)
 
 
 def _tokens(usage: Mapping[str, Any], name: str) -> int:

@@ -296,6 +296,7 @@ def _answer(output: Any) -> dict[str, Any]:
         "finish_reason": completion.finish_reason,
         "prompt_tokens": len(output.prompt_token_ids),
         "completion_tokens": len(completion.token_ids),
+        "cached_tokens": output.num_cached_tokens or 0,
     }
 
 
