@@ -59,8 +59,8 @@ def test_a_run_continues_from_its_preview_and_sends_nothing_twice(tmp_path):
     assert not set(first.engine.sent) & set(second.engine.sent)
     run = RunFolder(folder)
     everything = texts(run.dropped(), run.stages()[-1][1])
-    shown = texts(preview.kept, preview.dropped)
-    assert shown.items() <= everything.items()
+    previewed_texts = texts(preview.kept, preview.dropped)
+    assert previewed_texts.items() <= everything.items()
     with closing(CallStore.read_only(folder / "calls.sqlite")) as store:
         assert store.resent_after_completion() == 0
 
