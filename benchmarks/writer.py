@@ -91,7 +91,7 @@ def writer_cost(folder: RunFolder) -> WriterCost:
     }
     manifest = folder.manifest
     entry = manifest["stages"]["generate"]
-    seconds = entry.get("total_seconds", entry["seconds"]) + manifest.get("preview_seconds", 0.0)
+    seconds = entry.get("total_seconds", entry["seconds"]) + manifest.get("preview", {}).get("seconds", 0.0)
     rows = sum(bool(line.strip()) for line in folder.curated.read_text(encoding="utf-8").splitlines())
     return WriterCost(rows, tokens, seconds, manifest.get("peak_memory_gib"))
 

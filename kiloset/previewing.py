@@ -24,6 +24,7 @@ from kiloset.generator.planning import PRIOR_YIELD, WavePlan, count_instructions
 from kiloset.generator.settings import PURPOSES
 from kiloset.inputs import Inputs
 from kiloset.models import Models
+from kiloset.plan.evidence import measured_evidence, yields_as_record
 from kiloset.recipe import Context, generated
 from kiloset.runner import begin, context_of
 from kiloset.settings import RunConfig, check_same
@@ -117,9 +118,11 @@ def _generate(
         kept, dropped = _outcome(result, context)
         new_requests, new_tokens, _ = store.spent(PURPOSES)
         seconds = time.monotonic() - started
-        if new_requests > requests:
-            earlier = folder.manifest.get("preview_seconds", 0.0)
-            folder.update_manifest({"preview_seconds": round(earlier + seconds, 2)})
+        rows = pl.concat([kept, dropped], how="diagonal_relaxed")
+        evidence = measured_evidence("a preview", rows, set(kept["id"]), store)
+        earlier = folder.manifest.get("preview", {}).get("seconds", 0.0)
+        total = round(earlier + seconds, 2) if new_requests > requests else earlier
+        folder.update_manifest({"preview": {"seconds": total, **yields_as_record(evidence)}})
     return Preview(kept, dropped, 0, new_requests - requests, new_tokens - tokens, seconds)
 
 

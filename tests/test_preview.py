@@ -13,6 +13,7 @@ from kiloset.core.progress import Silent
 from kiloset.core.run import RunFolder
 from kiloset.generator.planning import count_instructions
 from kiloset.inputs import read_inputs
+from kiloset.plan.evidence import find_evidence
 from kiloset.previewing import plan_preview, preview_run
 from kiloset.settings import RunConfig
 from tests import fake_run
@@ -91,6 +92,18 @@ def test_a_preview_of_a_finished_run_sends_nothing_and_changes_nothing(finished)
     assert {*preview.kept["category"], *preview.dropped["category"]} == {"maths", "open_qa", "summarising"}
     assert texts(preview.kept, preview.dropped).items() <= texts(run.dropped(), run.stages()[-1][1]).items()
     assert set(preview.kept["id"]) <= set(run.stages()[1][1]["id"])
+
+
+def test_a_plan_after_a_preview_uses_its_yields(tmp_path):
+    config, folder = parse(RunConfig, TABLE), RunFolder(tmp_path / "runs" / "r")
+    for _ in range(2):
+        preview = previewed(folder.path)
+        evidence = find_evidence(config, folder, tmp_path / "runs")
+        assert evidence.origin == "this run so far"
+        assert sum(measured.requested for measured in evidence.yields.values()) == 20
+        assert sum(measured.accepted for measured in evidence.yields.values()) == preview.kept.height
+        assert set(evidence.following) == set(evidence.yields)
+        assert folder.manifest["preview"]["seconds"] > 0
 
 
 def test_an_interrupted_preview_resumes(tmp_path):

@@ -41,7 +41,7 @@ def run(tmp_path):
     folder.curated.write_text("{}\n" * 4, encoding="utf-8")
     folder.stage_file(2, "generate").write_bytes(b"")
     generate = {"seconds": 10.0, "total_seconds": 80.0}
-    folder.update_manifest({"stages": {"generate": generate}, "peak_memory_gib": 3.25, "preview_seconds": 40.0})
+    folder.update_manifest({"stages": {"generate": generate}, "peak_memory_gib": 3.25, "preview": {"seconds": 40.0}})
     return folder
 
 

@@ -106,6 +106,8 @@ def evidence_of_run(config: RunConfig, folder: RunFolder, *, is_own: bool = Fals
     with closing(CallStore.read_only(folder.calls)) as store:
         evidence = measured_evidence(origin, generated, accepted, store, with_rewriter=same_rewriter)
         rewritten = _share_rewritten(selected, store) if same_rewriter else None
+    if is_own and rows is None:
+        evidence = _with_previewed_yields(evidence, folder)
     return replace(evidence, rewritten=rewritten, paid=evidence.usage if is_own else {}) if evidence.usage else None
 
 
@@ -142,6 +144,12 @@ def measured_evidence(
     )
 
 
+def yields_as_record(evidence: Evidence) -> dict[str, Any]:
+    """Return what a preview measured of the strategies, as the entry `preview` of the manifest keeps it."""
+    yields = {name: [each.requested, each.accepted] for name, each in evidence.yields.items()}
+    return {"yields": yields, "following": {name: dict(each) for name, each in evidence.following.items()}}
+
+
 def rewriter_settings(config: RunConfig) -> ModelSettings:
     """Return the settings of the model that rewrites: its own, else the base model's, else the writer model's."""
     models = (config.models.rewriter, config.models.base)
@@ -153,6 +161,13 @@ def _evidence_or_none(config: RunConfig, folder: RunFolder, *, is_own: bool = Fa
         return evidence_of_run(config, folder, is_own=is_own)
     except (KilosetError, pl.exceptions.PolarsError, OSError):
         return None
+
+
+def _with_previewed_yields(evidence: Evidence, folder: RunFolder) -> Evidence:
+    """Add what a preview of the run measured of the strategies."""
+    record = folder.manifest.get("preview", {})
+    yields = {name: StrategyYield(*counts) for name, counts in record.get("yields", {}).items()}
+    return replace(evidence, yields=yields, following=record.get("following", {})) if yields else evidence
 
 
 def _models(folder: RunFolder) -> dict[str, str]:
