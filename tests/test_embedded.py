@@ -235,6 +235,16 @@ def test_a_model_without_packages_comes_from_the_hub(tiny, model, cache, monkeyp
     assert (target / "config.json").exists()
 
 
+def test_a_downloaded_file_is_used_without_a_connection(tiny, model, cache, monkeypatch):
+    def hf_hub_download(*, local_files_only=False, **_):
+        assert local_files_only
+        return str(tiny[1])
+
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: str(tiny[1]))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", hf_hub_download)
+    assert (Path(model_path(NAME, "models.generator")) / "config.json").exists()
+
+
 def test_another_file_on_the_hub_is_refused(model, cache, monkeypatch, tmp_path):
     (tmp_path / "tiny.gguf").write_bytes(b"another")
     _hub(monkeypatch, lambda: tmp_path / "tiny.gguf")
