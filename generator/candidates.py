@@ -29,7 +29,7 @@ from kiloset.generator.settings import GenerateConfig
 from kiloset.generator.strategies import STRATEGIES, InstructionRequest, Strategy, StrategyContext
 from kiloset.generator.templates import Templates
 from kiloset.generator.topics import Topics
-from kiloset.generator.whole_tasks import answer_messages, read_whole_task
+from kiloset.generator.whole_tasks import Examples, answer_messages, read_whole_task
 
 Filter = Callable[[pl.DataFrame], Outcome]
 
@@ -103,7 +103,10 @@ class Candidates:
             if row["source"] == "seed":
                 seeds.setdefault(row["category"], []).append(row)
         self.demonstrations = Demonstrations(seeds, config.max_depth, config.max_shown)
-        self.context = StrategyContext(engine, templates, self.demonstrations, Topics(topics or {}, seeds), config)
+        self.context = StrategyContext(
+            engine, templates, self.demonstrations, Topics(topics or {}, seeds),
+            Examples(self.demonstrations.seeds, config.examples, seed), config,
+        )  # fmt: skip
         self._inputs = InputRequests(self.context, seed)
         self.flow = engine.flow()
         self.rows: list[Row] = []

@@ -17,7 +17,7 @@ Fault = tuple[str, str]
 """Reason and evidence."""
 
 PLACEHOLDER = re.compile(
-    r"\[(?:your|my|the|insert|recipient|sender|customer|client|company|employee|manager|landlord|tenant|neighbou?r|friend|teacher"
+    r"\[(?![^\]]*\d\])(?:your|my|the|insert|recipient|sender|customer|client|company|employee|manager|landlord|tenant|neighbou?r|friend|teacher"
     r"|student|new|old|club|city|town|street|name|date|day|time|address|phone|title|position|department|number|product|event"
     r"|location|current|colleague|loved|artist|guest|host|school|shop|store|hotel|job|role|reason|first|last|contact)"
     r"(?:[ '’/-][^\]\n]{0,40}|s?)\]|\[e-?mail[\s\xa0]*(?:protected|address)\]",

@@ -31,7 +31,7 @@ from kiloset.generator.parsing import read_instruction, read_task
 from kiloset.generator.settings import GenerateConfig
 from kiloset.generator.templates import Templates
 from kiloset.generator.topics import Topics
-from kiloset.generator.whole_tasks import BARE_STOP, GROUP, TASK_STOP, choose_examples, task_messages, with_text
+from kiloset.generator.whole_tasks import BARE_STOP, TASK_STOP, Examples, task_messages
 
 INSTRUCTION_STOP = ("\n",)
 """A list entry of the Self-Instruct prompt ends with its line."""
@@ -56,6 +56,7 @@ class StrategyContext:
     templates: Templates
     demonstrations: Demonstrations
     topics: Topics
+    examples: Examples
     config: GenerateConfig
 
     @property
@@ -144,28 +145,18 @@ def _ask_for_whole_tasks(
     context: StrategyContext, category: str, count: int, rng: random.Random
 ) -> list[InstructionRequest]:
     """Return requests for whole tasks, with a text in the share of the category's seeds that have one."""
-    config, topics = context.config, context.topics
-    seeds = context.demonstrations.seeds[category]
-    share = sum(bool(row["input"]) for row in seeds) / len(seeds)
-    examples: dict[tuple[bool, int], list[Row]] = {}
-    numbers = {True: 0, False: 0}
-    requests = []
-    for number in range(count):
-        text = with_text(number, share)
-        group = (text, numbers[text] // GROUP)
-        numbers[text] += 1
-        if group not in examples:
-            alike = [row for row in seeds if bool(row["input"]) == text]
-            examples[group] = choose_examples(alike, config.examples, rng)
-            context.demonstrations.count_shown(examples[group])
+    config, topics, requests = context.config, context.topics, []
+    for _ in range(count):
+        text, examples = context.examples.choose(category)
+        context.demonstrations.count_shown(examples)
         topic = topics.choose(category, rng)
-        shown = [(topics.describe(row), row) for row in examples[group]]
+        shown = [(topics.describe(row), row) for row in examples]
         messages = task_messages(context.templates, category_words(category), shown, topic, text=text)
         sampling = {**context.sampling, "max_tokens": config.max_instruction_tokens + text * config.max_input_tokens}
         request = messages_request(
             context.engine, messages, "instruction", **sampling, stop=TASK_STOP if text else BARE_STOP
         )
-        requests.append(InstructionRequest(request, tuple(examples[group]), topic=topic, whole=True, text=text))
+        requests.append(InstructionRequest(request, tuple(examples), topic=topic, whole=True, text=text))
     return requests
 
 

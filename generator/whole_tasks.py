@@ -11,6 +11,7 @@ a 1.5B model copied the list's examples; instruction and input come in one compl
 
 import random
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,8 +28,7 @@ TASK_STOP = ("\nTask:", "\nAnswer:", "\nResponse:")
 BARE_STOP = (*TASK_STOP, "\nText:")
 """Stops of a task without a text."""
 WHOLE_TASK = re.compile(
-    r"^\W{0,4}Task:\W{0,3}[ \t]*(?P<task>.*?)(?:^\W{0,4}Text:\W{0,3}?[ \t]*\n?(?P<text>.*))?\Z",
-    re.DOTALL | re.MULTILINE,
+    r"^[^\w\n]{0,4}Task:[*_ \t]*(?P<task>.*?)(?:^[^\w\n]{0,4}Text:[*_ \t]*(?P<text>.*))?\Z", re.DOTALL | re.MULTILINE
 )
 MOST_BEFORE = 100
 """Characters of a preamble ("Sure, here is …") that may precede the task."""
@@ -36,6 +36,35 @@ GROUP = 24
 """Consecutive requests of a category and form that show the same seeds."""
 MOST_CHARACTERS = 5_000
 """Most characters of the seeds in one chat; the first seed is shown whatever its length."""
+
+
+class Examples:
+    """Chooses the form of each request and the seeds it shows: the same ones for all requests of a group.
+
+    Strategies and waves share the groups, so that few beginnings of prompts are computed.
+    """
+
+    def __init__(self, seeds: Mapping[str, Sequence[Row]], count: int, seed: int) -> None:
+        """Start with the seeds by category, the number of seeds to show, and the run's seed."""
+        self._seeds, self._count, self._seed = seeds, count, seed
+        self._requests: Counter[str] = Counter()
+        self._forms: Counter[tuple[str, bool]] = Counter()
+        self._groups: dict[tuple[str, bool, int], list[Row]] = {}
+
+    def choose(self, category: str) -> tuple[bool, list[Row]]:
+        """Return whether the next task of a category comes with a text, and the seeds of that form to show."""
+        seeds = self._seeds[category]
+        share = sum(bool(row["input"]) for row in seeds) / len(seeds)
+        text = with_text(self._requests[category], share)
+        group = (category, text, self._forms[category, text] // GROUP)
+        self._requests[category] += 1
+        self._forms[category, text] += 1
+        if group not in self._groups:
+            rng = random.Random(f"{self._seed}/examples/{group}")
+            self._groups[group] = choose_examples(
+                [row for row in seeds if bool(row["input"]) == text], self._count, rng
+            )
+        return text, self._groups[group]
 
 
 def with_text(number: int, share: float) -> bool:

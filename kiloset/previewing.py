@@ -20,7 +20,7 @@ from kiloset.core.progress import Progress
 from kiloset.core.run import RunFolder
 from kiloset.core.table import with_verdicts
 from kiloset.generator.loop import GenerationResult
-from kiloset.generator.planning import PRIOR_YIELD, WavePlan, count_instructions
+from kiloset.generator.planning import WavePlan, count_instructions, prior_yield
 from kiloset.generator.settings import PURPOSES
 from kiloset.inputs import Inputs
 from kiloset.models import Models
@@ -64,7 +64,7 @@ def preview_run(
         raise ConfigError("KS870", f"rows must be 1 or more, got {rows}")
     if not config.generate.enabled:
         raise ConfigError("KS869", "generate.enabled is false, so there is no generated row to preview")
-    instructions = math.ceil(min(rows, config.run.size) / PRIOR_YIELD)
+    instructions = math.ceil(min(rows, config.run.size) / prior_yield(config.generate))
     if _is_beyond(folder, instructions):
         folder.check_format()
         check_same(config, folder.config.read_text(encoding="utf-8"), folder.path)
@@ -73,13 +73,17 @@ def preview_run(
 
 
 def plan_preview(
-    instructions: int, wanted: Mapping[str, int], weights: Mapping[str, float], candidates_per_row: float
+    instructions: int,
+    wanted: Mapping[str, int],
+    weights: Mapping[str, float],
+    candidates_per_row: float,
+    expected_yield: float,
 ) -> WavePlan:
     """Return a plan that spreads so many instructions over the categories and, by their weights, over the strategies.
 
-    A category gets no more instructions than its wanted rows need.
+    A category gets no more instructions than its wanted candidates need at this yield.
     """
-    limits = {name: math.ceil(rows * candidates_per_row / PRIOR_YIELD) for name, rows in wanted.items()}
+    limits = {name: math.ceil(rows * candidates_per_row / expected_yield) for name, rows in wanted.items()}
     names = sorted(wanted, key=lambda name: (-wanted[name], name))
     order = [name for number in range(instructions) for name in names if number < limits[name]][:instructions]
     total, counts = sum(weights.values()), Counter[str]()
@@ -112,7 +116,13 @@ def _generate(
         context, table = context_of(config, inputs, models, store, progress)
         with_seeds = {*table.filter(pl.col("source") == "seed")["category"]}
         wanted = {name: rows for name, rows in context.wanted.items() if rows and name in with_seeds}
-        first = plan_preview(instructions, wanted, config.generate.strategies, config.generate.candidates_per_row)
+        first = plan_preview(
+            instructions,
+            wanted,
+            config.generate.strategies,
+            config.generate.candidates_per_row,
+            prior_yield(config.generate),
+        )
         requests, tokens, _ = store.spent(PURPOSES)
         result = generated(table, context, first=first, plan=False)
         kept, dropped = _outcome(result, context)

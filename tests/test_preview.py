@@ -142,14 +142,14 @@ def test_a_preview_of_an_interrupted_run_names_the_rows_that_are_unfinished(tmp_
 
 def test_instructions_are_spread_over_categories_and_strategies():
     weights = {"self_instruct": 0.7, "evolve": 0.1, "constraint": 0.2, "magpie": 0.0}
-    plan = plan_preview(20, {f"c{number:02d}": 10 for number in range(12)}, weights, 2.0)
+    plan = plan_preview(20, {f"c{number:02d}": 10 for number in range(12)}, weights, 2.0, 0.5)
     assert count_instructions(plan) == 20
     assert {sum(strategies.values()) for strategies in plan.values()} == {1, 2}
     counts = {name: sum(strategies.get(name, 0) for strategies in plan.values()) for name in weights}
     assert counts == {"self_instruct": 14, "evolve": 2, "constraint": 4, "magpie": 0}
-    few = plan_preview(20, {"large": 30, "small": 1}, {"self_instruct": 1.0}, 1.5)
+    few = plan_preview(20, {"large": 30, "small": 1}, {"self_instruct": 1.0}, 1.5, 0.5)
     assert few == {"large": {"self_instruct": 17}, "small": {"self_instruct": 3}}
-    assert plan_preview(20, {}, weights, 2.0) == {}
+    assert plan_preview(20, {}, weights, 2.0, 0.5) == {}
 
 
 @pytest.mark.parametrize(
