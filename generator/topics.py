@@ -159,5 +159,7 @@ class Topics:
 def _content_words(row: Mapping[str, Any]) -> Iterable[str]:
     text = f"{row['instruction']} {row['input']}"
     return [
-        word for word in words(text) if len(word) >= SHORTEST_WORD and word not in FUNCTION_WORDS and word.isalpha()
+        word
+        for word in words(text)
+        if len(word) >= SHORTEST_WORD and word not in FUNCTION_WORDS and not word.isnumeric()
     ]

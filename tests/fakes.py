@@ -149,7 +149,19 @@ def plausible(key: str, request: Request) -> tuple[str, str]:
         return _input(rng, request.prompt) if request.prompt.endswith("Text:") else _instruction(rng, request.prompt)
     if before in request.prompt and after in request.prompt:
         return _rewrite(rng, request.prompt.partition(before)[2].rpartition(after)[0])
+    last_turn = request.prompt.rpartition("<user>")[2]
+    if last_turn.startswith("Write a new task"):
+        return _whole_task(rng, request.prompt, with_text="with the text" in last_turn)
     return _answer(rng)
+
+
+def _whole_task(rng: random.Random, prompt: str, *, with_text: bool) -> tuple[str, str]:
+    examples = re.findall(r"<assistant>Task: (.+?)(?:\nText: |</assistant>)", prompt)
+    task, reason = _instruction(rng, "\n".join(f"{number}. {each}" for number, each in enumerate(examples, start=1)))
+    if not task or reason != "stop" or not with_text:
+        return f"Task:{task}" if task else "", reason
+    input, reason = _input(rng, prompt)
+    return f"Task:{task}\nText:{input}", reason
 
 
 def _instruction(rng: random.Random, prompt: str) -> tuple[str, str]:

@@ -23,7 +23,7 @@ from tests.fakes import FakeEngine, plausible
 TABLE = {
     **fake_run.TABLE,
     "categories": {"target": {"maths": 1, "open_qa": 1, "summarising": 1}},
-    "generate": {"max_response_tokens": 96, "candidates_per_row": 1.5},
+    "generate": {"max_response_tokens": 96, "candidates_per_row": 1.5, "prompt_style": "continue"},
 }
 
 
@@ -167,7 +167,7 @@ def test_what_cannot_be_previewed_is_refused(tmp_path, changes, rows, message):
 
 def test_a_preview_stays_within_the_budget_and_the_size_of_the_run(tmp_path):
     models = FakeModels()
-    previewed(tmp_path / "few", models, table={**TABLE, "generate": {"max_requests": 11}})
+    previewed(tmp_path / "few", models, table={**TABLE, "generate": {"max_requests": 11, "prompt_style": "continue"}})
     assert 0 < len(models.engine.sent) <= 11
     previewed(tmp_path / "small", table={**TABLE, "run": {"size": 3}})
     assert sum(count_instructions(wave) for wave in waves(tmp_path / "small")) == 6
@@ -212,7 +212,7 @@ def test_the_command_prints_rows_that_cannot_control_a_terminal(kiloset, monkeyp
     assert summary.startswith("mine: ")
     assert " tokens; `kiloset dataset` with the same options continues from here" in summary
     kept, dropped = (int(part.split()[-2]) for part in summary.split(", ")[:2])
-    assert kept + dropped == 12
+    assert kept + dropped == 9
     assert ran.stdout.count("  dropped: ") == dropped
     assert kept > 0
     printed = json.loads(kiloset(*arguments(tmp_path), "--rows", "6", "--json").stdout)
