@@ -35,6 +35,8 @@ CHECKPOINTS = (0.6, 0.85, 1.0)
 """Fractions of a wave's candidates after which the loop plans again; the others keep the engine busy meanwhile."""
 EXPECTED_SHARE, EXPECTED_WEIGHT = 0.5, 10
 """Share of candidates under way that is expected to be accepted, and the number of candidates that this prior counts as."""
+EXPECTED_SHARE_OF_WHOLE_TASKS = 0.85
+"""The same for whole tasks, whose input is there already."""
 PROGRESS_INTERVAL = 0.2
 """Seconds between two reports of progress."""
 DONE, NO_SEEDS = "done", "no_seeds"
@@ -244,7 +246,7 @@ class _Loop:
     def _expected_share(self, category: str) -> float:
         """Return the share of a category's finished candidates that was accepted; with few, that of all categories counts too."""
         finished = [candidate.row for candidate in self._all()[: self._finished]]
-        share = EXPECTED_SHARE
+        share = EXPECTED_SHARE_OF_WHOLE_TASKS if self._candidates.context.asks_in_chats else EXPECTED_SHARE
         for rows in (finished, [row for row in finished if row["category"] == category]):
             accepted = sum(row["id"] in self._accepted_ids for row in rows)
             share = (accepted + share * EXPECTED_WEIGHT) / (len(rows) + EXPECTED_WEIGHT)

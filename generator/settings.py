@@ -35,7 +35,7 @@ class GenerateConfig:
     """The strategies and their weights: self_instruct (the model continues a list of tasks), evolve (a task made from another one), magpie (a user turn without any example), constraint (a task with constraints that a program verifies)."""
     prompt_style: Literal["chat", "continue"] = "chat"
     """How self_instruct and constraint ask for tasks: "chat" shows whole seeds as chat turns and gets a task with its text in one completion; "continue" lets the model continue a numbered list and asks for the text apart, as models without a chat template and very small ones need. A model without a chat template always gets the latter."""
-    examples: Annotated[int, Field(ge=1, le=20)] = 4
+    examples: Annotated[int, Field(ge=1, le=20)] = 3
     """Number of seeds that a chat for a new task shows."""
     response_examples: Natural = 3
     """Number of these seeds that the chat for its answer shows first, so that answers have the style of the seeds; 0 for none. An answer with constraints is requested without any."""

@@ -179,6 +179,7 @@ def prepare(
     from kiloset.inputs import read_inputs
     from kiloset.models import check_models
 
+    settings = _with_model_settings(settings, is_builtin=config is None)
     if isinstance(config, RunConfig):
         stem, options = "run", parse(RunConfig, with_settings(plain_table(asdict(config)), settings))
     else:
@@ -187,6 +188,23 @@ def prepare(
     inputs = read_inputs(options)
     check_models(options)
     return options, inputs, RunFolder(runs / (name or run_name(options, stem, inputs.content())))
+
+
+def _with_model_settings(settings: Mapping[str, Any], *, is_builtin: bool) -> Mapping[str, Any]:
+    """Return the settings with what a config's own writer model decided, but another one does not.
+
+    The config's license is that of its writer. A built-in config also names a base model beside its writer: another writer
+    is itself the base model, as without a config, unless its int8 weights cannot be trained.
+    """
+    from kiloset.engines.embedded import PREFIX, is_writer_only
+
+    name = str(settings.get("models.generator.name") or "")
+    if not name:
+        return settings
+    chosen = {"models.generator.license": "Apache-2.0" if name.startswith(PREFIX) else "unknown"}
+    if is_builtin and not is_writer_only(name):
+        chosen["models.base.name"] = ""
+    return chosen | dict(settings)
 
 
 def config_path(config: str | Path | None) -> Path:

@@ -122,6 +122,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kiloset"
 
 
+def is_writer_only(name: str) -> bool:
+    """Return whether a model's weights can only write: an embedded model with int8 weights."""
+    model = MODELS.get(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
+    return model is not None and model.weights == "int8"
+
+
 def check_model(name: str, where: str) -> None:
     """Check a model's name without loading anything and without a connection.
 
