@@ -99,12 +99,12 @@ def quality(rows: int) -> None:
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16, trust_remote_code=False).eval()
 
     def logprobs() -> Any:
-        found = []
+        values = []
         with torch.inference_mode():
             for prompt, response in examples:
                 logits = model(input_ids=torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1].float()
-                found.append(logits.log_softmax(-1).gather(1, torch.tensor(response)[:, None])[:, 0])
-        return torch.cat(found)
+                values.append(logits.log_softmax(-1).gather(1, torch.tensor(response)[:, None])[:, 0])
+        return torch.cat(values)
 
     whole = logprobs()
     for name, layer in model.named_modules():

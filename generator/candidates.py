@@ -16,7 +16,7 @@ import polars as pl
 from kiloset.core.constraints import failing
 from kiloset.core.models import Completion, Request, messages_request
 from kiloset.core.recorded import Flow, RecordedEngine
-from kiloset.core.table import Outcome, table_of
+from kiloset.core.table import Outcome, table_of, user_turn
 from kiloset.core.text import squash
 from kiloset.generator.constraint_sampling import add_constraints, choose_response, response_schema
 from kiloset.generator.demonstrations import Demonstrations, Row
@@ -29,7 +29,7 @@ from kiloset.generator.settings import GenerateConfig
 from kiloset.generator.strategies import STRATEGIES, InstructionRequest, Strategy, StrategyContext
 from kiloset.generator.templates import Templates
 from kiloset.generator.topics import Topics
-from kiloset.generator.whole_tasks import Examples, answer_messages, read_whole_task
+from kiloset.generator.whole_tasks import ExampleGroups, answer_messages, read_whole_task
 
 Filter = Callable[[pl.DataFrame], Outcome]
 
@@ -96,16 +96,16 @@ class Candidates:
         """
         self.config, self._engine = config, engine
         self._seed, self._license, self._check, self._is_late = seed, license, check, is_late
-        self._index = NoveltyIndex()
+        self._index, self._index_with_inputs = NoveltyIndex(), NoveltyIndex()
         seeds: dict[str, list[Row]] = {}
         for row in table.iter_rows(named=True):
-            self._index.add(row["id"], row["instruction"])
+            self._add_to_index(row)
             if row["source"] == "seed":
                 seeds.setdefault(row["category"], []).append(row)
         self.demonstrations = Demonstrations(seeds, config.max_depth, config.max_shown)
         self.context = StrategyContext(
             engine, templates, self.demonstrations, Topics(topics or {}, seeds),
-            Examples(self.demonstrations.seeds, config.examples, seed), config,
+            ExampleGroups(self.demonstrations.seeds, config.examples, seed), config,
         )  # fmt: skip
         self._inputs = InputRequests(self.context, seed)
         self.flow = engine.flow()
@@ -228,13 +228,17 @@ class Candidates:
 
     def _fault_of_task(self, row: Row, parents: Sequence[Row], *, text: bool) -> dict[str, Any] | None:
         """Return the verdict on a whole task that is no good, None if nothing shows that."""
-        if text and not row["input"]:
+        if text and not row["input"] and not self._may_lack_input(row["category"]):
             return {"reason": "input_missing", "evidence": "a task with a text was requested; the model wrote no text"}
         if row["input"] and (copied := copied_from(row, parents, self.config.novelty)) is not None:
             return copied
         if (fault := task_fault(row)) is not None:
             return {"reason": fault[0], "evidence": fault[1]}
         return None
+
+    def _may_lack_input(self, category: str) -> bool:
+        """Return whether a category has seeds without an input; the rules drop a task that refers to a missing text."""
+        return not all(row["input"] for row in self.demonstrations.seeds[category])
 
     def _accept(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Return the candidates with a new instruction that passes the check, and with constraints if their strategy adds them."""
@@ -247,12 +251,12 @@ class Candidates:
             row, limit = candidate.row, self.config.novelty
             if (verdict := verdicts.get(row["id"])) is not None:
                 self._drop(row, **{name: verdict[name] for name in ("reason", "evidence", "measured", "limit")})
-            elif (nearest := self._index.nearest(row["instruction"], limit)) is not None:
+            elif (nearest := self._nearest(candidate)) is not None:
                 id, score = nearest
                 evidence = f"ROUGE-L {score:.2f} > {limit:.2f} with {id}"
                 self._drop(row, "not_new", evidence, measured=score, limit=limit, twin=id)
             else:
-                self._index.add(row["id"], row["instruction"])
+                self._add_to_index(row)
                 self.demonstrations.add(row)
                 if not candidate.strategy.constrained or self._add_constraints(candidate):
                     accepted.append(candidate)
@@ -279,6 +283,21 @@ class Candidates:
             else:
                 requests += self._response_requests(candidate)
         self._send(requests)
+
+    def _add_to_index(self, row: Mapping[str, Any]) -> None:
+        self._index.add(row["id"], row["instruction"])
+        if row["input"]:
+            self._index_with_inputs.add(row["id"], user_turn(row["instruction"], row["input"]))
+
+    def _nearest(self, candidate: Candidate) -> tuple[str, float] | None:
+        """Return the row that a new task repeats.
+
+        "Summarise the article." with another article is another task, so a task that has its text already is compared with it.
+        """
+        row, limit = candidate.row, self.config.novelty
+        if candidate.instruction.whole and row["input"]:
+            return self._index_with_inputs.nearest(user_turn(row["instruction"], row["input"]), limit)
+        return self._index.nearest(row["instruction"], limit)
 
     def _needs_input(self, candidate: Candidate) -> bool:
         """Return whether a candidate's input must be requested: a whole task has the one that it needs."""
@@ -322,7 +341,7 @@ class Candidates:
         row, config = candidate.row, self.config
         constrained, asked = candidate.strategy.constrained, candidate.instruction
         schema = response_schema(row) if constrained and self._engine.capabilities.schemas else ""
-        # Examples show how the user's answers read. They carry no constraints, so a task with some is answered without them.
+        # ExampleGroups show how the user's answers read. They carry no constraints, so a task with some is answered without them.
         examples = asked.parents[: config.response_examples] if asked.whole and not constrained else ()
         request = messages_request(
             self._engine, answer_messages(row, examples), "response", max_tokens=config.max_response_tokens,

@@ -35,7 +35,7 @@ CHECKPOINTS = (0.6, 0.85, 1.0)
 """Fractions of a wave's candidates after which the loop plans again; the others keep the engine busy meanwhile."""
 EXPECTED_SHARE, EXPECTED_WEIGHT = 0.5, 10
 """Share of candidates under way that is expected to be accepted, and the number of candidates that this prior counts as."""
-EXPECTED_SHARE_OF_WHOLE_TASKS = 0.85
+EXPECTED_SHARE_OF_WHOLE_TASKS = 0.75
 """The same for whole tasks, whose input is there already."""
 PROGRESS_INTERVAL = 0.2
 """Seconds between two reports of progress."""

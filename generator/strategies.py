@@ -31,7 +31,7 @@ from kiloset.generator.parsing import read_instruction, read_task
 from kiloset.generator.settings import GenerateConfig
 from kiloset.generator.templates import Templates
 from kiloset.generator.topics import Topics
-from kiloset.generator.whole_tasks import BARE_STOP, TASK_STOP, Examples, task_messages
+from kiloset.generator.whole_tasks import BARE_STOP, TASK_STOP, ExampleGroups, task_messages
 
 INSTRUCTION_STOP = ("\n",)
 """A list entry of the Self-Instruct prompt ends with its line."""
@@ -56,7 +56,7 @@ class StrategyContext:
     templates: Templates
     demonstrations: Demonstrations
     topics: Topics
-    examples: Examples
+    examples: ExampleGroups
     config: GenerateConfig
 
     @property
@@ -150,8 +150,8 @@ def _ask_for_whole_tasks(
         text, examples = context.examples.choose(category)
         context.demonstrations.count_shown(examples)
         topic = topics.choose(category, rng)
-        shown = [(topics.describe(row), row) for row in examples]
-        messages = task_messages(context.templates, category_words(category), shown, topic, text=text)
+        subjects = [(topics.describe(row), row) for row in examples]
+        messages = task_messages(context.templates, category_words(category), subjects, topic, text=text)
         sampling = {**context.sampling, "max_tokens": config.max_instruction_tokens + text * config.max_input_tokens}
         request = messages_request(
             context.engine, messages, "instruction", **sampling, stop=TASK_STOP if text else BARE_STOP

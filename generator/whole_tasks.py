@@ -38,7 +38,7 @@ MOST_CHARACTERS = 5_000
 """Most characters of the seeds in one chat; the first seed is shown whatever its length."""
 
 
-class Examples:
+class ExampleGroups:
     """Chooses the form of each request and the seeds it shows: the same ones for all requests of a group.
 
     Strategies and waves share the groups, so that few beginnings of prompts are computed.

@@ -5,6 +5,7 @@ import random
 import re
 from collections import Counter
 
+import polars as pl
 import pytest
 
 from kiloset.core.models import Capabilities, Request
@@ -102,6 +103,34 @@ def test_a_task_and_its_text_come_in_one_completion(store):
     assert all(rows["topic"])
 
 
+def test_the_same_instruction_with_another_text_is_new_and_with_the_same_text_is_not(store):
+    def answer(key: str, request: Request) -> tuple[str, str]:
+        text = unlike(key) if int(key[0], 16) < 8 else "the otter by the river eats a fish every day"
+        return (
+            f"Task: Sum up the text.\nText: It is {text}." if request.purpose == "instruction" else "Short."
+        ), "stop"
+
+    rows = generated_rows(
+        loop(store, FakeEngine(answer=answer), wanted={"summaries": 8}, max_waves=1, prompt_style="chat")
+    ).filter(pl.col("input") != "")
+    new = rows.filter(~pl.col("reason").fill_null("").eq("not_new")) if "reason" in rows.columns else rows
+    assert new["instruction"].unique().to_list() == ["Sum up the text."]
+    assert new["input"].str.contains("otter").sum() == 1
+    assert new.height > 2
+
+
+def test_a_task_without_its_text_is_kept_where_some_seeds_have_none(store):
+    def answer(key: str, request: Request) -> tuple[str, str]:
+        return (f"Task: Tell of {unlike(key)}." if request.purpose == "instruction" else f"{unlike(key)}."), "stop"
+
+    outcome = loop(
+        store, FakeEngine(answer=answer), table=seeds_of(mixed=(8, 7), always=(8, 8)), wanted={"mixed": 4, "always": 4},
+        max_waves=1, prompt_style="chat",
+    )  # fmt: skip
+    assert set(outcome.dropped.filter(pl.col("category") == "always")["reason"]) == {"input_missing"}
+    assert outcome.dropped.filter(pl.col("category") == "mixed").is_empty()
+
+
 def test_requests_of_a_group_share_their_beginning_and_answers_show_the_same_seeds(store):
     engine = FakeEngine(answer=chat_writer)
     rows = generated_rows(loop(store, engine, table=SEEDS, wanted={"stories": 8}, prompt_style="chat"))
@@ -109,9 +138,9 @@ def test_requests_of_a_group_share_their_beginning_and_answers_show_the_same_see
     assert len(beginnings) == math.ceil(rows.height / GROUP)
     answers = {prompt.rpartition("<user>")[0] for prompt in engine.prompts.values() if "Task:" not in prompt}
     assert len(answers) == len(beginnings)
-    shown = re.findall(r"<user>(Tell [^<]*)</user>", next(iter(answers)))
+    turns = re.findall(r"<user>(Tell [^<]*)</user>", next(iter(answers)))
     seeds = {row["id"]: row["instruction"] for row in SEEDS.iter_rows(named=True)}
-    assert shown in [[seeds[id] for id in parents][:3] for parents in rows["parents"]]
+    assert turns in [[seeds[id] for id in parents][:3] for parents in rows["parents"]]
     assert set(rows["depth"]) == {1}
 
 
