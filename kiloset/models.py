@@ -160,10 +160,15 @@ class RunModels:
         return RayScorer(identity, make_scorer, config)
 
     def free_memory(self, keep: VllmEngine | RayEngine | None = None) -> None:
-        """End the engines that hold a GPU's or a cluster's memory, except one."""
+        """End the engines that hold a GPU's or a cluster's memory, except one; on a CPU, end them for another engine only.
+
+        A writer model and a base model together need too much memory for a laptop, but a scorer beside one engine does not.
+        """
         for managed in self._engines():
             engine = managed.engine
-            holds = isinstance(engine, RayEngine) or (isinstance(engine, VllmEngine) and has_cuda())
+            holds = isinstance(engine, RayEngine) or (
+                isinstance(engine, VllmEngine) and (has_cuda() or keep is not None)
+            )
             if holds and engine is not keep:
                 engine.close()
 
