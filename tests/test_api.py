@@ -97,3 +97,26 @@ def flat(table, where=""):
         inner = isinstance(value, dict) and key != "target"
         values |= flat(value, f"{where}{key}.") if inner else {f"{where}{key}": value}
     return values
+
+
+@pytest.mark.parametrize(
+    ("given", "is_builtin", "expected"),
+    [
+        ({}, True, {}),
+        ({"models.generator.name": "a/b"}, True, {"models.generator.license": "unknown", "models.base.name": ""}),
+        ({"models.generator.name": "a/b"}, False, {"models.generator.license": "unknown"}),
+        ({"models.generator.name": "a/b", "models.base.name": "c/d", "models.generator.license": "MIT"}, True, {}),
+        (
+            {"models.generator.name": "embedded:qwen2.5-coder-1.5b-instruct-int8"}, True,
+            {"models.generator.license": "Apache-2.0"},
+        ),
+        (
+            {"models.generator.name": "embedded:smollm2-135m-instruct"}, True,
+            {"models.generator.license": "Apache-2.0", "models.base.name": ""},
+        ),
+    ],
+)  # fmt: skip
+def test_another_writer_model_has_its_own_license_and_is_the_base_model(given, is_builtin, expected):
+    from kiloset.api import _with_model_settings
+
+    assert _with_model_settings(given, is_builtin=is_builtin) == {**expected, **given}

@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from kiloset.core.config import parse
 from kiloset.core.errors import ModelError
 from kiloset.core.progress import Silent
+from kiloset.engines.vllm import VllmEngine
 from kiloset.models import RunModels, check_models
 from kiloset.settings import RunConfig
 
@@ -72,3 +73,19 @@ def test_one_engine_serves_the_generator_and_the_rewriter_of_one_name(names: dic
 def test_a_rewriter_that_cannot_be_meant_is_refused_before_anything_loads() -> None:
     with pytest.raises(ModelError, match=r"^\[models.rewriter\] name must be a local folder, a hub id"):
         check_models(parse(RunConfig, {"models": {"rewriter": {"name": "justaname"}}}))
+
+
+def test_on_a_cpu_an_engine_ends_when_another_works_but_not_for_the_scorer(
+    names: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+    monkeypatch.setattr(VllmEngine, "submit", lambda engine, requests: None)
+    monkeypatch.setattr(VllmEngine, "close", lambda engine: ended.append(Path(engine.identity.partition("@")[0]).name))
+    tables = {"generator": {"name": names["sibling"]}, "base": {"name": names["chat"]}}
+    models = RunModels(parse(RunConfig, {"models": tables}), 1, tmp_path / "engine.log", Silent())
+    models.generator.submit([])
+    models.rewriter.submit([])
+    assert ended[-1] == "sibling"
+    ended.clear()
+    assert list(models.scorer.logprobs([], [])) == []
+    assert ended == []
