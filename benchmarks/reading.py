@@ -15,11 +15,13 @@ by category, and the agreement of the readers (Cohen's kappa for two).
 import argparse
 import json
 import random
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from harness import ROOT, figure
+from scipy.stats import binomtest
+from sklearn.metrics import cohen_kappa_score
 
 from kiloset.core.run import RunFolder
 
@@ -62,8 +64,8 @@ def score(key: Path, files: list[Path]) -> None:
                 _share(f"{what}_{run}_reader_{place}", [bool(labels[n][what]) for n in numbers])
             _share(f"{what}_{run}_all_readers", [all(labels[n][what] for labels in readers) for n in numbers])
             if len(readers) == 2:
-                pairs = [(bool(readers[0][n][what]), bool(readers[1][n][what])) for n in numbers]
-                figure(f"kappa_{what}_{run}", round(kappa(pairs), 2))
+                first, second = ([bool(labels[n][what]) for n in numbers] for labels in readers)
+                figure(f"kappa_{what}_{run}", round(float(cohen_kappa_score(first, second)), 2))
         by_category: dict[str, list[int]] = defaultdict(list)
         for n in numbers:
             by_category[origin[n]["category"]].append(n)
@@ -73,27 +75,10 @@ def score(key: Path, files: list[Path]) -> None:
             print(f"  {category}: {len(group)}, {counts[0]}, {counts[1]}")
 
 
-def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share."""
-    share, scale = hits / n, 1 + z * z / n
-    middle = (share + z * z / (2 * n)) / scale
-    half = z * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5 / scale
-    return middle - half, middle + half
-
-
-def kappa(pairs: list[tuple[bool, bool]]) -> float:
-    """Return Cohen's kappa of two readers."""
-    counts = Counter(pairs)
-    n = len(pairs)
-    observed = (counts[True, True] + counts[False, False]) / n
-    first, second = (sum(pair[place] for pair in pairs) / n for place in (0, 1))
-    chance = first * second + (1 - first) * (1 - second)
-    return 1.0 if chance == 1 else (observed - chance) / (1 - chance)
-
-
 def _share(name: str, hits: list[bool]) -> None:
-    low, high = wilson(sum(hits), len(hits))
-    figure(name, f"{sum(hits) / len(hits):.3f}", f"({sum(hits)} of {len(hits)}, 95 % interval {low:.2f} to {high:.2f})")
+    interval = binomtest(sum(hits), len(hits)).proportion_ci(method="wilson")
+    bounds = f"95 % interval {interval.low:.2f} to {interval.high:.2f}"
+    figure(name, f"{sum(hits) / len(hits):.3f}", f"({sum(hits)} of {len(hits)}, {bounds})")
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -1,11 +1,13 @@
 """The embedded 1.5B writer model for real: its two conversions, and a run of four rows that its int8 form writes."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 import kiloset
+from kiloset.core.calls import CallStore
 from kiloset.engines.embedded import MODELS, PREFIX, _package_files, model_path
 from tests.paths import ROOT
 
@@ -33,11 +35,9 @@ def test_the_int8_writer_fills_a_set_of_four_rows(tmp_path):
     # Half a step of int8, and the rounding of bfloat16: 2**-8 of the largest weight of the row.
     assert (difference <= scales * (0.5 + 127 / 256 + 1e-3)).all()
 
-    # The model explains its answers step by step: with the 96 tokens of smoke.toml most answers in maths are cut and dropped.
-    settings = {"models.generator.license": "Apache-2.0", "generate.max_response_tokens": 384}
     run = kiloset.make_dataset(
-        seeds=ROOT / "tests" / "seeds.jsonl", size=4, model=INT8, base=BASE, config=ROOT / "kiloset/configs/smoke.toml",
-        settings=settings, runs=tmp_path, name="large",
+        seeds=ROOT / "tests" / "seeds.jsonl", size=4, config=ROOT / "kiloset/configs/cpu.toml",
+        settings={"categories.fill": True}, runs=tmp_path, name="large",
     )  # fmt: skip
     rows = run.curated
     assert rows.height == 4
@@ -45,3 +45,7 @@ def test_the_int8_writer_fills_a_set_of_four_rows(tmp_path):
     names = {name for stage in run.manifest["stages"].values() for name in stage["models"].values()}
     assert any(name.startswith(f"{INT8}@") for name in names)
     assert any(name.startswith(f"{BASE}@") for name in names)
+    with closing(CallStore.read_only(run.folder.calls)) as store:
+        assert set(store.account()) >= {"instruction", "response"}
+        assert not {"input", "labelled_input"} & set(store.account())  # tasks came whole
+        assert sum(store.cached_tokens().values()) > 0

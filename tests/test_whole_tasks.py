@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from kiloset.core.models import Capabilities, Request
+from kiloset.generator.settings import PURPOSES
 from kiloset.generator.templates import Templates
 from kiloset.generator.whole_tasks import (
     GROUP,
@@ -205,3 +206,24 @@ def test_the_outcome_does_not_depend_on_the_order_of_the_completions():
                 )
             )
     assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.parametrize("most", [8_000, 40_000, 150_000])
+def test_no_token_is_spent_beyond_the_budget(store, most):
+    result = generated(
+        store, FakeEngine(answer=chat_writer), wanted={"stories": 300, "summaries": 200}, max_tokens=most, max_waves=3,
+        strategies={"self_instruct": 0.7, "constraint": 0.3}, max_response_tokens=60, max_input_tokens=30,
+        max_instruction_tokens=30, prompt_style="chat",
+    )  # fmt: skip
+    assert result.ended == "max_tokens"
+    assert store.spent(PURPOSES)[1] <= most
+    assert most < 40_000 or store.spent(PURPOSES)[1] > most / 4
+
+
+def test_a_run_that_may_spend_more_continues_and_sends_nothing_twice(store):
+    first, second = FakeEngine(answer=chat_writer), FakeEngine(answer=chat_writer)
+    little = generated(store, first, wanted={"stories": 30}, max_requests=30, prompt_style="chat")
+    more = generated(store, second, wanted={"stories": 30}, max_requests=1000, prompt_style="chat")
+    assert (little.ended, more.ended) == ("max_requests", "done")
+    assert not set(first.sent) & set(second.sent)
+    assert set(little.outcome.kept["instruction"]) <= set(more.outcome.kept["instruction"])

@@ -33,6 +33,10 @@ PROMPT_TOKENS = {
     "guided": 250,
 }  # fmt: skip
 """Assumed prompt tokens per request before anything is measured."""
+WHOLE_TASK_PROMPT_TOKENS = {"instruction": 350, "response": 400}
+"""The same for whole tasks; nine tenths of these are cached."""
+WHOLE_TASK_WRITTEN_SHARE = {"instruction": 0.5, "response": 0.25}
+"""Assumed written tokens per request for whole tasks, as a fraction of the limit."""
 WRITTEN_SHARE = {"instruction": 0.25, "evolve": 0.4, "magpie": 0.25, "input": 0.4, "labelled_input": 0.4, "response": 0.5}  # fmt: skip
 """Assumed written tokens per request, as a fraction of their limit, before anything is measured."""
 
@@ -235,6 +239,8 @@ def _tokens(config: RunConfig, purpose: str, evidence: Evidence) -> tuple[float,
         return usage.prompt_tokens / usage.requests, min(usage.written_tokens / usage.requests, limit)
     if purpose in REWRITES:
         return PROMPT_TOKENS[purpose], min(_tokens(config, "response", evidence)[1], limit)
+    if config.generate.prompt_style == "chat" and purpose in WHOLE_TASK_PROMPT_TOKENS:
+        return WHOLE_TASK_PROMPT_TOKENS[purpose], WHOLE_TASK_WRITTEN_SHARE[purpose] * limit
     return PROMPT_TOKENS[purpose], WRITTEN_SHARE[purpose] * limit
 
 
