@@ -39,7 +39,8 @@ GIVEN_PROGRAM = re.compile(
 """Words of a task about a program that is given."""
 CODE = re.compile(r"```|^\s*(?:def|class|import|from|function|const|let|var|public|#include|SELECT)\b", re.MULTILINE)
 SMALL_CHANGES = re.compile(
-    r"\b(?:spell|grammar|punctuat|typo|correct|proofread|mistake|error|tense|person|pronoun|capital|british|american|word)",
+    r"\b(?:spell|grammar|punctuat|typo|proofread|mistakes?\b|correct|tense\b|(?:first|second|third)[ -]person|pronoun|capital|british"
+    r"|american|repeated words?|the words? [\"“'])",
     re.IGNORECASE,
 )
 """Tasks whose answer may be nearly the text."""

@@ -37,7 +37,7 @@ class GenerateConfig:
     """How self_instruct and constraint ask for tasks: "chat" shows whole seeds as chat turns and gets a task with its text in one completion; "continue" lets the model continue a numbered list and asks for the text apart, as models without a chat template and very small ones need. A model without a chat template always gets the latter."""
     examples: Annotated[int, Field(ge=1, le=20)] = 3
     """Number of seeds that a chat for a new task shows."""
-    response_examples: Natural = 3
+    response_examples: Natural = 2
     """Number of these seeds that the chat for its answer shows first, so that answers have the style of the seeds; 0 for none. An answer with constraints is requested without any."""
     topics: str = ""
     """A file with subjects for new tasks, one a line, "category: subject" for one category. Without it: topics.txt beside the seeds, else the subjects of the seeds themselves."""

@@ -116,7 +116,7 @@ def flat(table, where=""):
         ),
     ],
 )  # fmt: skip
-def test_another_writer_model_has_its_own_license_and_is_the_base_model(given, is_builtin, expected):
+def test_another_writer_model_has_its_own_license_and_is_the_base_model(settings, is_builtin, expected):
     from kiloset.api import _with_model_settings
 
-    assert _with_model_settings(given, is_builtin=is_builtin) == {**expected, **given}
+    assert _with_model_settings(settings, is_builtin=is_builtin) == {**expected, **settings}

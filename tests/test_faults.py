@@ -45,6 +45,7 @@ def test_a_task_is_checked_before_its_answer(task, reason):
         (row("Spam or not?", "You won a prize.", "spam"), True, None),
         (row("Where was it found?", SWEATER, "on the beach"), False, None),
         (row("Make it formal.", SWEATER, SWEATER.replace("found", "discovered")), False, "response_copies_input"),
+        (row("Name the things that are assigned to the person.", SWEATER, SWEATER.upper()), False, "response_copies_input"),
         (row("Correct the spelling.", SWEATER, SWEATER.replace("found", "discovered")), False, None),
         (row("Five names.", response="1. Snow Rabbit\n2. Snow Rabbit\n3. Snow Rabbit\n4. Ice"), False, "response_repeats_items"),
         (row("Five names.", response="- Snow\n- Rain\n- Ice"), False, None),
