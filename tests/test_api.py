@@ -100,7 +100,7 @@ def flat(table, where=""):
 
 
 @pytest.mark.parametrize(
-    ("given", "is_builtin", "expected"),
+    ("settings", "is_builtin", "expected"),
     [
         ({}, True, {}),
         ({"models.generator.name": "a/b"}, True, {"models.generator.license": "unknown", "models.base.name": ""}),
