@@ -86,6 +86,7 @@ def quality(rows: int) -> None:
     from kiloset.core.table import full_instruction
     from kiloset.data.examples import load_seeds
     from kiloset.engines.embedded import model_path
+    from kiloset.engines.gguf_conversion import quantize_rows
 
     path = Path(model_path(WEIGHTS["bfloat16"], "models.base"))
     tokenizer = load_tokenizer(path)
@@ -109,8 +110,8 @@ def quality(rows: int) -> None:
     whole = logprobs()
     for name, layer in model.named_modules():
         if name.endswith("_proj"):
-            scale = layer.weight.float().abs().amax(1, keepdim=True).clamp(min=1e-8) / 127
-            layer.weight.data = ((layer.weight.float() / scale).round() * scale).to(layer.weight.dtype)
+            integers, scales = quantize_rows(layer.weight.data.float())
+            layer.weight.data = (integers * scales).to(layer.weight.dtype)
             layer.register_forward_pre_hook(_round_activations)
     rounded = logprobs()
     figure("loss_bfloat16", -float(whole.mean()))

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from harness import ROOT, figure
+from harness import figure, run_folder
 
-from kiloset.core.run import RunFolder
 from kiloset.core.table import full_instruction
 from kiloset.engines.embedded import model_path
 from kiloset.engines.embedder import SentenceEmbedder
@@ -37,7 +36,7 @@ def subjects(vectors: np.ndarray) -> int:
 
 def rows_of(run: str, *, candidates: bool) -> pl.DataFrame:
     """Return the generated rows of a run's set, or those before selection."""
-    folder = RunFolder(Path(run) if Path(run).is_dir() else ROOT / "runs" / run)
+    folder = run_folder(run)
     stages = dict(folder.stages())
     table = stages["semantic"] if candidates else folder.stages()[-1][1]
     return table.filter(pl.col("source") == "generated").sort("id")

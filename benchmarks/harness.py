@@ -9,16 +9,26 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from kiloset.core.run import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 SEEDS = ROOT / "seeds" / "seeds.jsonl"
 CONFIGS = ROOT / "kiloset" / "configs"
+
+
+def run_folder(run: str) -> "RunFolder":
+    """Return the folder of a run: a path, or a name in runs/."""
+    from kiloset.core.run import RunFolder
+
+    return RunFolder(Path(run) if Path(run).is_dir() else ROOT / "runs" / run)
 
 
 def figure(name: str, value: object, unit: str = "") -> None:

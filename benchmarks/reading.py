@@ -19,11 +19,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from harness import ROOT, figure
+from harness import figure, run_folder
 from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score
-
-from kiloset.core.run import RunFolder
 
 COLUMNS = ("category", "instruction", "input", "response")
 
@@ -33,7 +31,7 @@ def draw(out: Path, runs: list[str], seed: int) -> None:
     rng, rows = random.Random(seed), []
     for name in runs:
         run, _, count = name.partition(":")
-        table = RunFolder(ROOT / "runs" / run if not Path(run).is_dir() else Path(run)).stages()[-1][1]
+        table = run_folder(run).stages()[-1][1]
         curated = table.sort("id").to_dicts()
         chosen = rng.sample(curated, min(int(count or len(curated)), len(curated)))
         rows += [(Path(run).name, row) for row in chosen]

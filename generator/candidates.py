@@ -192,7 +192,7 @@ class Candidates:
 
     def _read_instruction(self, candidate: Candidate, completion: Completion) -> None:
         """Add the candidate's row; drop it if the completion is unfinished or has no instruction."""
-        asked, limit = candidate.instruction, self.config.max_instruction_tokens
+        asked = candidate.instruction
         parents = asked.parents
         instruction, input = (
             read_whole_task(completion.text) if asked.whole else (candidate.strategy.read(completion.text), "")
@@ -219,26 +219,24 @@ class Candidates:
         candidate.wave.rows.append(row)
         if completion.finish_reason != "stop":
             row["instruction"], row["input"] = squash(completion.text), ""
-            limit += self.config.max_input_tokens if asked.text else 0
-            self._drop_unfinished(row, completion, "instruction", limit)
+            self._drop_unfinished(row, completion, "instruction", asked.request.max_tokens)
         elif not row["instruction"]:
             self._drop(row, "instruction_unreadable", f"the completion {completion.text[:80]!r} has no instruction")
         elif asked.whole and (fault := self._fault_of_task(row, parents, text=asked.text)) is not None:
             self._drop(row, **fault)
 
     def _fault_of_task(self, row: Row, parents: Sequence[Row], *, text: bool) -> dict[str, Any] | None:
-        """Return the verdict on a whole task that is no good, None if nothing shows that."""
-        if text and not row["input"] and not self._may_lack_input(row["category"]):
+        """Return the verdict on a whole task that is no good, None if nothing shows that.
+
+        Where some seeds have no text, a task without one may be complete; the rules drop it if it refers to a text.
+        """
+        if text and not row["input"] and self.demonstrations.takes_input(row["category"], 1.0):
             return {"reason": "input_missing", "evidence": "a task with a text was requested; the model wrote no text"}
         if row["input"] and (copied := copied_from(row, parents, self.config.novelty)) is not None:
             return copied
         if (fault := task_fault(row)) is not None:
             return {"reason": fault[0], "evidence": fault[1]}
         return None
-
-    def _may_lack_input(self, category: str) -> bool:
-        """Return whether a category has seeds without an input; the rules drop a task that refers to a missing text."""
-        return not all(row["input"] for row in self.demonstrations.seeds[category])
 
     def _accept(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Return the candidates with a new instruction that passes the check, and with constraints if their strategy adds them."""
@@ -341,13 +339,13 @@ class Candidates:
         row, config = candidate.row, self.config
         constrained, asked = candidate.strategy.constrained, candidate.instruction
         schema = response_schema(row) if constrained and self._engine.capabilities.schemas else ""
-        # ExampleGroups show how the user's answers read. They carry no constraints, so a task with some is answered without them.
+        # Examples show how the user's answers read. They carry no constraints, so a task with some is answered without them.
         examples = asked.parents[: config.response_examples] if asked.whole and not constrained else ()
         request = messages_request(
             self._engine, answer_messages(row, examples), "response", max_tokens=config.max_response_tokens,
             temperature=config.response_temperature, top_p=config.top_p, schema=schema,
         )  # fmt: skip
-        candidate.samples = config.constraint_samples if candidate.strategy.constrained else 1
+        candidate.samples = config.constraint_samples if constrained else 1
         return [(replace(request, sample=n), ("response", candidate, n)) for n in range(candidate.samples)]
 
     def _read_responses(self, candidate: Candidate) -> None:

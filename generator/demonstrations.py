@@ -45,7 +45,7 @@ class Demonstrations:
         seeds = self.seeds[category]
         rows = [*rng.sample(seeds, min(human + machine - len(rows), len(seeds))), *rows]
         rng.shuffle(rows)
-        self.times_shown.update(row["id"] for row in rows)
+        self.count_shown(rows)
         return rows
 
     def count_shown(self, rows: Sequence[Row]) -> None:

@@ -262,8 +262,7 @@ class _Loop:
             count = float(row["id"] in self._accepted_ids) if is_finished else shares.get(row["category"], 0.0)
             pair = (row["category"], row["strategy"])
             accepted[pair] = accepted.get(pair, 0.0) + count
-        prior = prior_yield(self._config, chats=self._candidates.context.engine.capabilities.chat_template)
-        return Yields(requested, accepted, prior)
+        return Yields(requested, accepted, prior_yield(in_chats=self._candidates.context.asks_in_chats))
 
     def _within_budget(self, wave: WavePlan, under_way: Sequence[Candidate]) -> tuple[WavePlan, str]:
         """Return the part of a wave that the limits allow, and the limit that reduced it."""

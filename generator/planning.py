@@ -13,7 +13,7 @@ from fractions import Fraction
 from kiloset.data.quotas import apportion
 from kiloset.generator.demonstrations import task_of
 from kiloset.generator.inputs import INPUT_DEMONSTRATIONS
-from kiloset.generator.settings import INSTRUCTION_PURPOSE, GenerateConfig
+from kiloset.generator.settings import INSTRUCTION_PURPOSE
 from kiloset.generator.strategies import (
     OPERATORS,
     STRATEGIES,
@@ -72,9 +72,9 @@ class Yields:
         return requested >= GIVEN_UP_AFTER and self.estimate(category, strategy) < GIVEN_UP_BELOW
 
 
-def prior_yield(config: GenerateConfig, *, chats: bool = True) -> float:
-    """Return the yield assumed before the first request; `chats` is whether the writer model has a chat template."""
-    return WHOLE_TASK_YIELD if chats and config.prompt_style == "chat" else PRIOR_YIELD
+def prior_yield(*, in_chats: bool) -> float:
+    """Return the yield assumed before the first request, for whole tasks in chats or for entries of a list."""
+    return WHOLE_TASK_YIELD if in_chats else PRIOR_YIELD
 
 
 def plan_wave(missing: Mapping[str, int], weights: Mapping[str, float], yields: Yields) -> WavePlan:

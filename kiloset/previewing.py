@@ -34,6 +34,7 @@ from kiloset.settings import RunConfig, check_same
 class Preview:
     """The first rows of a run."""
 
+    folder: RunFolder
     kept: pl.DataFrame
     """Rows that pass the checks before selection, except semantic duplicates and quality, in the order of their ids."""
     dropped: pl.DataFrame
@@ -64,7 +65,7 @@ def preview_run(
         raise ConfigError("KS870", f"rows must be 1 or more, got {rows}")
     if not config.generate.enabled:
         raise ConfigError("KS869", "generate.enabled is false, so there is no generated row to preview")
-    instructions = math.ceil(min(rows, config.run.size) / prior_yield(config.generate))
+    instructions = math.ceil(min(rows, config.run.size) / _expected_yield(config))
     if _is_beyond(folder, instructions):
         folder.check_format()
         check_same(config, folder.config.read_text(encoding="utf-8"), folder.path)
@@ -97,6 +98,10 @@ def plan_preview(
     return plan
 
 
+def _expected_yield(config: RunConfig) -> float:
+    return prior_yield(in_chats=config.generate.prompt_style == "chat")
+
+
 def _is_beyond(folder: RunFolder, instructions: int) -> bool:
     """Return whether a run has stored more than a preview of so many instructions."""
     if not folder.calls.exists() or not folder.config.exists():
@@ -121,7 +126,7 @@ def _generate(
             wanted,
             config.generate.strategies,
             config.generate.candidates_per_row,
-            prior_yield(config.generate),
+            _expected_yield(config),
         )
         requests, tokens, _ = store.spent(PURPOSES)
         result = generated(table, context, first=first, plan=False)
@@ -133,7 +138,7 @@ def _generate(
         earlier = folder.manifest.get("preview", {}).get("seconds", 0.0)
         total = round(earlier + seconds, 2) if new_requests > requests else earlier
         folder.update_manifest({"preview": {"seconds": total, **yields_as_record(evidence)}})
-    return Preview(kept, dropped, 0, new_requests - requests, new_tokens - tokens, seconds)
+    return Preview(folder, kept, dropped, 0, new_requests - requests, new_tokens - tokens, seconds)
 
 
 def _read(
@@ -152,7 +157,7 @@ def _read(
     place = both.with_columns(place=pl.int_range(pl.len()).over("category")).sort("place", "category")
     first = place.head(number)["id"].implode()
     kept, dropped = (part.filter(pl.col("id").is_in(first)) for part in (kept, dropped))
-    return Preview(kept, dropped, unfinished.height, 0, 0, time.monotonic() - started)
+    return Preview(folder, kept, dropped, unfinished.height, 0, 0, time.monotonic() - started)
 
 
 def _outcome(result: GenerationResult, context: Context) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -91,16 +91,14 @@ def preview(
 
     Example: `kiloset preview --seeds my-seeds.jsonl --size 500`
     """
-    from kiloset.api import prepare
+    from kiloset import api
     from kiloset.cli.show import show_preview
-    from kiloset.models import RunModels
-    from kiloset.previewing import preview_rows, preview_run
+    from kiloset.previewing import preview_rows
 
     with progress_on_stderr(progress) as display:
-        settings, inputs, folder = prepare(config, all_settings(size, seeds, model, base, set_), run, runs)
-        known = inputs.seeds.height + inputs.pool.height
-        with closing(RunModels(settings, known, folder.engine_log, display)) as models:
-            result = preview_run(settings, inputs, folder, models, rows, display)
+        settings = all_settings(size, seeds, model, base, set_)
+        result = api.preview(rows=rows, config=config, settings=settings, name=run, runs=runs, progress=display)
+        folder = result.folder
         counts = {name: getattr(result, name) for name in ("unfinished", "requests", "tokens", "seconds")}
         facts = {"folder": str(folder.path), "kept": result.kept.height, "dropped": result.dropped.height, **counts}
         display.result(facts)

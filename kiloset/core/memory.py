@@ -1,13 +1,11 @@
-"""The peak memory of this process and all its descendants together, sampled once a second from /proc.
+"""The peak memory of this process and all its descendants together, sampled once a second.
 
-A page that several processes share counts once (the proportional set size, Pss, of smaps_rollup). Not counted: memory of a
-GPU, processes on other machines, and peaks between two samples. Without /proc the peak is 0.
+A page that several processes share counts once (the proportional set size, Pss, which only Linux has: elsewhere the peak is
+0). Not counted: memory of a GPU, processes on other machines, and peaks between two samples.
 """
 
-import contextlib
 import os
 import threading
-from pathlib import Path
 from types import TracebackType
 
 INTERVAL = 1.0
@@ -44,21 +42,16 @@ class PeakMemory:
 
 def family(pid: int) -> list[int]:
     """Return a process and its descendants."""
-    children: dict[int, list[int]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            # The name in parentheses may contain spaces; state and parent follow it.
-            parent = int((folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(folder.name))
-    members = [pid]
-    for member in members:
-        members += children.get(member, [])
-    return members
+    import psutil
+
+    return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
 
 
 def _pss(pid: int) -> int:
     """Return the memory of a process in bytes, 0 if it has ended."""
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(errors="replace").splitlines()
-        return int(next(line for line in lines if line.startswith("Pss:")).split()[1]) * 1024
-    return 0
+    import psutil
+
+    try:
+        return int(getattr(psutil.Process(pid).memory_full_info(), "pss", 0))
+    except psutil.Error:
+        return 0

@@ -21,8 +21,9 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from kiloset.core.errors import ModelError
@@ -216,18 +217,23 @@ def _download(name: str, where: str) -> str:
     import httpx
     from huggingface_hub import snapshot_download
 
-    patterns = [f"*{suffix}" for suffix in MODEL_FILES]
+    fetch = partial(snapshot_download, name, allow_patterns=[f"*{suffix}" for suffix in MODEL_FILES])
     try:
-        return str(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
-    except (OSError, ValueError):
-        logger.info("downloading %s", name)
-    try:
-        return str(snapshot_download(name, allow_patterns=patterns))
+        return _from_hub(fetch, name)
     except (OSError, ValueError, httpx.HTTPError) as error:
         raise ModelError(
             "KS555",
             f"[{where}] name: {name!r} is no local folder, and the download from the hub failed: {_cause(error)}",
         ) from None
+
+
+def _from_hub(fetch: Callable[..., str], name: str) -> str:
+    """Return the path of what the hub's local cache has, else download it."""
+    try:
+        return fetch(local_files_only=True)
+    except (OSError, ValueError):
+        logger.info("downloading %s", name)
+    return fetch()
 
 
 def _cause(error: Exception) -> str:
@@ -243,7 +249,7 @@ def _embedded_model(name: str, where: str) -> EmbeddedModel:
 
 def _check_embedded(name: str, where: str) -> None:
     model = _embedded_model(name, where)
-    if model.weights == "int8" and where == "models.base":
+    if where == "models.base" and is_writer_only(name):
         raise ModelError(
             "KS578",
             f"[{where}] name: {name} has int8 weights, which only the writer can use; use {name.removesuffix('-int8')}",
@@ -382,13 +388,9 @@ def _download_gguf(name: str, model: EmbeddedModel, where: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     # The checksum pins the bytes. The commit could not be looked up, because this was written without a connection.
-    place = {"repo_id": model.repository, "filename": model.hub_file, "revision": "main"}
+    fetch = partial(hf_hub_download, repo_id=model.repository, filename=model.hub_file, revision="main")
     try:
-        return Path(hf_hub_download(**place, local_files_only=True))
-    except (OSError, ValueError):
-        logger.info("downloading %s from %s, %s", model.hub_file, model.repository, _gigabytes(model.gguf_bytes))
-    try:
-        return Path(hf_hub_download(**place))
+        return Path(_from_hub(fetch, f"{model.hub_file} from {model.repository}, {_gigabytes(model.gguf_bytes)}"))
     except (OSError, ValueError, httpx.HTTPError) as error:
         raise ModelError(
             "KS580",

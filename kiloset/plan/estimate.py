@@ -26,19 +26,35 @@ MOST_INSTRUCTIONS = 200
 """Instructions beyond this number do not make a yield more certain: they share prompts, seeds and categories."""
 FOLLOWING_SHARES = {"input": 0.48, "response": 0.74}
 """Requests per instruction before anything is measured: 244 and 377 of 512 in run cpu-e8bdf17e."""
-FOLLOWING_WHOLE_TASK = {"response": 0.85}
-"""The same where an instruction comes with its text."""
 PROMPT_TOKENS = {
     "instruction": 250, "evolve": 120, "magpie": 40, "input": 400, "labelled_input": 400, "response": 80, "plain": 80,
     "guided": 250,
 }  # fmt: skip
 """Assumed prompt tokens per request before anything is measured."""
-WHOLE_TASK_PROMPT_TOKENS = {"instruction": 350, "response": 400}
-"""The same for whole tasks; nine tenths of these are cached."""
-WHOLE_TASK_WRITTEN_SHARE = {"instruction": 0.5, "response": 0.25}
-"""Assumed written tokens per request for whole tasks, as a fraction of the limit."""
 WRITTEN_SHARE = {"instruction": 0.25, "evolve": 0.4, "magpie": 0.25, "input": 0.4, "labelled_input": 0.4, "response": 0.5}  # fmt: skip
 """Assumed written tokens per request, as a fraction of their limit, before anything is measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assumptions:
+    """What an estimate assumes before anything is measured."""
+
+    following: Mapping[str, float]
+    """Requests per instruction, by purpose."""
+    prompt_tokens: Mapping[str, float]
+    """Prompt tokens per request, by purpose."""
+    written_share: Mapping[str, float]
+    """Written tokens per request as a fraction of their limit, by purpose."""
+
+
+LISTS = Assumptions(FOLLOWING_SHARES, PROMPT_TOKENS, WRITTEN_SHARE)
+"""For the prompt style "continue"."""
+WHOLE_TASKS = Assumptions(
+    {"response": 0.85},
+    PROMPT_TOKENS | {"instruction": 350, "response": 400},
+    WRITTEN_SHARE | {"instruction": 0.5, "response": 0.25},
+)
+"""For the prompt style "chat"; four fifths of the prompt tokens were cached in the run of docs/results/writer_cost.md."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +166,7 @@ def estimate(
     missing = _missing_candidates(config.generate, wanted, pool or {})
     weights = {name: weight for name, weight in config.generate.strategies.items() if weight and missing}
     shares = {name: weight / sum(weights.values()) for name, weight in weights.items()}
-    prior = prior_yield(config.generate)
+    prior = prior_yield(in_chats=_in_chats(config.generate))
     yields = {name: _yield_range(evidence.yields.get(name), prior) for name in shares}
     requests: dict[str, Range] = {}
     per_candidate = Spend()
@@ -198,10 +214,18 @@ def _yield_range(measured: StrategyYield | None, prior: float) -> Range:
     return Range(float(betaincinv(a, b, LOW)), a / (a + b), float(betaincinv(a, b, HIGH)))
 
 
+def _in_chats(config: GenerateConfig) -> bool:
+    """Return whether whole tasks are asked for; a plan does not load the model, and assumes that it has a chat template."""
+    return config.prompt_style == "chat"
+
+
+def _assumptions(config: GenerateConfig) -> Assumptions:
+    return WHOLE_TASKS if _in_chats(config) else LISTS
+
+
 def _requests_per_instruction(config: GenerateConfig, strategy: str, evidence: Evidence) -> dict[str, float]:
     """Return the mean number of requests for one instruction, by purpose."""
-    assumed = FOLLOWING_SHARES if config.prompt_style == "continue" else FOLLOWING_WHOLE_TASK
-    shares = evidence.following.get(strategy, assumed)
+    shares = evidence.following.get(strategy, _assumptions(config).following)
     responses = config.constraint_samples if strategy == "constraint" else 1
     each = {INSTRUCTION_PURPOSE[strategy]: 1.0, **{name: shares.get(name, 0.0) for name in ("input", "labelled_input")}}
     return each | {"response": shares.get("response", 0.0) * responses}
@@ -209,8 +233,9 @@ def _requests_per_instruction(config: GenerateConfig, strategy: str, evidence: E
 
 def _instructions(config: GenerateConfig, missing: Mapping[str, float], share: float, rate: Range) -> Range:
     """Return the instructions that a strategy requests: the first wave by the assumed yield, then for what is missing."""
-    per_prompt = config.samples_per_prompt if config.prompt_style == "continue" else 1
-    first = sum(math.ceil(n * share / prior_yield(config) / per_prompt - 1e-9) * per_prompt for n in missing.values())
+    in_chats = _in_chats(config)
+    per_prompt, prior = 1 if in_chats else config.samples_per_prompt, prior_yield(in_chats=in_chats)
+    first = sum(math.ceil(n * share / prior / per_prompt - 1e-9) * per_prompt for n in missing.values())
     needed = _instructions_for(sum(missing.values()) * share, rate)
     return Range(max(first, needed.low), max(first, needed.expected), max(first, needed.high))
 
@@ -237,11 +262,10 @@ def _tokens(config: RunConfig, purpose: str, evidence: Evidence) -> tuple[float,
     limit = _most_tokens(config, purpose)
     if (usage := evidence.usage.get(purpose)) is not None and usage.requests:
         return usage.prompt_tokens / usage.requests, min(usage.written_tokens / usage.requests, limit)
+    assumed = _assumptions(config.generate)
     if purpose in REWRITES:
-        return PROMPT_TOKENS[purpose], min(_tokens(config, "response", evidence)[1], limit)
-    if config.generate.prompt_style == "chat" and purpose in WHOLE_TASK_PROMPT_TOKENS:
-        return WHOLE_TASK_PROMPT_TOKENS[purpose], WHOLE_TASK_WRITTEN_SHARE[purpose] * limit
-    return PROMPT_TOKENS[purpose], WRITTEN_SHARE[purpose] * limit
+        return assumed.prompt_tokens[purpose], min(_tokens(config, "response", evidence)[1], limit)
+    return assumed.prompt_tokens[purpose], assumed.written_share[purpose] * limit
 
 
 def _most_tokens(config: RunConfig, purpose: str) -> int:
