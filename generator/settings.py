@@ -32,7 +32,7 @@ class GenerateConfig:
     strategies: Annotated[dict[str, NonNegative], AfterValidator(_strategy_weights)] = Field(
         default_factory=lambda: {"self_instruct": 0.7, "evolve": 0.1, "constraint": 0.2}
     )
-    """The strategies and their weights: self_instruct (the model continues a list of tasks), evolve (a task made from another one), magpie (a user turn without any example), constraint (a task with constraints that a program verifies)."""
+    """The strategies and their weights: self_instruct (the model is asked for a task like the seeds), evolve (a task made from another one), magpie (a user turn without any example), constraint (a task with constraints that a program verifies)."""
     prompt_style: Literal["chat", "continue"] = "chat"
     """How self_instruct and constraint ask for tasks: "chat" shows whole seeds as chat turns and gets a task with its text in one completion; "continue" lets the model continue a numbered list and asks for the text apart, as models without a chat template and very small ones need. A model without a chat template always gets the latter."""
     examples: Annotated[int, Field(ge=1, le=20)] = 3

@@ -21,14 +21,14 @@ CHARACTERISTIC = 3
 """Words that describe what a seed is about."""
 SHORTEST_WORD = 4
 """Shorter words seldom describe a subject."""
-FUNCTION_WORDS = frozenset(
-    words("""
-    about after again also answer anything because been before being below could does each every exactly
-    following from give have here into just less like list made make many more most must need only other over
-    please same sentence should some such tell text than that their them then there these they this those under
-    very what when where which while will with word words would write your
-    """)
-)
+FUNCTION_WORDS = frozenset([
+    "about", "after", "again", "also", "answer", "anything", "because", "been", "before", "being", "below", "could",
+    "does", "each", "every", "exactly", "following", "from", "give", "have", "here", "into", "just", "less", "like",
+    "list", "made", "make", "many", "more", "most", "must", "need", "only", "other", "over", "please", "same",
+    "sentence", "should", "some", "such", "tell", "text", "than", "that", "their", "them", "then", "there", "these",
+    "they", "this", "those", "under", "very", "what", "when", "where", "which", "while", "will", "with", "word",
+    "words", "would", "write", "your",
+])  # fmt: skip
 """English words that say how a task is put, not what it is about."""
 
 

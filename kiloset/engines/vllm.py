@@ -248,7 +248,7 @@ def load(options: Mapping[str, Any]) -> tuple[Any, str]:
     else:
         # Eager: compilation takes minutes and gains nothing here. Whole prefills: a partly prefilled prompt with its own seed
         # crashes the CPU worker ("CPU Generator does not use offset"). Small blocks: the prefix cache shares whole blocks only,
-        # and 32 is the smallest that the CPU's attention allows (the default is 128; docs/results/writer_speed.md).
+        # and 32 is the smallest that the CPU's attention allows (its default is 128).
         device = {
             "enforce_eager": True, "enable_chunked_prefill": False, "block_size": 32, "max_num_batched_tokens": max(4096, length),
             "kv_cache_memory_bytes": int(float(options["kv_cache_gib"]) * 2**30),
