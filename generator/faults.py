@@ -46,6 +46,13 @@ SMALL_CHANGES = re.compile(
 """Tasks whose answer may be nearly the text."""
 MOST_COPIED = 0.9
 """Largest ROUGE-L F1 of an answer with its input; of the bundled seeds the highest is 0.84 (American to British spelling)."""
+WHOLE_TEXT = 20
+"""Words from which on a text that stands whole in a longer answer was copied rather than quoted."""
+KEEPS_TEXT = re.compile(
+    r"\b(?:add|append|insert|continue|extend|complete|finish|repeat|quote|copy|format|annotate|number|highlight|prefix|fill)",
+    re.IGNORECASE,
+)
+"""Tasks whose answer may hold the whole text."""
 LEAST_WORDS = 8
 """An answer of fewer words may be a part of its text."""
 REPEATED_ITEMS = 3
@@ -73,11 +80,8 @@ def answer_fault(row: Mapping[str, Any], *, label: bool) -> Fault | None:
         return "response_has_gap", f"the answer has a gap to fill in: {gap}"
     if label and input and _holds_label(input, response):
         return "label_in_input", f"the text contains the label {response[:60]!r}"
-    answer = words_and_signs(response)
-    if input and len(answer) > LEAST_WORDS and not SMALL_CHANGES.search(instruction):
-        copied = rouge_l(answer, words_and_signs(input))
-        if copied > MOST_COPIED:
-            return "response_copies_input", f"the answer repeats the text (ROUGE-L {copied:.2f} > {MOST_COPIED:.2f})"
+    if input and (copied := _copied(instruction, input, response)):
+        return "response_copies_input", copied
     items = [normal_form(match) for match in re.findall(r"^\s*(?:\d{1,3}[.)]|[-*•])\s+(.+)$", response, re.MULTILINE)]
     if len(items) >= REPEATED_ITEMS and len(set(items)) <= len(items) // 2:
         return "response_repeats_items", f"{len(items)} items of a list, {len(set(items))} of them different"
@@ -90,6 +94,21 @@ def _gap(instruction: str, text: str, known: str = "") -> str:
         return ""
     gaps = (match[0] for match in PLACEHOLDER.finditer(text))
     return next((gap for gap in gaps if gap not in known), "")
+
+
+def _copied(instruction: str, input: str, response: str) -> str:
+    """Return how an answer repeats its text, "" if it does not. Code may differ in one sign and still be the answer."""
+    if CODE.search(input):
+        same = input.split() == re.sub(r"^\s*```.*$", "", response, flags=re.MULTILINE).split()
+        return "the answer is the code of the text" if same else ""
+    answer, text = words_and_signs(response), words_and_signs(input)
+    if len(answer) <= LEAST_WORDS or SMALL_CHANGES.search(instruction):
+        return ""
+    copied = rouge_l(answer, text)
+    if copied > MOST_COPIED:
+        return f"the answer repeats the text (ROUGE-L {copied:.2f} > {MOST_COPIED:.2f})"
+    whole = len(text) >= WHOLE_TEXT and f" {' '.join(text)} " in f" {' '.join(answer)} "
+    return "the answer holds the whole text, word for word" if whole and not KEEPS_TEXT.search(instruction) else ""
 
 
 def _holds_label(input: str, response: str) -> bool:

@@ -13,6 +13,10 @@ def row(instruction="Sum it up.", input="", response="", topic=""):
 
 
 SWEATER = "The red sweater was found on the beach by a swimmer early in the morning."
+TWO = f"{SWEATER} Nobody had seen who left it there."
+LOOP = (
+    "def first(items, name):\n    for item in items:\n        if item = name:\n            return item\n    return None"
+)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +54,10 @@ def test_a_task_is_checked_before_its_answer(task, reason):
         (row("Five names.", response="1. Snow Rabbit\n2. Snow Rabbit\n3. Snow Rabbit\n4. Ice"), False, "response_repeats_items"),
         (row("Five names.", response="- Snow\n- Rain\n- Ice"), False, None),
         (row("Sum it up.", SWEATER, "A sweater was found."), False, None),
+        (row("Make it engaging.", TWO, f"{TWO} It was never worn again, and nobody at the harbour knows whose it was or why."), False, "response_copies_input"),
+        (row("Continue the story.", TWO, f"{TWO} It was never worn again, and nobody at the harbour knows whose it was or why."), False, None),
+        (row("Fix the bug.", LOOP, f"```python\n{LOOP.replace('=', '==')}\n```"), False, None),
+        (row("Fix the bug.", LOOP, f"```python\n{LOOP}\n```"), False, "response_copies_input"),
     ],
 )  # fmt: skip
 def test_an_answer_is_checked(answered, label, reason):
