@@ -2,6 +2,7 @@
 
     python benchmarks/reading.py draw OUT.jsonl RUN[:ROWS] [RUN[:ROWS] …] [--seed 0]
     python benchmarks/reading.py score KEY.jsonl LABELS.jsonl [LABELS.jsonl …]
+    python benchmarks/reading.py quote RUN [--kept 20] [--dropped 10] [--seed 0]
 
 `draw` writes the rows of the runs' curated sets, drawn at random and shuffled together, with a number and without anything that
 shows which run or which filter saw them; KEY.jsonl beside it (OUT.key.jsonl) has the run and id of each number. A reader writes
@@ -10,19 +11,27 @@ ask it and it can be answered from what is there. An answer is right if it is tr
 
 `score` prints, for each run, the share of both with a 95 % Wilson interval for each reader, for the rows that all readers accept,
 by category, and the agreement of the readers (Cohen's kappa for two).
+
+`quote` prints rows drawn at random as Markdown: kept rows, and rows that a check dropped (surplus rows of selection are left out).
 """
 
 import argparse
 import json
 import random
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from harness import figure, run_folder
 from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score
 
+from kiloset.result import SURPLUS
+
+LONGEST = 400
+"""Most characters of a quoted text."""
 COLUMNS = ("category", "instruction", "input", "response")
 
 
@@ -73,6 +82,29 @@ def score(key: Path, files: list[Path]) -> None:
             print(f"  {category}: {len(group)}, {counts[0]}, {counts[1]}")
 
 
+def quote(run: str, kept: int, dropped: int, seed: int) -> None:
+    """Print rows of a run for a page of the documentation."""
+    rng, folder = random.Random(seed), run_folder(run)
+    curated = folder.stages()[-1][1].sort("id").to_dicts()
+    lost = folder.dropped().filter(~pl.col("reason").is_in(SURPLUS)).sort("id").to_dicts()
+    for title, rows, count in (("Kept", curated, kept), ("Dropped", lost, dropped)):
+        print(f"## {title}\n")
+        for row in rng.sample(rows, min(count, len(rows))):
+            reason = f", {row['reason']}: {row['evidence']}" if title == "Dropped" else ""
+            print(f"**{row['category']}{_plain(reason)}**\n")
+            for name in ("instruction", "input", "response"):
+                if row[name]:
+                    print(f"> {name}: {_plain(row[name])}\n>")
+            print()
+
+
+def _plain(text: str) -> str:
+    """Return a text on one line without marks of Markdown or HTML, cut after `LONGEST` characters."""
+    line = " / ".join(part.strip() for part in text.splitlines() if part.strip())
+    line = re.sub(r"([\\`*_#<>\[\]|])", r"\\\1", line)
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]} …"
+
+
 def _share(name: str, hits: list[bool]) -> None:
     interval = binomtest(sum(hits), len(hits)).proportion_ci(method="wilson")
     bounds = f"95 % interval {interval.low:.2f} to {interval.high:.2f}"
@@ -97,9 +129,16 @@ def main() -> None:
     scoring = commands.add_parser("score", help="compute shares from labels")
     scoring.add_argument("key", type=Path)
     scoring.add_argument("labels", nargs="+", type=Path)
+    quoting = commands.add_parser("quote", help="print rows as Markdown")
+    quoting.add_argument("run")
+    quoting.add_argument("--kept", type=int, default=20)
+    quoting.add_argument("--dropped", type=int, default=10)
+    quoting.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     if arguments.command == "draw":
         draw(arguments.out, arguments.runs, arguments.seed)
+    elif arguments.command == "quote":
+        quote(arguments.run, arguments.kept, arguments.dropped, arguments.seed)
     else:
         score(arguments.key, arguments.labels)
 

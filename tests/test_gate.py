@@ -12,13 +12,14 @@ from kiloset.rewrite.gate import GateConfig, Verdict, first_failure, judge
 from kiloset.rewrite.passages import Covered
 
 SLUGS = [
-    "finished", "leak", "length", "short_reference", "personal", "numbers", "new_numbers", "units", "names", "new_names", "quotes",
+    "finished", "leak", "copy", "length", "short_reference", "personal", "numbers", "new_numbers", "units", "names", "new_names", "quotes",
     "links", "identifiers", "list", "series", "labels", "polarity", "choice", "groups", "negation", "opposites", "roles", "sides", "clauses", "new_clauses", "maths", "code",
     "json", "constraints", "refusal", "meaning", "repetition", "sentences", "new_sentences",
 ]  # fmt: skip
 PROSE = "Water boils when its vapour reaches the pressure of the air above."
 RETOLD = "As soon as its vapour presses as hard as the air above, water boils."
 PYTHON = "Use this:\n```python\ndef add(a, b):\n    return a + b\n```"
+MESSAGE = "Who wrote it, and what about?\n\nAnn to Ben: the lift is broken and I cannot serve you today."
 NO_COMMA = {"id": "punctuation:no_comma", "args": "{}"}
 SHORT = {"id": "length_constraints:number_words", "args": '{"relation": "less than", "num_words": 8}'}
 OBJECT = '{"name": "Ada", "born": 1815, "tags": ["maths"]}'
@@ -148,6 +149,18 @@ PASS = {
         pair("The articles are a, an and the", "English articles: a, an and the"),
         pair("Make this list:", "Write down this list:"),
         pair("Use vitamin A and B.", "Take vitamins B and A"),
+    ],
+    "copy": [
+        pair(
+            "Ann wrote to Ben about a broken lift, so she cannot serve him.",
+            "Ann told Ben about the lift: it is broken and she cannot serve him.",
+            instruction=MESSAGE,
+        ),
+        pair(
+            "The lift is broken and I cannot serve you today.",
+            "the lift is broken and I cannot serve you",
+            instruction=MESSAGE,
+        ),
     ],
     "leak": [
         pair("The answer: water boils.", "The answer is this: water boils."),
@@ -375,6 +388,18 @@ FAIL = {
         pair(PROSE, "It boils \ufffd here."),
         pair(PROSE, "It boils \ud800 here."),
     ],
+    "copy": [
+        pair(
+            "It is about a lift that is broken.",
+            "Who wrote it, and what about? Ann to Ben: the lift.",
+            instruction=MESSAGE,
+        ),
+        pair(
+            "Ann wrote to Ben about a broken lift, so she cannot serve him.",
+            "Ann to Ben: the lift is broken and I cannot serve you today.",
+            instruction=MESSAGE,
+        ),
+    ],
     "leak": [
         *[
             pair(PROSE, f"{phrase}{RETOLD}")
@@ -564,6 +589,7 @@ NOT_APPLICABLE = {
     ],
     "roles": [pair("We saw Ann there.", "There we saw Ann.")],
     "leak": [pair(PROSE, "...")],
+    "copy": [pair("Ann wrote to Ben.", "the lift is broken", instruction=MESSAGE)],
     "length": [pair("!?", PROSE)],
     "short_reference": [pair("It is Paris, France.", "Paris")],
     "numbers": [
