@@ -37,6 +37,8 @@ __all__ = ["GateConfig", "Verdict", "first_failure", "judge"]
 
 ECHO_WORDS = 4
 """An instruction of at least so many words is not repeated by chance."""
+COPIED_WORDS = 8
+"""A rewrite of at least so many words is no passage of its task by chance."""
 OPENING_WORDS = 12
 """Words at the beginning of a rewrite in which "another" refers to something outside of it."""
 REPEATED_LINES = 3
@@ -135,6 +137,7 @@ def judge(
     return [
         is_finished(reference, rewrite, finish_reason),
         keeps_silent_about_the_prompt(instruction, reference, rewrite),
+        does_not_copy_the_task(instruction, reference, rewrite),
         has_similar_length(reference, rewrite, config.shortest_ratio, config.longest_ratio, config.length_slack_words),
         leaves_short_reference_alone(reference, rewrite, config.short_reference_words),
         checks.keeps_privacy(instruction, reference, rewrite),
@@ -220,6 +223,14 @@ def keeps_silent_about_the_prompt(instruction: str, reference: str, rewrite: str
         where = f"at {theirs[1]}" if theirs else "nowhere"
         return verdict("leak", False, f"the rewrite's list starts at {ours[1]}, the reference's {where}")
     return verdict("leak", True, "the rewrite does not mention its prompt")
+
+
+def does_not_copy_the_task(instruction: str, reference: str, rewrite: str) -> Verdict:
+    """`copy`: the rewrite is not a passage of the instruction or its text, unless the reference is one."""
+    task, ours, theirs = (f" {' '.join(words(text))} " for text in (instruction, rewrite, reference))
+    if len(ours.split()) < COPIED_WORDS:
+        return not_applicable("copy", f"the rewrite has fewer than {COPIED_WORDS} words")
+    return verdict("copy", ours not in task or theirs in task, "the rewrite is a passage of the task" if ours in task else "the rewrite is no passage of the task")
 
 
 def has_similar_length(reference: str, rewrite: str, shortest: float, longest: float, slack: int) -> Verdict:
