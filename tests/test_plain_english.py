@@ -51,7 +51,7 @@ PHRASES = {
 """Phrases that are hard to understand, each with the words to write instead."""
 PATTERNS = [(re.compile(pattern, re.IGNORECASE), instead) for pattern, instead in PHRASES.items()]
 QUOTED = re.compile(
-    r"\{\{.*?\}\}|\{%.*?%\}|`[^`\n]*`|\"[^\"\n]*\"|“[^”\n]*”|^```.*?^```|^ {4,}.*?$", re.DOTALL | re.MULTILINE
+    r"\{\{.*?\}\}|\{%.*?%\}|`[^`\n]*`|\"[^\"\n]*\"|“[^”\n]*”|^```.*?^```|^>.*?$|^ {4,}.*?$", re.DOTALL | re.MULTILINE
 )
 QUOTED_IN_CODE = re.compile(r"``?[^`\n]*``?|\"[^\"\n]*\"|“[^”\n]*”")
 LEAST_WORDS = 3
