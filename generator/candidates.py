@@ -17,15 +17,15 @@ from kiloset.core.constraints import failing
 from kiloset.core.models import Completion, Request, messages_request
 from kiloset.core.recorded import Flow, RecordedEngine
 from kiloset.core.table import Outcome, table_of, user_turn
-from kiloset.core.text import squash
+from kiloset.core.text import squash, words_and_signs
 from kiloset.generator.constraint_sampling import add_constraints, choose_response, response_schema
 from kiloset.generator.demonstrations import Demonstrations, Row
 from kiloset.generator.faults import answer_fault, task_fault
 from kiloset.generator.inputs import InputRequests, copied_from
-from kiloset.generator.novelty import NoveltyIndex
+from kiloset.generator.novelty import NoveltyIndex, rouge_l
 from kiloset.generator.parsing import read_input, read_labelled_input
 from kiloset.generator.planning import WavePlan
-from kiloset.generator.settings import GenerateConfig
+from kiloset.generator.settings import GenerateConfig, Resampling
 from kiloset.generator.strategies import STRATEGIES, InstructionRequest, Strategy, StrategyContext
 from kiloset.generator.templates import Templates
 from kiloset.generator.topics import Topics
@@ -53,6 +53,10 @@ class Candidate:
     """By number of the sample."""
     samples: int = 0
     """Responses requested."""
+    repeats: dict[int, Completion] = field(default_factory=dict)
+    """Further answers, by number of the sample, from 1."""
+    repeats_expected: int = 0
+    """Further answers requested so far."""
     tokens: list[int] = field(default_factory=list)
     """Tokens of each completion after the instruction, prompts included."""
     done: bool = False
@@ -87,15 +91,16 @@ class Candidates:
     def __init__(
         self, table: pl.DataFrame, engine: RecordedEngine, config: GenerateConfig, templates: Templates, *,
         seed: int, license: str, check: Filter, is_late: Callable[[Flow], bool],
-        topics: Mapping[str, Sequence[str]] | None = None,
+        topics: Mapping[str, Sequence[str]] | None = None, resampling: Resampling | None = None,
     ) -> None:  # fmt: skip
         """Start with the rows of the table: prompts show its seeds, and no new instruction may repeat any of its rows.
 
         `check` drops instructions that break a rule; `is_late` returns whether the time limit is over; `topics` are the
-        subjects for new tasks by category, "" for all.
+        subjects for new tasks by category, "" for all; `resampling` decides how answers are requested again.
         """
         self.config, self._engine = config, engine
         self._seed, self._license, self._check, self._is_late = seed, license, check, is_late
+        self._resampling = resampling
         self._index, self._index_with_inputs = NoveltyIndex(), NoveltyIndex()
         seeds: dict[str, list[Row]] = {}
         for row in table.iter_rows(named=True):
@@ -148,12 +153,19 @@ class Candidates:
         if part == "instruction":
             owner.completions[number] = completion
             self._check_instructions(owner)
+        elif part == "verify":
+            self._read_repeat(owner, number, completion)
         elif part == "response":
             owner.responses[number] = completion
             if len(owner.responses) == owner.samples:
                 self._read_responses(owner)
         else:
             self._read_input(owner, completion, labelled=part == "labelled_input")
+
+    @property
+    def resamples(self) -> int:
+        """The largest number of further answers of one row."""
+        return self._resampling.samples if self._resampling else 0
 
     def is_dropped(self, row: Mapping[str, Any]) -> bool:
         """Return whether a row was dropped."""
@@ -305,7 +317,7 @@ class Candidates:
     def _send(self, requests: Sequence[tuple[Request, Any]]) -> None:
         for purpose, candidate, _ in self.flow.put(requests, send=not self._is_late(self.flow)):
             if not self.is_dropped(candidate.row):
-                part = "response" if purpose == "response" else "input"
+                part = {"response": "response", "verify": "verification"}.get(purpose, "input")
                 evidence = f"the limit of {self.config.max_hours} hours was reached before the request for its {part}"
                 self._drop(candidate.row, "budget_spent", evidence)
                 candidate.done = True
@@ -330,23 +342,28 @@ class Candidates:
             self._drop(row, **copied)
         elif labelled:
             row["response"] = label
-        if labelled or self.is_dropped(row):
+        if self.is_dropped(row):
             candidate.done = True
+        elif labelled:
+            self._verify(candidate)
         else:
             self._send(self._response_requests(candidate))
 
     def _response_requests(self, candidate: Candidate) -> list[tuple[Request, Any]]:
+        request = self._answer_request(candidate, "response", self.config.response_temperature)
+        candidate.samples = self.config.constraint_samples if candidate.strategy.constrained else 1
+        return [(replace(request, sample=n), ("response", candidate, n)) for n in range(candidate.samples)]
+
+    def _answer_request(self, candidate: Candidate, purpose: str, temperature: float) -> Request:
         row, config = candidate.row, self.config
         constrained, asked = candidate.strategy.constrained, candidate.instruction
         schema = response_schema(row) if constrained and self._engine.capabilities.schemas else ""
         # Examples show how the user's answers read. They carry no constraints, so a task with some is answered without them.
         examples = asked.parents[: config.response_examples] if asked.whole and not constrained else ()
-        request = messages_request(
-            self._engine, answer_messages(row, examples), "response", max_tokens=config.max_response_tokens,
-            temperature=config.response_temperature, top_p=config.top_p, schema=schema,
+        return messages_request(
+            self._engine, answer_messages(row, examples), purpose, max_tokens=config.max_response_tokens,
+            temperature=temperature, top_p=config.top_p, schema=schema,
         )  # fmt: skip
-        candidate.samples = config.constraint_samples if constrained else 1
-        return [(replace(request, sample=n), ("response", candidate, n)) for n in range(candidate.samples)]
 
     def _read_responses(self, candidate: Candidate) -> None:
         row, config = candidate.row, self.config
@@ -373,4 +390,38 @@ class Candidates:
             fault = answer_fault(row, label=row["category"] in config.output_first)
             if fault is not None:
                 self._drop(row, *fault)
-        candidate.done = True
+        self._verify(candidate)
+
+    # ------------------------------------------------------------------------------------------------ verification
+
+    def _verify(self, candidate: Candidate) -> None:
+        """Request the answer again if that is to be compared; else the candidate is finished."""
+        resampling = self._resampling
+        if self.is_dropped(candidate.row) or resampling is None or resampling.skips(candidate.row):
+            candidate.done = True
+        else:
+            self._request_repeats(candidate, 1, resampling)
+
+    def _request_repeats(self, candidate: Candidate, count: int, resampling: Resampling) -> None:
+        request = self._answer_request(candidate, "verify", resampling.temperature)
+        # Samples from 1: with the same temperature, sample 0 is the answer itself.
+        first = candidate.repeats_expected + 1
+        candidate.repeats_expected += count
+        self._send([(replace(request, sample=n), ("verify", candidate, n)) for n in range(first, first + count)])
+
+    def _read_repeat(self, candidate: Candidate, number: int, completion: Completion) -> None:
+        """Compare one more answer with the row's own; request the others unless the first one differs too much."""
+        row, resampling = candidate.row, self._resampling
+        assert resampling is not None
+        candidate.repeats[number] = completion
+        if len(candidate.repeats) < candidate.repeats_expected:
+            return
+        own, repeats = words_and_signs(row["response"]), [candidate.repeats[n] for n in sorted(candidate.repeats)]
+        scores = [rouge_l(own, words_and_signs(each.text)) for each in repeats]
+        row["agreement"] = round(sum(scores) / len(scores), 4)
+        missing = resampling.samples - len(scores)
+        if missing and scores[0] >= resampling.stop_below:
+            self._request_repeats(candidate, missing, resampling)
+        else:
+            row["calls"] += [each.key for each in repeats]
+            candidate.done = True

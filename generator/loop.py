@@ -18,6 +18,7 @@ from kiloset.core.recorded import Flow, RecordedEngine
 from kiloset.core.table import Outcome, table_of, with_verdicts
 from kiloset.generator.candidates import Candidate, Candidates, Filter, Wave
 from kiloset.generator.planning import (
+    VERIFIED_SHARE,
     CostBounds,
     Pair,
     WavePlan,
@@ -27,7 +28,7 @@ from kiloset.generator.planning import (
     plan_wave,
     prior_yield,
 )
-from kiloset.generator.settings import PURPOSES, GenerateConfig
+from kiloset.generator.settings import PURPOSES, GenerateConfig, Resampling
 from kiloset.generator.strategies import prompt_before_user_turn
 from kiloset.generator.templates import Templates
 
@@ -39,7 +40,7 @@ EXPECTED_SHARE_OF_WHOLE_TASKS = 0.75
 """The same for whole tasks, whose input is there already."""
 PROGRESS_INTERVAL = 0.2
 """Seconds between two reports of progress."""
-DONE, NO_SEEDS = "done", "no_seeds"
+DONE, NO_SEEDS, LOW_YIELD = "done", "no_seeds", "low_yield"
 """Why the loop ended, if it was not a limit."""
 
 
@@ -50,7 +51,7 @@ class GenerationResult:
     outcome: Outcome
     """Kept: the table and every new row with a response. Dropped: new rows that were cut, unreadable, not new, ..."""
     ended: str
-    """`done`, `no_seeds` (a category that lacks rows has no seed) or max_requests, max_tokens, max_hours, max_waves."""
+    """`done`, `no_seeds` (a category that lacks rows has no seed), `low_yield` (too few of its requests succeed) or max_requests, max_tokens, max_hours, max_waves."""
     wanted: dict[str, int]
     """Candidates wanted, by category."""
     accepted: dict[str, int]
@@ -63,7 +64,7 @@ def generate(
     table: pl.DataFrame, engine: RecordedEngine, wanted: Mapping[str, int], config: GenerateConfig, templates: Templates,
     *, seed: int, license: str, check_instructions: Filter, check_candidates: Filter,
     lacking: tuple[Mapping[str, int], Yields] | None = None, first: WavePlan | None = None, plan: bool = True,
-    topics: Mapping[str, Sequence[str]] | None = None,
+    topics: Mapping[str, Sequence[str]] | None = None, resampling: Resampling | None = None,
 ) -> GenerationResult:  # fmt: skip
     """Add generated rows until enough candidates of each category passed the cheap checks, or the budget is spent.
 
@@ -82,6 +83,7 @@ def generate(
         first: Plan of the first wave, if none is stored yet and the budget allows it.
         plan: Whether to plan new waves; otherwise only the stored ones are repeated.
         topics: Subjects for new tasks by category, "" for all; without any, those of the seeds.
+        resampling: How answers are requested again to measure their agreement; None for not at all.
 
     Raises:
         ConfigError: A strategy does not work with this engine or model.
@@ -91,7 +93,7 @@ def generate(
     clock = _Clock(config, engine.store.spent(PURPOSES)[2])
     candidates = Candidates(
         table, engine, config, templates, seed=seed, license=license, check=check_instructions, is_late=clock.is_over,
-        topics=topics,
+        topics=topics, resampling=resampling,
     )  # fmt: skip
     need = {name: math.ceil(rows * config.candidates_per_row) for name, rows in wanted.items() if rows}
     return _Loop(table, engine, need, candidates, check_candidates, clock).run(lacking, first, plan=plan)
@@ -119,7 +121,9 @@ class _Loop:
     ) -> None:  # fmt: skip
         self._table, self._store, self._progress = table, engine.store, engine.progress
         self._need, self._candidates, self._check, self._clock = need, candidates, check, clock
-        self._config, self._bounds = candidates.config, CostBounds(candidates.context)
+        self._config = candidates.config
+        self._bounds = CostBounds(candidates.context, resamples=candidates.resamples)
+        self._prior = prior_yield(in_chats=candidates.context.asks_in_chats, verified=bool(candidates.resamples))
         self._superseded = engine.store.superseded(PURPOSES)
         self._waves: list[Wave] = []
         self._finished, self._checked = 0, -1
@@ -237,7 +241,12 @@ class _Loop:
         with_seeds = {name: n for name, n in missing.items() if self._candidates.demonstrations.seeds.get(name)}
         if not with_seeds:
             return {}, NO_SEEDS
-        wave, limit = self._within_budget(plan_wave(with_seeds, self._config.strategies, yields), under_way)
+        promising = {
+            name: n for name, n in with_seeds.items() if not yields.is_hopeless(name, self._config.least_yield)
+        }
+        if not promising:
+            return {}, LOW_YIELD
+        wave, limit = self._within_budget(plan_wave(promising, self._config.strategies, yields), under_way)
         # A wave that a limit reduced does not count: the limit itself ends such waves.
         if limit == DONE and self._store.whole_waves() >= self._config.max_waves:
             return {}, "max_waves"
@@ -247,6 +256,7 @@ class _Loop:
         """Return the share of a category's finished candidates that was accepted; with few, that of all categories counts too."""
         finished = [candidate.row for candidate in self._all()[: self._finished]]
         share = EXPECTED_SHARE_OF_WHOLE_TASKS if self._candidates.context.asks_in_chats else EXPECTED_SHARE
+        share *= VERIFIED_SHARE if self._candidates.resamples else 1.0
         for rows in (finished, [row for row in finished if row["category"] == category]):
             accepted = sum(row["id"] in self._accepted_ids for row in rows)
             share = (accepted + share * EXPECTED_WEIGHT) / (len(rows) + EXPECTED_WEIGHT)
@@ -262,7 +272,7 @@ class _Loop:
             count = float(row["id"] in self._accepted_ids) if is_finished else shares.get(row["category"], 0.0)
             pair = (row["category"], row["strategy"])
             accepted[pair] = accepted.get(pair, 0.0) + count
-        return Yields(requested, accepted, prior_yield(in_chats=self._candidates.context.asks_in_chats))
+        return Yields(requested, accepted, self._prior)
 
     def _within_budget(self, wave: WavePlan, under_way: Sequence[Candidate]) -> tuple[WavePlan, str]:
         """Return the part of a wave that the limits allow, and the limit that reduced it."""

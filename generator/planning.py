@@ -32,6 +32,8 @@ PRIOR_YIELD, PRIOR_WEIGHT = 0.5, 4
 """Yield assumed before the first request, and the number of requests that it counts as."""
 WHOLE_TASK_YIELD = 0.65
 """The same for whole tasks asked for in chats (docs/results/writer_cost.md)."""
+VERIFIED_SHARE = 0.55
+"""Share of these that also pass verification (docs/results/verification.md)."""
 LEAST_YIELD = 0.03
 """Lower bound of every estimate."""
 GIVEN_UP_AFTER, GIVEN_UP_BELOW = 40, 0.05
@@ -66,15 +68,24 @@ class Yields:
         error = math.sqrt(rate * (1 - rate) / (requested + PRIOR_WEIGHT)) if requested else 0.0
         return max(rate - min(error, rate / 4), LEAST_YIELD)
 
+    def is_hopeless(self, category: str, least: float) -> bool:
+        """Return whether too few of a category's requests were accepted, whatever the strategy."""
+        requested = sum(n for (name, _), n in self.requested.items() if name == category)
+        accepted = sum(n for (name, _), n in self.accepted.items() if name == category)
+        return requested >= GIVEN_UP_AFTER and accepted < least * requested
+
     def is_given_up(self, category: str, strategy: str) -> bool:
         """Return whether a strategy has failed in a category."""
         requested = self.requested.get((category, strategy), 0)
         return requested >= GIVEN_UP_AFTER and self.estimate(category, strategy) < GIVEN_UP_BELOW
 
 
-def prior_yield(*, in_chats: bool) -> float:
-    """Return the yield assumed before the first request, for whole tasks in chats or for entries of a list."""
-    return WHOLE_TASK_YIELD if in_chats else PRIOR_YIELD
+def prior_yield(*, in_chats: bool, verified: bool = False) -> float:
+    """Return the yield assumed before the first request, for whole tasks in chats or for entries of a list.
+
+    `verified` is whether answers are requested again to measure their agreement.
+    """
+    return (WHOLE_TASK_YIELD if in_chats else PRIOR_YIELD) * (VERIFIED_SHARE if verified else 1.0)
 
 
 def plan_wave(missing: Mapping[str, int], weights: Mapping[str, float], yields: Yields) -> WavePlan:
@@ -147,8 +158,9 @@ class CostBounds:
     high by a factor of about three, so a budget is spent in several waves: each may spend what the one before did not.
     """
 
-    def __init__(self, context: StrategyContext) -> None:
-        """Compute bounds from the seeds, the templates and the settings."""
+    def __init__(self, context: StrategyContext, *, resamples: int = 0) -> None:
+        """Compute bounds from the seeds, the templates and the settings; `resamples` are further answers of each row."""
+        self._resamples = resamples
         self._context, self._config, self._templates = context, context.config, context.templates
 
     def requests(self, pair: Pair) -> int:
@@ -202,7 +214,7 @@ class CostBounds:
         return sum(sizes[: self._config.examples]) + self._config.examples * (_bytes(turns) + SLACK)
 
     def _responses(self, strategy: str) -> int:
-        return self._config.constraint_samples if STRATEGIES[strategy].constrained else 1
+        return self._resamples + (self._config.constraint_samples if STRATEGIES[strategy].constrained else 1)
 
     def _instruction_tokens(self, category: str, strategy: str) -> int:
         config, engine, words = self._config, self._context.engine, category_words(category)

@@ -1,6 +1,8 @@
 """The `[generate]` table."""
 
-from typing import Annotated, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -9,8 +11,22 @@ from kiloset.core.config import Count, Fraction, Names, Natural, NonNegative, Po
 STRATEGIES = ("self_instruct", "evolve", "magpie", "constraint")
 INSTRUCTION_PURPOSE = {"self_instruct": "instruction", "evolve": "evolve", "magpie": "magpie", "constraint": "instruction"}  # fmt: skip
 """Purpose of the request for a new instruction, by strategy."""
-PURPOSES = ("instruction", "evolve", "magpie", "input", "labelled_input", "response")
+PURPOSES = ("instruction", "evolve", "magpie", "input", "labelled_input", "response", "verify")
 """Purposes of the requests that generation sends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resampling:
+    """How often an answer is requested again, to measure whether the writer model repeats it."""
+
+    samples: int
+    """Answers requested besides the row's own."""
+    temperature: float
+    """Sampling temperature of these answers."""
+    stop_below: float
+    """ROUGE-L F1 of the first of them below which no other one is requested."""
+    skips: Callable[[Mapping[str, Any]], bool]
+    """Whether a finished row needs no such answers."""
 
 
 def _strategy_weights(weights: dict[str, float]) -> dict[str, float]:
@@ -51,6 +67,8 @@ class GenerateConfig:
     """Largest number of hours for generation, over all resumed runs; 0 sets no limit. After it nothing more is sent, and requests in flight are finished."""
     max_waves: Count = 12
     """Largest number of waves; a wave that a limit above reduced does not count."""
+    least_yield: Fraction = 0.1
+    """A category of which a smaller fraction of at least 40 requested tasks becomes candidates gets no further requests: the writer model is not up to it. The set then lacks rows of the category, unless others fill its place ([categories] fill)."""
     human_demonstrations: Count = 6
     """Number of seeds of the requested category in a prompt."""
     machine_demonstrations: Natural = 2

@@ -25,9 +25,10 @@ from kiloset.generator.settings import PURPOSES
 from kiloset.inputs import Inputs
 from kiloset.models import Models
 from kiloset.plan.evidence import measured_evidence, yields_as_record
-from kiloset.recipe import Context, generated
+from kiloset.recipe import Context, generated, resampling_of
 from kiloset.runner import begin, context_of
 from kiloset.settings import RunConfig, check_same
+from kiloset.verify.verify import verify
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,9 @@ def plan_preview(
 
 
 def _expected_yield(config: RunConfig) -> float:
-    return prior_yield(in_chats=config.generate.prompt_style == "chat")
+    return prior_yield(
+        in_chats=config.generate.prompt_style == "chat", verified=resampling_of(config.verify) is not None
+    )
 
 
 def _is_beyond(folder: RunFolder, instructions: int) -> bool:
@@ -161,12 +164,12 @@ def _read(
 
 
 def _outcome(result: GenerationResult, context: Context) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return the generated rows that pass the cheap filters, and the rows that these or the generation dropped."""
-    filters = context.filters
-    allowed, _ = filters.by_rules(result.outcome.kept)
+    """Return the generated rows that pass verification and the cheap filters, and the rows that were dropped before."""
+    filters, verified = context.filters, verify(result.outcome.kept, context.config.verify)
+    allowed, _ = filters.by_rules(verified.kept)
     distinct = filters.by_near_duplicates(allowed.kept)
     clean = with_verdicts(distinct.kept, filters.repeated_by(distinct.kept))
-    parts = [outcome.dropped for outcome in (result.outcome, allowed, distinct, clean)]
+    parts = [outcome.dropped for outcome in (result.outcome, verified, allowed, distinct, clean)]
     dropped = pl.concat(parts, how="diagonal_relaxed")
     kept, dropped = (part.filter(pl.col("source") == "generated").sort("id") for part in (clean.kept, dropped))
     return kept, dropped

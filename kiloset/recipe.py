@@ -26,12 +26,15 @@ from kiloset.filters.semantic import drop_semantic_duplicates
 from kiloset.generator.categories import label_by_neighbours
 from kiloset.generator.loop import GenerationResult, generate
 from kiloset.generator.planning import WavePlan, Yields
+from kiloset.generator.settings import Resampling
 from kiloset.inputs import Inputs
 from kiloset.models import Models
 from kiloset.review.apply import Review
 from kiloset.rewrite.rewrite import rewrite
 from kiloset.rewrite.style import rank_by_style
 from kiloset.settings import RunConfig
+from kiloset.verify.settings import VerifyConfig
+from kiloset.verify.verify import check_row, verify
 
 
 @dataclass(frozen=True)
@@ -110,9 +113,26 @@ def generated(
     return generate(
         table, context.generator, context.wanted, config.generate, context.inputs.templates, seed=config.run.seed,
         license=config.models.generator.license, check_instructions=lambda rows: screen_instructions(rows, rules),
-        check_candidates=context.filters.candidates, first=first, plan=plan, topics=context.inputs.topics,
-        lacking=(shortage.rows, shortage.yields) if shortage else None,
+        check_candidates=lambda rows: context.filters.candidates(verify(rows, config.verify).kept), first=first, plan=plan,
+        topics=context.inputs.topics, resampling=resampling_of(config.verify), lacking=(shortage.rows, shortage.yields) if shortage else None,
     )  # fmt: skip
+
+
+def resampling_of(config: VerifyConfig) -> Resampling | None:
+    """Return how generation requests answers again; None if the check `agreement` is off."""
+    if not config.samples or "agreement" in config.off:
+        return None
+
+    def skips(row: Mapping[str, Any]) -> bool:
+        """A row that fails another check needs no further answers, and open-ended answers are not compared."""
+        return row["category"] in config.open_ended or any(not each["passed"] for each in check_row(row, config))
+
+    return Resampling(config.samples, config.temperature, config.stop_below, skips)
+
+
+def verify_rows(table: pl.DataFrame, context: Context) -> Outcome:
+    """Drop rows whose answer a check shows to be wrong, or that the writer model does not give again."""
+    return verify(table, context.config.verify)
 
 
 def apply_rules(table: pl.DataFrame, context: Context) -> Outcome:
@@ -203,9 +223,10 @@ def check_same_categories(store: CallStore, known: Iterable[str], name: str) -> 
 RECIPE = (
     Stage("seeds", label_seeds, (label_by_neighbours, mask_rows), ("seeds", "pool"), ("embedder",), creates=True),
     Stage(
-        "generate", add_generated, (generate, FilterChain, screen_instructions),
-        ("generate", "rules", "near_duplicates", "contamination"), ("generator",), creates=True,
+        "generate", add_generated, (generate, verify, FilterChain, screen_instructions),
+        ("generate", "verify", "rules", "near_duplicates", "contamination"), ("generator",), creates=True,
     ),
+    Stage("verify", verify_rows, (verify,), ("verify",)),
     Stage("rules", apply_rules, (FilterChain,), ("rules",)),
     Stage("near_duplicates", drop_near, (FilterChain,), ("near_duplicates",)),
     Stage("contamination", drop_leaked, (FilterChain,), ("contamination",)),

@@ -29,11 +29,12 @@ from kiloset.core.run import (
     write_text,
 )  # fmt: skip
 from kiloset.core.table import STAGE_VERDICT, Outcome, check_outcome, table_of
+from kiloset.data.quotas import apportion
 from kiloset.filters.chain import FilterChain
 from kiloset.filters.contamination import Prompts
 from kiloset.filters.personal import personal_seeds
 from kiloset.generator.categories import check_target, wanted_rows
-from kiloset.generator.planning import Yields
+from kiloset.generator.planning import Yields, prior_yield
 from kiloset.generator.settings import PURPOSES
 from kiloset.generator.usage import UsageCounts, count_usage, recorded_counts
 from kiloset.inputs import Inputs
@@ -48,6 +49,7 @@ from kiloset.recipe import (
     check_same_categories,
     generated,
     label_seeds,
+    resampling_of,
     stage_number,
 )
 from kiloset.result import SURPLUS, Result, finish
@@ -183,7 +185,13 @@ def _run_until_full(context: Context, folder: RunFolder) -> tuple[pl.DataFrame, 
         # Rows that the set did not need in this pass can replace the dropped ones; only the others must be generated.
         unused = Counter(ledger.filter(last_verdict("reason").is_in(SURPLUS))["category"].to_list())
         rows = {name: n - unused[name] for name, n in missing.items() if n > unused[name]}
-        shortage = MissingRows(rows, _yields(table, ledger)) if rows and context.config.generate.enabled else None
+        in_chats = context.config.generate.prompt_style == "chat"
+        yields = _yields(
+            table, ledger, prior_yield(in_chats=in_chats, verified=resampling_of(context.config.verify) is not None)
+        )
+        if context.config.categories.fill:
+            rows = _without_hopeless(rows, context.wanted, yields, context.config.generate.least_yield)
+        shortage = MissingRows(rows, yields) if rows and context.config.generate.enabled else None
         table, context = _run_pass(replace(context, shortage=shortage), folder)
         if (len(store.waves()), len(store.dropped_after_selection())) == counts:
             break
@@ -326,6 +334,18 @@ def _missing(table: pl.DataFrame, wanted: Mapping[str, int]) -> dict[str, int]:
     return {name: n - got[name] for name, n in wanted.items() if n > got[name]}
 
 
+def _without_hopeless(
+    rows: Mapping[str, int], wanted: Mapping[str, int], yields: Yields, least: float
+) -> dict[str, int]:
+    """Return the missing rows, those of categories with too low a yield spread evenly over the other wanted categories."""
+    hopeless = {name for name in wanted if yields.is_hopeless(name, least)}
+    others = {name: 1.0 for name, n in wanted.items() if n and name not in hopeless}
+    count = sum(n for name, n in rows.items() if name in hopeless)
+    spread = apportion(others, count) if others and count else {}
+    names = sorted({*rows, *spread} - hopeless)
+    return {name: n for name in names if (n := rows.get(name, 0) + spread.get(name, 0))}
+
+
 def _dropped_after_selection(ledger: pl.DataFrame, missing: Mapping[str, int]) -> list[tuple[str, str, str]]:
     """Return `(id, reason, evidence)` of the rows of these categories that were selected and dropped afterwards."""
     after = STAGE_NAMES[stage_number("select") :]
@@ -337,14 +357,14 @@ def _dropped_after_selection(ledger: pl.DataFrame, missing: Mapping[str, int]) -
     )
 
 
-def _yields(table: pl.DataFrame, ledger: pl.DataFrame) -> Yields:
+def _yields(table: pl.DataFrame, ledger: pl.DataFrame, prior: float) -> Yields:
     """Count, by category and strategy, all generated rows, and the rows that were kept or dropped by selection alone."""
     mine = pl.col("source") == "generated"
     gone = ledger.filter(mine)
     spare = gone.filter(last_verdict("reason").is_in(SURPLUS))
     good = pl.concat([part.filter(mine).select("category", "strategy") for part in (table, spare)])
     all_ = pl.concat([part.filter(mine).select("category", "strategy") for part in (table, gone)])
-    return Yields(Counter(all_.rows()), Counter(good.rows()))
+    return Yields(Counter(all_.rows()), Counter(good.rows()), prior)
 
 
 def _usage(context: Context, seeds: pl.DataFrame) -> UsageCounts | None:

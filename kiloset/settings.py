@@ -36,6 +36,7 @@ from kiloset.rewrite.gate import GateConfig
 from kiloset.rewrite.rewrite import RewriteConfig
 from kiloset.rewrite.style import StyleConfig
 from kiloset.train.settings import TrainConfig
+from kiloset.verify.settings import VerifyConfig
 
 
 @settings
@@ -103,6 +104,7 @@ class RunConfig:
     models: ModelsSettings = field(default_factory=ModelsSettings)
     engine: EngineConfig = field(default_factory=EngineConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
+    verify: VerifyConfig = field(default_factory=VerifyConfig)
     rules: RulesConfig = field(default_factory=RulesConfig)
     near_duplicates: NearDuplicatesConfig = field(default_factory=NearDuplicatesConfig)
     contamination: ContaminationConfig = field(default_factory=ContaminationConfig)

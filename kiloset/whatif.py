@@ -27,7 +27,7 @@ from kiloset.review.apply import Review
 from kiloset.runner import execute, make_context
 from kiloset.settings import RunConfig, load_config
 
-FIRST, LAST = "rules", "select"
+FIRST, LAST = "verify", "select"
 """The stages that can be judged again: those between what models write first and what they write of selected rows."""
 
 

@@ -53,10 +53,11 @@ def test_the_example_of_the_readme_runs(fakes, tmp_path, monkeypatch, capsys):
         {"instruction": f"Name a river in country {n}.", "response": "" if n == 3 else f"River {n}."} for n in range(9)
     ]
     pl.DataFrame(rows).write_ndjson(tmp_path / "theirs.jsonl")
-    # As it stands but for the size: the fakes would need minutes for 500 rows.
+    # As it stands but for the size, since the fakes would need minutes for 500 rows, and for verification: they write at random.
     assert "size=500" in EXAMPLE
+    changed = f"size=12, settings={flat({'verify': fake_run.TABLE['verify']})}"
     names = {}
-    exec(compile(EXAMPLE.replace("size=500", "size=12"), "README.md", "exec"), names)
+    exec(compile(EXAMPLE.replace("size=500", changed), "README.md", "exec"), names)
     run = names["run"]
     assert run.curated.height == 12
     assert run.result.shortfall == {}

@@ -13,7 +13,7 @@ from tests import draw_imports
 from tests.draw_imports import imports, modules, package_of, tree
 from tests.paths import ROOT
 
-STAGES = ("generator", "filters", "rewrite", "train", "evaluation")
+STAGES = ("generator", "verify", "filters", "rewrite", "train", "evaluation")
 """Packages that get models as arguments."""
 LAYERS = {
     "core": {"core"},

@@ -94,7 +94,9 @@ def generated(
     store: CallStore, engine: FakeEngine | None = None, *, table: pl.DataFrame = SEEDS, wanted: dict[str, int] | None = None,
     seed: int = 0, check_instructions: Any = keep_all, check_candidates: Any = keep_all, lacking: Any = None, plan: bool = True, **settings: Any,
 ) -> GenerationResult:  # fmt: skip
-    config = GenerateConfig(**{"strategies": {"self_instruct": 1.0}, "prompt_style": "continue", **settings})
+    config = GenerateConfig(
+        **{"strategies": {"self_instruct": 1.0}, "prompt_style": "continue", "least_yield": 0, **settings}
+    )
     return generate(
         table, RecordedEngine(engine or FakeEngine(), store, Silent()), WANTED if wanted is None else wanted,
         config, TEMPLATES, seed=seed, license="Apache-2.0", check_instructions=check_instructions, check_candidates=check_candidates, lacking=lacking, plan=plan,

@@ -151,8 +151,8 @@ def test_a_run_killed_with_sigkill_continues_to_the_same_bytes(undisturbed, kill
 
 def test_a_torn_stage_file_is_made_anew(undisturbed, finished):
     folder, *_ = undisturbed
-    whole = (finished / "04-near_duplicates.parquet").read_bytes()
-    (finished / "04-near_duplicates.parquet").write_bytes(whole[: len(whole) // 2])
+    whole = (finished / "05-near_duplicates.parquet").read_bytes()
+    (finished / "05-near_duplicates.parquet").write_bytes(whole[: len(whole) // 2])
     fake_run.run(finished)
     assert _bytes(finished) == _bytes(folder)
 

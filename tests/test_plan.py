@@ -39,6 +39,7 @@ PLAIN = {
         "samples_per_prompt": 1,
         "prompt_style": "continue",
     },
+    "verify": {"samples": 0},
     "rewrite": {"enabled": False},
 }
 WANTED = {"a": 30, "b": 20}
@@ -329,8 +330,8 @@ def test_evidence_is_what_a_run_folder_shows(tmp_path):
     evidence = find_evidence(config_of(), RunFolder(tmp_path / "new"), tmp_path)
     assert evidence.origin == "run cpu-1 (same models)"
     assert evidence.yields == {"self_instruct": StrategyYield(8, 3), "evolve": StrategyYield(2, 0)}
-    assert evidence.following["self_instruct"] == {"input": 0.5, "labelled_input": 0, "response": 0.75}
-    assert evidence.following["evolve"] == {"input": 0, "labelled_input": 0, "response": 0}
+    assert evidence.following["self_instruct"] == {"input": 0.5, "labelled_input": 0, "response": 0.75, "verify": 0}
+    assert evidence.following["evolve"] == {"input": 0, "labelled_input": 0, "response": 0, "verify": 0}
     assert evidence.usage == {
         "instruction": TokenUsage(8, 800, 160), "evolve": TokenUsage(2, 200, 40), "input": TokenUsage(4, 400, 160),
         "response": TokenUsage(6, 600, 480), "plain": TokenUsage(1, 100, 60),

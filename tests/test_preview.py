@@ -17,6 +17,7 @@ from kiloset.inputs import read_inputs
 from kiloset.plan.evidence import find_evidence
 from kiloset.previewing import plan_preview, preview_run
 from kiloset.settings import RunConfig
+from kiloset.verify.settings import CHECKS
 from tests import fake_run
 from tests.fake_run import FakeModels, Halt, Moments
 from tests.fakes import FakeEngine, plausible
@@ -24,7 +25,7 @@ from tests.fakes import FakeEngine, plausible
 TABLE = {
     **fake_run.TABLE,
     "categories": {"target": {"maths": 1, "open_qa": 1, "summarising": 1}},
-    "generate": {"max_response_tokens": 96, "candidates_per_row": 1.5, "prompt_style": "continue"},
+    "generate": {"max_response_tokens": 96, "candidates_per_row": 1.5, "prompt_style": "continue", "least_yield": 0},
 }
 
 
@@ -198,7 +199,8 @@ class Commanded(FakeModels):
 
 
 def arguments(folder):
-    settings = {"run.size": 12, "seeds.path": fake_run.TABLE["seeds"]["path"], "generate.max_response_tokens": 96}
+    settings = {"run.size": 12, "seeds.path": fake_run.TABLE["seeds"]["path"], "generate.max_response_tokens": 96,
+                "verify.samples": 0, "verify.off": json.dumps(list(CHECKS))}  # fmt: skip
     set_ = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     return ("preview", "--runs", folder, "--run", "mine", "--progress", "none", *set_)
 
@@ -241,7 +243,8 @@ def test_the_function_and_the_command_preview_the_same_run(monkeypatch, tmp_path
             pass
 
     monkeypatch.setattr("kiloset.models.RunModels", Plain)
-    common = {"size": 12, "seeds": fake_run.TABLE["seeds"]["path"], "runs": tmp_path}
+    common = {"size": 12, "seeds": fake_run.TABLE["seeds"]["path"], "runs": tmp_path,
+              "settings": {"verify.samples": 0, "verify.off": list(CHECKS)}}  # fmt: skip
     preview = package.preview(rows=4, **common)
     run = package.make_dataset(**common)
     assert preview.requests > 0

@@ -26,6 +26,7 @@ ENDED = {
     "max_tokens": "Generation ended because the budget of tokens is spent: raise it with --set generate.max_tokens=",
     "max_hours": "Generation ended because its hours are over: raise them with --set generate.max_hours=",
     "max_waves": "Generation ended after the allowed number of waves: raise it with --set generate.max_waves=",
+    "low_yield": "Of the short categories too few requests became candidates (generate.least_yield): the writer model is not up to them. Use a larger one, or let other categories fill with --set categories.fill=true",
     "no_seeds": "The short categories have no seeds to generate from: add seeds, or let other categories fill with --set categories.fill=true",
     "off": "Generation is off: give a larger pool, or let other categories fill with --set categories.fill=true",
     "done": "Selection had too few candidates: raise --set generate.candidates_per_row=, or let other categories fill with --set categories.fill=true",

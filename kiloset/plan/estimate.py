@@ -24,14 +24,16 @@ LOW, HIGH = 0.1, 0.9
 """Quantiles of a yield that bound the figures."""
 MOST_INSTRUCTIONS = 200
 """Instructions beyond this number do not make a yield more certain: they share prompts, seeds and categories."""
-FOLLOWING_SHARES = {"input": 0.48, "response": 0.74}
-"""Requests per instruction before anything is measured: 244 and 377 of 512 in run cpu-e8bdf17e."""
+FOLLOWING_SHARES = {"input": 0.48, "response": 0.74, "verify": 0.6}
+"""Requests per instruction before anything is measured: 244 and 377 of 512 in run cpu-e8bdf17e; `verify` is assumed."""
+SHARE_REPEATED = 0.7
+"""Assumed share of rows whose first further answer is near enough for the others to be requested."""
 PROMPT_TOKENS = {
-    "instruction": 250, "evolve": 120, "magpie": 40, "input": 400, "labelled_input": 400, "response": 80, "plain": 80,
+    "instruction": 250, "evolve": 120, "magpie": 40, "input": 400, "labelled_input": 400, "response": 80, "verify": 80, "plain": 80,
     "guided": 250,
 }  # fmt: skip
 """Assumed prompt tokens per request before anything is measured."""
-WRITTEN_SHARE = {"instruction": 0.25, "evolve": 0.4, "magpie": 0.25, "input": 0.4, "labelled_input": 0.4, "response": 0.5}  # fmt: skip
+WRITTEN_SHARE = {"instruction": 0.25, "evolve": 0.4, "magpie": 0.25, "input": 0.4, "labelled_input": 0.4, "response": 0.5, "verify": 0.5}  # fmt: skip
 """Assumed written tokens per request, as a fraction of their limit, before anything is measured."""
 
 
@@ -50,9 +52,9 @@ class Assumptions:
 LISTS = Assumptions(FOLLOWING_SHARES, PROMPT_TOKENS, WRITTEN_SHARE)
 """For the prompt style "continue"."""
 WHOLE_TASKS = Assumptions(
-    {"response": 0.85},
-    PROMPT_TOKENS | {"instruction": 350, "response": 400},
-    WRITTEN_SHARE | {"instruction": 0.5, "response": 0.25},
+    {"response": 0.85, "verify": 0.7},
+    PROMPT_TOKENS | {"instruction": 350, "response": 400, "verify": 400},
+    WRITTEN_SHARE | {"instruction": 0.5, "response": 0.25, "verify": 0.25},
 )
 """For the prompt style "chat"; four fifths of the prompt tokens were cached in the run of docs/results/writer_cost.md."""
 
@@ -166,13 +168,13 @@ def estimate(
     missing = _missing_candidates(config.generate, wanted, pool or {})
     weights = {name: weight for name, weight in config.generate.strategies.items() if weight and missing}
     shares = {name: weight / sum(weights.values()) for name, weight in weights.items()}
-    prior = prior_yield(in_chats=_in_chats(config.generate))
+    prior = _prior(config)
     yields = {name: _yield_range(evidence.yields.get(name), prior) for name in shares}
     requests: dict[str, Range] = {}
     per_candidate = Spend()
     for name, share in shares.items():
-        instructions = _instructions(config.generate, missing, share, yields[name])
-        for purpose, each in _requests_per_instruction(config.generate, name, evidence).items():
+        instructions = _instructions(config, missing, share, yields[name])
+        for purpose, each in _requests_per_instruction(config, name, evidence).items():
             requests[purpose] = requests.get(purpose, NOTHING).plus(instructions.times(each))
             needed = _instructions_for(share, yields[name]).times(each)
             per_candidate = per_candidate.plus(_spend(config, purpose, needed, evidence))
@@ -223,18 +225,31 @@ def _assumptions(config: GenerateConfig) -> Assumptions:
     return WHOLE_TASKS if _in_chats(config) else LISTS
 
 
-def _requests_per_instruction(config: GenerateConfig, strategy: str, evidence: Evidence) -> dict[str, float]:
+def _prior(config: RunConfig) -> float:
+    return prior_yield(in_chats=_in_chats(config.generate), verified=_repeats(config) > 0)
+
+
+def _repeats(config: RunConfig) -> float:
+    """Return the mean number of further answers of a row that gets any: many rows need only the first."""
+    verify = config.verify
+    if not verify.samples or "agreement" in verify.off:
+        return 0.0
+    return 1 + SHARE_REPEATED * (verify.samples - 1)
+
+
+def _requests_per_instruction(config: RunConfig, strategy: str, evidence: Evidence) -> dict[str, float]:
     """Return the mean number of requests for one instruction, by purpose."""
-    shares = evidence.following.get(strategy, _assumptions(config).following)
-    responses = config.constraint_samples if strategy == "constraint" else 1
+    shares = evidence.following.get(strategy, _assumptions(config.generate).following)
+    responses = config.generate.constraint_samples if strategy == "constraint" else 1
     each = {INSTRUCTION_PURPOSE[strategy]: 1.0, **{name: shares.get(name, 0.0) for name in ("input", "labelled_input")}}
-    return each | {"response": shares.get("response", 0.0) * responses}
+    # A run without verification is evidence of everything but this share.
+    verified = shares.get("verify") or _assumptions(config.generate).following["verify"]
+    return each | {"response": shares.get("response", 0.0) * responses, "verify": verified * _repeats(config)}
 
 
-def _instructions(config: GenerateConfig, missing: Mapping[str, float], share: float, rate: Range) -> Range:
+def _instructions(config: RunConfig, missing: Mapping[str, float], share: float, rate: Range) -> Range:
     """Return the instructions that a strategy requests: the first wave by the assumed yield, then for what is missing."""
-    in_chats = _in_chats(config)
-    per_prompt, prior = 1 if in_chats else config.samples_per_prompt, prior_yield(in_chats=in_chats)
+    per_prompt, prior = 1 if _in_chats(config.generate) else config.generate.samples_per_prompt, _prior(config)
     first = sum(math.ceil(n * share / prior / per_prompt - 1e-9) * per_prompt for n in missing.values())
     needed = _instructions_for(sum(missing.values()) * share, rate)
     return Range(max(first, needed.low), max(first, needed.expected), max(first, needed.high))
@@ -272,7 +287,7 @@ def _most_tokens(config: RunConfig, purpose: str) -> int:
     generate = config.generate
     if purpose in REWRITES:
         return config.rewrite.max_tokens
-    if purpose == "response":
+    if purpose in ("response", "verify"):
         return generate.max_response_tokens
     return generate.max_input_tokens if purpose.endswith("input") else generate.max_instruction_tokens
 

@@ -21,7 +21,7 @@ REWRITES = ("plain", "guided")
 """Purposes of the requests to the model that rewrites."""
 SELECTION = ("select", "balance")
 """Stages that select rows; `balance` is the name in runs of earlier versions."""
-FOLLOWING = ("input", "labelled_input", "response")
+FOLLOWING = ("input", "labelled_input", "response", "verify")
 """Purposes of the requests that may follow the one for an instruction."""
 
 
