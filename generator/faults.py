@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from rapidfuzz.distance import LCSseq
+
 from kiloset.core.answers import REFUSAL_AS_MODEL
 from kiloset.core.text import normal_form, words_and_signs
 from kiloset.generator.novelty import rouge_l
@@ -46,10 +48,10 @@ SMALL_CHANGES = re.compile(
 """Tasks whose answer may be nearly the text."""
 MOST_COPIED = 0.9
 """Largest ROUGE-L F1 of an answer with its input; of the bundled seeds the highest is 0.84 (American to British spelling)."""
-WHOLE_TEXT = 20
-"""Words from which on a text that stands whole in a longer answer was copied rather than quoted."""
+WHOLE_TEXT, WHOLE_SHARE = 8, 0.98
+"""Words from which on a text was copied rather than quoted if this fraction of its words stands, in order, in a longer answer. Of the bundled seeds the highest is 0.97 (a notice made from notes)."""
 KEEPS_TEXT = re.compile(
-    r"\b(?:add|append|insert|continue|extend|complete|finish|repeat|quote|copy|format|annotate|number|highlight|prefix|fill)",
+    r"\b(?:add|append|insert|continue|extend|complete|finish|repeat|quote|copy|format|annotate|number|highlight|prefix|fill|explain)",
     re.IGNORECASE,
 )
 """Tasks whose answer may hold the whole text."""
@@ -107,8 +109,8 @@ def _copied(instruction: str, input: str, response: str) -> str:
     copied = rouge_l(answer, text)
     if copied > MOST_COPIED:
         return f"the answer repeats the text (ROUGE-L {copied:.2f} > {MOST_COPIED:.2f})"
-    whole = len(text) >= WHOLE_TEXT and f" {' '.join(text)} " in f" {' '.join(answer)} "
-    return "the answer holds the whole text, word for word" if whole and not KEEPS_TEXT.search(instruction) else ""
+    whole = len(text) >= WHOLE_TEXT and LCSseq.similarity(answer, text) >= WHOLE_SHARE * len(text)
+    return "the answer holds the whole text, in order" if whole and not KEEPS_TEXT.search(instruction) else ""
 
 
 def _holds_label(input: str, response: str) -> bool:

@@ -230,7 +230,11 @@ def does_not_copy_the_task(instruction: str, reference: str, rewrite: str) -> Ve
     task, ours, theirs = (f" {' '.join(words(text))} " for text in (instruction, rewrite, reference))
     if len(ours.split()) < COPIED_WORDS:
         return not_applicable("copy", f"the rewrite has fewer than {COPIED_WORDS} words")
-    return verdict("copy", ours not in task or theirs in task, "the rewrite is a passage of the task" if ours in task else "the rewrite is no passage of the task")
+    return verdict(
+        "copy",
+        ours not in task or theirs in task,
+        "the rewrite is a passage of the task" if ours in task else "the rewrite is no passage of the task",
+    )
 
 
 def has_similar_length(reference: str, rewrite: str, shortest: float, longest: float, slack: int) -> Verdict:

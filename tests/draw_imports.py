@@ -19,7 +19,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- imports: begin -->", "<!-- imports: end -->"
 """The lines of docs/architecture.md between which the table stands."""
 ORDER = (
-    *("core", "data", "engines", "generator", "filters", "rewrite", "train", "evaluation"),
+    *("core", "data", "engines", "generator", "verify", "filters", "rewrite", "train", "evaluation"),
     *("audit", "review", "publish", "kiloset", "plan", "cli"),
 )
 """Packages from the lowest to the highest; `kiloset` stands for the modules directly in it."""

@@ -155,6 +155,23 @@ def test_rules_of_generation_hold_for_files_too(tmp_path, row, fault):
     assert lines_of(report, fault) == {21}
 
 
+def test_sums_stated_numbers_and_code_are_checked(tmp_path):
+    rows = [
+        ROW,
+        {**ROW, "instruction": "How much do 4 pens at 3 euros cost?", "response": "4 × 3 = 13, so they cost 13 euros."},
+        {**ROW, "instruction": "Describe the sea in one sentence.", "response": "It is wide. It is deep."},
+        {
+            **ROW,
+            "instruction": "Write a Python function that doubles.",
+            "response": "```python\ndef double(x)\n    return 2 * x\n```",
+        },
+    ]
+    report = audited(tmp_path, *rows)
+    assert {name: lines_of(report, name) for name in ("equation_wrong", "count_broken", "code_broken")} == {
+        "equation_wrong": {2}, "count_broken": {3}, "code_broken": {4},
+    }  # fmt: skip
+
+
 def test_a_common_opening_is_named_and_a_rare_one_is_not(tmp_path):
     rows = planted.clean(200, seed=6)
     for row in rows[:30]:

@@ -22,7 +22,7 @@ from tests.paths import ROOT
         "7/12 ÷ 1/6 = 3.5", "10 km/h × 2 h = 20 km", "7 - -2 = 9", "-3 + 5 = 2", "400 × 1.5% = 6", "x = 4 - 1 = 3",
         # Not read: variables, powers, dates, times, chains, relative percentages, decimal commas, division by zero.
         "2x + 4 = 8", "2X + 4Y = 88", "2^3 * 2 = 15", "2023-05-01 = 3", "12:30 - 1 = 5", "8:00 AM + 3 hours = 11:00 AM",
-        "1 + 1 = 2 + 1 = 3", "100 - 20% = 80", "1,5 + 2 = 3,5", "5 / 0 = 3", "a 3 x 4 grid", "version 2.0 = 2",
+        "1 + 1 = 2 + 1 = 3", "100 - 20% = 80", "1,5 + 2 = 3,5", "5 / 0 = 3", "a 3 x 4 grid", "version 2.0 = 2", "5 * 2.5 = 12.5 × 1", "9 - (2 + 1) = 9 -  3 = 6", "80% of $15.00 is 0.8 × $15.00 = $12.00",
     ],
 )  # fmt: skip
 def test_a_true_or_unreadable_equation_passes(text):

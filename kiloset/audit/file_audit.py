@@ -25,6 +25,8 @@ from kiloset.filters.near_duplicates import NearDuplicatesConfig, drop_near_dupl
 from kiloset.filters.personal import personal_rows
 from kiloset.filters.rules import PART, RulesConfig, instruction_rules, row_rules
 from kiloset.inputs import read_benchmarks
+from kiloset.verify.settings import VerifyConfig
+from kiloset.verify.verify import REASONS, check_row
 
 LONGEST = 600
 """Longest instruction, in words: in a chat it includes its input, for which the rules allow as many."""
@@ -135,7 +137,7 @@ def audit_lines(
         languages=languages,
     )
     personal, kinds = _personal(table)
-    findings = [*_rules(table, languages), *_answers(table), *_repeats(table), *personal]
+    findings = [*_rules(table, languages), *_answers(table), *_checks(table), *_repeats(table), *personal]
     notes: dict[str, Sequence[str]] = {"personal_data": kinds}
     if prompts is not None:
         # The page may be passed on, so it names the benchmark files without their folders.
@@ -297,6 +299,20 @@ def _answers(table: pl.DataFrame) -> list[Finding]:
         if why := too_short(instruction, response):
             findings.append(("response_short", id, why, None))
     return findings
+
+
+def _checks(table: pl.DataFrame) -> list[Finding]:
+    """Return the rows whose answer fails a check of `kiloset.verify` that needs neither a model nor known categories."""
+    config = VerifyConfig(off=("agreement", "number", "part"))
+    columns = table.select("id", "instruction", "input", "response", "category").with_columns(
+        pl.col("category").fill_null("")
+    )
+    return [
+        (REASONS[check["check"]], row["id"], check["detail"], None)
+        for row in columns.iter_rows(named=True)
+        for check in check_row(row, config)
+        if not check["passed"]
+    ]
 
 
 def _repeats(table: pl.DataFrame) -> list[Finding]:

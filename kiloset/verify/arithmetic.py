@@ -14,10 +14,10 @@ UNIT = r"(?:[ ]?(?:%|°[CF]?|[$€£¥]|[A-Za-z]{2,12}(?:/[A-Za-z]{1,8})?|[gmlsh
 OPERATOR = r"[+\-−–×x*·÷/]"
 TERM = rf"\(*{NUMBER}{UNIT}\)*"
 EQUATION = re.compile(
-    rf"(?<![\w.,:)=+×*·÷/^√-])(?P<left>{TERM}(?:[ ]*{OPERATOR}[ ]*{TERM})+)[ ]*(?P<sign>=|≈|≃)[ ]*(?P<right>{NUMBER})(?![\d\w^]|[ ]*[+×*·÷/^(])"
+    rf"(?<![\w.,:)=+×*·÷/^√-])(?P<left>{TERM}(?:[ ]*{OPERATOR}[ ]*{TERM})+)[ ]*(?P<sign>=|≈|≃)[ ]*(?P<right>{NUMBER})(?![.,]?\d|[\w^]|[ ]*(?:[+×*·÷/^(]|[-−–][ ]*[\d(]))"
 )
 PERCENTAGE = re.compile(
-    rf"(?P<rate>\d+(?:\.\d+)?)[ ]?% of (?P<whole>{NUMBER})[ ]*(?:=|is|equals)[ ]*(?P<right>{NUMBER})(?![\d\w%])"
+    rf"(?P<rate>\d+(?:\.\d+)?)[ ]?% of (?P<whole>{NUMBER})[ ]*(?:=|is|equals)[ ]*(?P<right>{NUMBER})(?![.,]?\d|[\w%]|[ ]*(?:[+×*·÷/^(]|[-−–x][ ]*[\d(]))"
 )
 TOKEN = re.compile(
     rf"\(|\)|(?P<number>(?:\d{{1,3}}(?:,\d{{3}})+|\d+)(?:\.\d+)?)(?:/(?P<below>\d+)(?![\d.,]))?(?P<percent>[ ]?%)?|(?P<operator>{OPERATOR})"
