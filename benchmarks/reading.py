@@ -1,10 +1,10 @@
 """Draw rows for a blind reading, and compute from the readers' labels how many are sensible and right.
 
-    python benchmarks/reading.py draw OUT.jsonl RUN[:ROWS] [RUN[:ROWS] …] [--seed 0]
+    python benchmarks/reading.py draw OUT.jsonl RUN[:ROWS] [RUN[:ROWS] …] [--stage review] [--seed 0]
     python benchmarks/reading.py score KEY.jsonl LABELS.jsonl [LABELS.jsonl …]
     python benchmarks/reading.py quote RUN [--kept 20] [--dropped 10] [--seed 0]
 
-`draw` writes the rows of the runs' curated sets, drawn at random and shuffled together, with a number and without anything that
+`draw` writes the rows of the runs' curated sets, or the generated rows that another stage kept, drawn at random and shuffled together, with a number and without anything that
 shows which run or which filter saw them; KEY.jsonl beside it (OUT.key.jsonl) has the run and id of each number. A reader writes
 one JSON object a line: {"n": 17, "sensible": true, "right": false, "why": "…"}. A task is sensible if a person might
 ask it and it can be answered from what is there. An answer is right if it is true and does exactly what was asked.
@@ -35,12 +35,12 @@ LONGEST = 400
 COLUMNS = ("category", "instruction", "input", "response")
 
 
-def draw(out: Path, runs: list[str], seed: int) -> None:
+def draw(out: Path, runs: list[str], seed: int, stage: str = "review") -> None:
     """Write the rows to read, and the key beside them."""
     rng, rows = random.Random(seed), []
     for name in runs:
         run, _, count = name.partition(":")
-        table = run_folder(run).stages()[-1][1]
+        table = dict(run_folder(run).stages())[stage].filter(pl.col("source") != "seed")
         curated = table.sort("id").to_dicts()
         chosen = rng.sample(curated, min(int(count or len(curated)), len(curated)))
         rows += [(Path(run).name, row) for row in chosen]
@@ -125,6 +125,7 @@ def main() -> None:
     drawing = commands.add_parser("draw", help="write rows for readers")
     drawing.add_argument("out", type=Path)
     drawing.add_argument("runs", nargs="+", metavar="RUN[:ROWS]")
+    drawing.add_argument("--stage", default="review", help="stage whose kept rows are drawn, such as generate")
     drawing.add_argument("--seed", type=int, default=0)
     scoring = commands.add_parser("score", help="compute shares from labels")
     scoring.add_argument("key", type=Path)
@@ -136,7 +137,7 @@ def main() -> None:
     quoting.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     if arguments.command == "draw":
-        draw(arguments.out, arguments.runs, arguments.seed)
+        draw(arguments.out, arguments.runs, arguments.seed, arguments.stage)
     elif arguments.command == "quote":
         quote(arguments.run, arguments.kept, arguments.dropped, arguments.seed)
     else:

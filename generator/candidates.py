@@ -55,8 +55,6 @@ class Candidate:
     """Responses requested."""
     repeats: dict[int, Completion] = field(default_factory=dict)
     """Further answers, by number of the sample, from 1."""
-    repeats_expected: int = 0
-    """Further answers requested so far."""
     tokens: list[int] = field(default_factory=list)
     """Tokens of each completion after the instruction, prompts included."""
     done: bool = False
@@ -399,29 +397,20 @@ class Candidates:
         resampling = self._resampling
         if self.is_dropped(candidate.row) or resampling is None or resampling.skips(candidate.row):
             candidate.done = True
-        else:
-            self._request_repeats(candidate, 1, resampling)
-
-    def _request_repeats(self, candidate: Candidate, count: int, resampling: Resampling) -> None:
+            return
         request = self._answer_request(candidate, "verify", resampling.temperature)
         # Samples from 1: with the same temperature, sample 0 is the answer itself.
-        first = candidate.repeats_expected + 1
-        candidate.repeats_expected += count
-        self._send([(replace(request, sample=n), ("verify", candidate, n)) for n in range(first, first + count)])
+        numbers = range(1, resampling.samples + 1)
+        self._send([(replace(request, sample=n), ("verify", candidate, n)) for n in numbers])
 
     def _read_repeat(self, candidate: Candidate, number: int, completion: Completion) -> None:
-        """Compare one more answer with the row's own; request the others unless the first one differs too much."""
-        row, resampling = candidate.row, self._resampling
-        assert resampling is not None
+        """Compare the row's answer with the others, once all have arrived."""
         candidate.repeats[number] = completion
-        if len(candidate.repeats) < candidate.repeats_expected:
+        if len(candidate.repeats) < self.resamples:
             return
-        own, repeats = words_and_signs(row["response"]), [candidate.repeats[n] for n in sorted(candidate.repeats)]
+        row, repeats = candidate.row, [candidate.repeats[n] for n in sorted(candidate.repeats)]
+        own = words_and_signs(row["response"])
         scores = [rouge_l(own, words_and_signs(each.text)) for each in repeats]
         row["agreement"] = round(sum(scores) / len(scores), 4)
-        missing = resampling.samples - len(scores)
-        if missing and scores[0] >= resampling.stop_below:
-            self._request_repeats(candidate, missing, resampling)
-        else:
-            row["calls"] += [each.key for each in repeats]
-            candidate.done = True
+        row["calls"] += [each.key for each in repeats]
+        candidate.done = True

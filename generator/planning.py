@@ -36,6 +36,8 @@ VERIFIED_SHARE = 0.55
 """Share of these that also pass verification (docs/results/verification.md)."""
 LEAST_YIELD = 0.03
 """Lower bound of every estimate."""
+HOPELESS_AFTER = 24
+"""Requests of a category from which on too low a yield ends its requests: of 24 at least 3 become candidates, with a yield of 0.3, 99 times in 100."""
 GIVEN_UP_AFTER, GIVEN_UP_BELOW = 40, 0.05
 """After this many requests in a category, a strategy with a lower yield is replaced by the other strategies."""
 SLACK = 16
@@ -72,7 +74,7 @@ class Yields:
         """Return whether too few of a category's requests were accepted, whatever the strategy."""
         requested = sum(n for (name, _), n in self.requested.items() if name == category)
         accepted = sum(n for (name, _), n in self.accepted.items() if name == category)
-        return requested >= GIVEN_UP_AFTER and accepted < least * requested
+        return requested >= HOPELESS_AFTER and accepted < least * requested
 
     def is_given_up(self, category: str, strategy: str) -> bool:
         """Return whether a strategy has failed in a category."""

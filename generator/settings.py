@@ -23,8 +23,6 @@ class Resampling:
     """Answers requested besides the row's own."""
     temperature: float
     """Sampling temperature of these answers."""
-    stop_below: float
-    """ROUGE-L F1 of the first of them below which no other one is requested."""
     skips: Callable[[Mapping[str, Any]], bool]
     """Whether a finished row needs no such answers."""
 
@@ -68,7 +66,7 @@ class GenerateConfig:
     max_waves: Count = 12
     """Largest number of waves; a wave that a limit above reduced does not count."""
     least_yield: Fraction = 0.1
-    """A category of which a smaller fraction of at least 40 requested tasks becomes candidates gets no further requests: the writer model is not up to it. The set then lacks rows of the category, unless others fill its place ([categories] fill)."""
+    """A category of which a smaller fraction of at least 24 requested tasks becomes candidates gets no further requests: the writer model is not up to it. The set then lacks rows of the category, unless others fill its place ([categories] fill)."""
     human_demonstrations: Count = 6
     """Number of seeds of the requested category in a prompt."""
     machine_demonstrations: Natural = 2

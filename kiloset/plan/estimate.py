@@ -26,8 +26,6 @@ MOST_INSTRUCTIONS = 200
 """Instructions beyond this number do not make a yield more certain: they share prompts, seeds and categories."""
 FOLLOWING_SHARES = {"input": 0.48, "response": 0.74, "verify": 0.6}
 """Requests per instruction before anything is measured: 244 and 377 of 512 in run cpu-e8bdf17e; `verify` is assumed."""
-SHARE_REPEATED = 0.7
-"""Assumed share of rows whose first further answer is near enough for the others to be requested."""
 PROMPT_TOKENS = {
     "instruction": 250, "evolve": 120, "magpie": 40, "input": 400, "labelled_input": 400, "response": 80, "verify": 80, "plain": 80,
     "guided": 250,
@@ -229,12 +227,9 @@ def _prior(config: RunConfig) -> float:
     return prior_yield(in_chats=_in_chats(config.generate), verified=_repeats(config) > 0)
 
 
-def _repeats(config: RunConfig) -> float:
-    """Return the mean number of further answers of a row that gets any: many rows need only the first."""
-    verify = config.verify
-    if not verify.samples or "agreement" in verify.off:
-        return 0.0
-    return 1 + SHARE_REPEATED * (verify.samples - 1)
+def _repeats(config: RunConfig) -> int:
+    """Return the number of further answers of a row that gets any."""
+    return 0 if "agreement" in config.verify.off else config.verify.samples
 
 
 def _requests_per_instruction(config: RunConfig, strategy: str, evidence: Evidence) -> dict[str, float]:

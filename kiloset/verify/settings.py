@@ -22,14 +22,12 @@ class VerifyConfig:
 
     off: Annotated[Names, AfterValidator(_known_checks)] = ()
     """Names of checks not to apply: agreement (the writer model gives nearly the same answer again), count (numbers of sentences, words, lines and list items that the task states), equation (arithmetic is computed), number (numbers come from the task and its text), part (the parts of an extraction stand in the text), code (parses, and defines what the task names)."""
-    samples: Natural = 3
-    """Number of times the writer model answers a task again, to compare the answers; 0 switches the check agreement off."""
+    samples: Natural = 1
+    """Number of times the writer model answers a task again, to compare the answers; 0 switches the check agreement off. More than one cost more and separated right answers from wrong ones no better (docs/results/verification.md)."""
     temperature: Positive = 0.7
     """Sampling temperature of these answers."""
     least_agreement: Fraction = 0.55
     """Least mean ROUGE-L F1 of the answer with these answers, in [0, 1]. Higher keeps fewer rows, of which more are right (docs/results/verification.md)."""
-    stop_below: Fraction = 0.3
-    """If the first of these answers has a smaller ROUGE-L F1 than this, no further one is requested."""
     open_ended: Names = ()
     """Categories whose tasks have many right answers that differ, so that agreement is not measured; nothing verifies their answers then, except the other checks."""
     copying: Names = ("extraction", "closed_qa", "summarising", "rewriting", "data_to_text", "role_play", "writing")
