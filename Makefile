@@ -103,7 +103,7 @@ check: setup ## Check format, lint and types, and run the fast tests (two minute
 	$(BIN)/python -m pytest -q -n logical -m 'not models and not wheel and not gpu and not cluster and not large'
 
 test: setup ## Run all tests except the GPU, cluster and large tests; this includes the embedded models
-	$(BIN)/python -m pytest -q -n logical --dist loadgroup -m 'not gpu and not cluster and not large'
+	$(BIN)/python -m pytest -q -n logical --dist loadfile -m 'not gpu and not cluster and not large'
 
 test-large: setup ## Run the tests on the 1.5B writer model (about ten minutes on two cores; converts it first)
 	$(BIN)/python -m pytest -q -m large

@@ -37,12 +37,8 @@ TIMEOUTS = {"models": 1800, "large": 1800, "gpu": 1800, "cluster": 900}
 """Seconds for one test with this marker, its fixtures included."""
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items):
     for item in items:
-        # With --dist loadgroup, one worker runs the slow tests with models and the other one the rest.
-        if item.get_closest_marker("models") or item.get_closest_marker("wheel"):
-            item.add_marker(pytest.mark.xdist_group("models"))
         for marker, seconds in TIMEOUTS.items():
             if item.get_closest_marker(marker) and not item.get_closest_marker("timeout"):
                 item.add_marker(pytest.mark.timeout(seconds))
