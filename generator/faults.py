@@ -4,8 +4,9 @@ A task is checked before its answer is paid for. These checks are for what a wri
 (`kiloset.filters.rules`) are for rows of any origin.
 """
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rapidfuzz.distance import LCSseq
@@ -77,17 +78,33 @@ def task_fault(row: Mapping[str, Any]) -> Fault | None:
 
 def answer_fault(row: Mapping[str, Any], *, label: bool) -> Fault | None:
     """Return why an answer is no good, None if nothing shows that; `label` for the categories whose answer is a label."""
+    return next(_answer_faults(row, label=label), None)
+
+
+def _answer_faults(row: Mapping[str, Any], *, label: bool) -> Iterator[Fault]:
     instruction, input, response = row["instruction"], row["input"], row["response"]
     if gap := _gap(instruction, response, known=f"{instruction}\n{input}"):
-        return "response_has_gap", f"the answer has a gap to fill in: {gap}"
+        yield "response_has_gap", f"the answer has a gap to fill in: {gap}"
+    if _is_end_phrase(row):
+        yield "response_only_constraint", "the answer is the phrase with which it should end, and nothing else"
+    if _repeats(words_and_signs(response), words_and_signs(instruction)):
+        yield "response_copies_instruction", "the answer is made of the words of the instruction, in their order"
     if label and input and _holds_label(input, response):
-        return "label_in_input", f"the text contains the label {response[:60]!r}"
+        yield "label_in_input", f"the text contains the label {response[:60]!r}"
     if input and (copied := _copied(instruction, input, response)):
-        return "response_copies_input", copied
+        yield "response_copies_input", copied
     items = [normal_form(match) for match in re.findall(r"^\s*(?:\d{1,3}[.)]|[-*•])\s+(.+)$", response, re.MULTILINE)]
     if len(items) >= REPEATED_ITEMS and len(set(items)) <= len(items) // 2:
-        return "response_repeats_items", f"{len(items)} items of a list, {len(set(items))} of them different"
-    return None
+        yield "response_repeats_items", f"{len(items)} items of a list, {len(set(items))} of them different"
+
+
+def _is_end_phrase(row: Mapping[str, Any]) -> bool:
+    ends = (json.loads(each["args"]).get("end_phrase") for each in row.get("constraints") or ())
+    return any(end and normal_form(row["response"]) == normal_form(end) for end in ends)
+
+
+def _repeats(answer: list[str], instruction: list[str]) -> bool:
+    return len(answer) > LEAST_WORDS and LCSseq.similarity(answer, instruction) > MOST_COPIED * len(answer)
 
 
 def _gap(instruction: str, text: str, known: str = "") -> str:

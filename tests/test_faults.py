@@ -13,6 +13,7 @@ def row(instruction="Sum it up.", input="", response="", topic=""):
 
 
 SWEATER = "The red sweater was found on the beach by a swimmer early in the morning."
+ENDS = [{"id": "startend:end_checker", "args": '{"end_phrase": "What do you think?"}'}]
 TWO = f"{SWEATER} Nobody had seen who left it there."
 LOOP = (
     "def first(items, name):\n    for item in items:\n        if item = name:\n            return item\n    return None"
@@ -52,6 +53,9 @@ def test_a_task_is_checked_before_its_answer(task, reason):
         (row("Name the things that are assigned to the person.", SWEATER, SWEATER.upper()), False, "response_copies_input"),
         (row("Correct the spelling.", SWEATER, SWEATER.replace("found", "discovered")), False, None),
         (row("Five names.", response="1. Snow Rabbit\n2. Snow Rabbit\n3. Snow Rabbit\n4. Ice"), False, "response_repeats_items"),
+        (row("As a waiter on a busy evening, refuse the first customer politely.", response="As a waiter on a busy evening – refuse the first customer politely."), False, "response_copies_instruction"),
+        ({**row("What does she want?", "I would like an account.", "What do you think?"), "constraints": ENDS}, False, "response_only_constraint"),
+        ({**row("What does she want?", "I would like an account.", "An account. What do you think?"), "constraints": ENDS}, False, None),
         (row("Five names.", response="- Snow\n- Rain\n- Ice"), False, None),
         (row("Sum it up.", SWEATER, "A sweater was found."), False, None),
         (row("Make it engaging.", TWO, f"{TWO} It was never worn again, and nobody at the harbour knows whose it was or why."), False, "response_copies_input"),

@@ -39,7 +39,6 @@ PLAIN = {
         "samples_per_prompt": 1,
         "prompt_style": "continue",
     },
-    "verify": {"samples": 0},
     "rewrite": {"enabled": False},
 }
 WANTED = {"a": 30, "b": 20}

@@ -1,5 +1,6 @@
 """Verification: further answers in the loop, the stage, and what happens to a category that fails."""
 
+import json
 from contextlib import closing
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from kiloset.generator.planning import Yields
 from kiloset.generator.settings import GenerateConfig, Resampling
 from kiloset.runner import _without_hopeless
 from kiloset.verify.settings import VerifyConfig
-from kiloset.verify.verify import CHECKS, REASONS, verify
+from kiloset.verify.verify import CHECKS, REASONS, check_row, verify
 from tests.fakes import FakeEngine
+from tests.paths import ROOT
 from tests.test_loop import SEEDS, TEMPLATES, generated_rows, keep_all, store, unlike  # noqa: F401
 from tests.test_novelty import f1
 
@@ -96,7 +98,6 @@ ROWS = [
     row("g3", "Sum it up in one sentence.", "It rained. It stopped.", agreement=0.9),
     row("g4", "What is 2 + 2?", "2 + 2 = 5", category="maths", agreement=0.9),
     row("g5", "When?", "In 1999.", "Some day in May.", "closed_qa", agreement=0.9),
-    row("g6", "Name the people.", "Mary Smith", "Ada King was here.", "extraction", agreement=0.9),
     row("g7", "Write it in Python.", "```python\ndef f(\n```", category="code", agreement=0.9),
     row("p1", source="pool"),
     row("s1", "What is 2 + 2?", "2 + 2 = 5", source="seed"),
@@ -109,8 +110,8 @@ def test_each_check_drops_its_row_with_its_reason():
     reasons = dict(dropped.select("id", "reason").iter_rows())
     by_check = dict(
         zip(
-            ["agreement", "count", "equation", "number", "part", "code"],
-            ["g2", "g3", "g4", "g5", "g6", "g7"],
+            ["agreement", "count", "equation", "number", "code"],
+            ["g2", "g3", "g4", "g5", "g7"],
             strict=True,
         )
     )
@@ -120,6 +121,14 @@ def test_each_check_drops_its_row_with_its_reason():
     assert {"check": "agreement", "passed": True, "detail": "0.90"} in first
     for check, id in by_check.items():
         assert id in verify(table_of(ROWS), VerifyConfig(off=(check,))).kept["id"].to_list()
+
+
+def test_no_right_row_that_was_read_fails_a_check_without_a_model():
+    rows = [json.loads(line) for name in ("read_rows_2026_11_28", "verification_rows")
+            for line in (ROOT / "tests" / "data" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]  # fmt: skip
+    failed = [row for row in rows if not all(check["passed"] for check in check_row(row, VerifyConfig()))]
+    assert len(failed) >= 20
+    assert not [row for row in failed if all(row["right"])]
 
 
 def test_open_ended_categories_are_not_compared():

@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 
 from kiloset.verify.arithmetic import wrong_equation
-from kiloset.verify.grounding import added_number, part_outside
+from kiloset.verify.grounding import added_number
 from kiloset.verify.programs import broken_code
 from kiloset.verify.stated import bounds, broken_count
 from tests.paths import ROOT
@@ -21,7 +21,7 @@ from tests.paths import ROOT
         "3 × 4 = 12", "$1,200 / 4 = $300", "20% of 50 = 10", "(2 + 3) * 4 = 20", "2/3 = 0.67", "10 / 3 ≈ 3.3", "10/3 = 3",
         "7/12 ÷ 1/6 = 3.5", "10 km/h × 2 h = 20 km", "7 - -2 = 9", "-3 + 5 = 2", "400 × 1.5% = 6", "x = 4 - 1 = 3",
         # Not read: variables, powers, dates, times, chains, relative percentages, decimal commas, division by zero.
-        "2x + 4 = 8", "2X + 4Y = 88", "2^3 * 2 = 15", "2023-05-01 = 3", "12:30 - 1 = 5", "8:00 AM + 3 hours = 11:00 AM",
+        "2x + 4 = 8", "2x - 20 = 12", "2X + 4Y = 88", "2^3 * 2 = 15", "2023-05-01 = 3", "12:30 - 1 = 5", "8:00 AM + 3 hours = 11:00 AM",
         "1 + 1 = 2 + 1 = 3", "100 - 20% = 80", "1,5 + 2 = 3,5", "5 / 0 = 3", "a 3 x 4 grid", "version 2.0 = 2", "5 * 2.5 = 12.5 × 1", "9 - (2 + 1) = 9 -  3 = 6", "80% of $15.00 is 0.8 × $15.00 = $12.00",
     ],
 )  # fmt: skip
@@ -117,22 +117,6 @@ def test_a_number_comes_from_the_text_or_from_its_numbers(instruction, input, re
     assert added_number(instruction, input, response) == number
 
 
-@pytest.mark.parametrize(
-    ("response", "part"),
-    [
-        ("Ada King, Tom Reed", ""),
-        ('{"people": ["Ada King"], "place": "Hull"}', ""),
-        ('{"people": ["Ada King", "Mary Smith"]}', "Mary Smith"),
-        ("- Ada King: engineer\n- Tom Reed: nurse\n- Paul Berg: pilot", "pilot"),
-        ("| Name | Job |\n|---|---|\n| Ada King | engineer |", ""),
-        ("none", ""),
-    ],
-)  # fmt: skip
-def test_the_parts_of_an_extraction_stand_in_the_text(response, part):
-    text = "Name and job: Ada King, an engineer, and Tom Reed, a nurse, met people at a place in Hull."
-    assert part_outside(text, response).strip() == part
-
-
 # ----------------------------------------------------------------------------------------------------------------- code
 
 
@@ -164,5 +148,3 @@ def test_no_bundled_seed_fails_a_check():
         assert not broken_code(instruction, response), row
         if input and row["category"] in ("extraction", "closed_qa", "summarising", "rewriting", "data_to_text"):
             assert not added_number(instruction, input, response), row
-        if row["category"] == "extraction":
-            assert not part_outside(input, response), row

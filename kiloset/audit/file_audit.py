@@ -303,7 +303,7 @@ def _answers(table: pl.DataFrame) -> list[Finding]:
 
 def _checks(table: pl.DataFrame) -> list[Finding]:
     """Return the rows whose answer fails a check of `kiloset.verify` that needs neither a model nor known categories."""
-    config = VerifyConfig(off=("agreement", "number", "part"))
+    config = VerifyConfig(off=("agreement", "number"))
     columns = table.select("id", "instruction", "input", "response", "category").with_columns(
         pl.col("category").fill_null("")
     )

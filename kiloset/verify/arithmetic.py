@@ -8,10 +8,10 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 
-NUMBER = r"[-−]?[$€£¥]?[ ]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
+NUMBER = r"(?:[-−](?=[\d$€£¥]))?[$€£¥]?[ ]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
 UNIT = r"(?:[ ]?(?:%|°[CF]?|[$€£¥]|[A-Za-z]{2,12}(?:/[A-Za-z]{1,8})?|[gmlshLkWVJN]\b))?"
 """A unit or noun after a number; it is not compared. Other single letters are variables."""
-OPERATOR = r"[+\-−–×x*·÷/]"
+OPERATOR = r"(?:[+\-−–×*·÷/]|(?<=[ ])x(?=[ ][\d$€£¥(]))"
 TERM = rf"\(*{NUMBER}{UNIT}\)*"
 EQUATION = re.compile(
     rf"(?<![\w.,:)=+×*·÷/^√-])(?P<left>{TERM}(?:[ ]*{OPERATOR}[ ]*{TERM})+)[ ]*(?P<sign>=|≈|≃)[ ]*(?P<right>{NUMBER})(?![.,]?\d|[\w^]|[ ]*(?:[+×*·÷/^(]|[-−–][ ]*[\d(]))"

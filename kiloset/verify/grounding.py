@@ -1,11 +1,9 @@
-"""Check that what an answer takes from its text stands in the text: numbers, and the parts of an extraction."""
+"""Check that the numbers of an answer come from its task and text."""
 
-import json
 import re
 from itertools import accumulate, combinations
-from typing import Any
 
-from kiloset.core.text import normal_form, numbers, read_json, words
+from kiloset.core.text import numbers, words
 
 COMPUTED = re.compile(
     r"\bhow (?:much|many|long|old|far)\b|\b(?:calculate|compute|work out|total|altogether|estimate|average|mean|percent(?:age)?|difference|century)\b",
@@ -22,11 +20,6 @@ NAMED_NUMBERS = {word: str(number) for number, word in enumerate(words(
        "hundred": "100", "thousand": "1000", "dozen": "12", "half": "0.5"}  # fmt: skip
 MOST_NUMBERS = 40
 """Most numbers of a text whose sums and differences are computed."""
-LEAST_IN_TEXT = 0.5
-"""Least fraction of the words of a part of an extraction that stand in the text."""
-FUNCTION_WORDS = frozenset(words(
-    "a an the of in on at to for and or by with from is was are were be it its this that these those there none not no yes n/a"
-))  # fmt: skip
 
 
 def added_number(instruction: str, input: str, response: str) -> str:
@@ -85,49 +78,3 @@ def _is_derived(value: float, values: list[float]) -> bool:
         if any(abs(value - result) <= near for result in results):
             return True
     return False
-
-
-def part_outside(input: str, response: str) -> str:
-    """Return the first part of an extraction whose words mostly do not stand in the text, "" if all stand in it."""
-    known = {_stem(word) for word in normal_form(input).split()} | {*numbers(input), *_in_words(input)}
-    for part in _parts(response):
-        tokens = [word for word in normal_form(part).split() if word not in FUNCTION_WORDS and not word.isdigit()]
-        if not tokens:
-            continue
-        if sum(_stem(word) in known for word in tokens) < LEAST_IN_TEXT * len(tokens):
-            return part
-    return ""
-
-
-def _parts(response: str) -> list[str]:
-    """Return the leaves of a JSON answer, the cells of a table, else the lines without marks and heads ("Name: Ada")."""
-    text = re.sub(r"^\s*```\w*\s*|\s*```\s*$", "", response)
-    if text.strip()[:1] in ("{", "["):
-        try:
-            return [leaf for leaf in _leaves(read_json(text)) if leaf.strip()]
-        except (ValueError, RecursionError):
-            return []
-    parts: list[str] = []
-    for line in text.splitlines():
-        bare = re.sub(r"^\s*(?:[-*+•–]|\(?\d{1,3}[.)])\s+", "", line)
-        if re.fullmatch(r"[\s|:-]*", bare):
-            continue
-        if "|" in bare:
-            parts += bare.strip().strip("|").split("|")
-        else:
-            parts.append(re.sub(r"^[\w /()-]{1,30}:\s+", "", bare))
-    return parts
-
-
-def _leaves(value: Any) -> list[str]:
-    if isinstance(value, dict):
-        return [leaf for part in value.values() for leaf in _leaves(part)]
-    if isinstance(value, list):
-        return [leaf for part in value for leaf in _leaves(part)]
-    return (
-        [value] if isinstance(value, str) else [] if value is None or isinstance(value, bool) else [json.dumps(value)]
-    )
-
-
-def _stem(word: str) -> str:
-    return word[:5] if word.isalpha() else word

@@ -17,7 +17,7 @@ import polars as pl
 
 from kiloset.core.table import Outcome, with_verdicts
 from kiloset.verify.arithmetic import wrong_equation
-from kiloset.verify.grounding import added_number, part_outside
+from kiloset.verify.grounding import added_number
 from kiloset.verify.programs import broken_code
 from kiloset.verify.settings import CHECKS, VerifyConfig
 from kiloset.verify.stated import broken_count
@@ -27,7 +27,6 @@ REASONS = {
     "count": "count_broken",
     "equation": "equation_wrong",
     "number": "number_not_in_text",
-    "part": "part_not_in_text",
     "code": "code_broken",
 }
 """The reason of a dropped row, by check."""
@@ -66,9 +65,6 @@ def check_row(row: Mapping[str, Any], config: VerifyConfig, agreement: float | N
     if input and category in config.copying:
         number = added_number(instruction, input, response)
         faults["number"] = f"the answer has the number {number}, which does not follow from the text" if number else ""
-    if input and category in config.extraction:
-        part = part_outside(input, response)
-        faults["part"] = f"the answer has {part[:80]!r}, which does not stand in the text" if part else ""
     if agreement is not None and category not in config.open_ended:
         low = agreement < config.least_agreement
         faults["agreement"] = (
