@@ -1,6 +1,6 @@
 """Draw rows for a blind reading, and compute from the readers' labels how many are sensible and right.
 
-    python benchmarks/reading.py draw OUT.jsonl RUN[:ROWS] [RUN[:ROWS] …] [--stage review] [--seed 0]
+    python benchmarks/reading.py draw OUT.jsonl RUN[:ROWS] [RUN[:ROWS] …] [--stage generate] [--seed 0]
     python benchmarks/reading.py score KEY.jsonl LABELS.jsonl [LABELS.jsonl …]
     python benchmarks/reading.py quote RUN [--kept 20] [--dropped 10] [--seed 0]
 
@@ -35,12 +35,13 @@ LONGEST = 400
 COLUMNS = ("category", "instruction", "input", "response")
 
 
-def draw(out: Path, runs: list[str], seed: int, stage: str = "review") -> None:
+def draw(out: Path, runs: list[str], seed: int, stage: str = "") -> None:
     """Write the rows to read, and the key beside them."""
     rng, rows = random.Random(seed), []
     for name in runs:
         run, _, count = name.partition(":")
-        table = dict(run_folder(run).stages())[stage].filter(pl.col("source") != "seed")
+        stages = run_folder(run).stages()
+        table = dict(stages)[stage].filter(pl.col("source") != "seed") if stage else stages[-1][1]
         curated = table.sort("id").to_dicts()
         chosen = rng.sample(curated, min(int(count or len(curated)), len(curated)))
         rows += [(Path(run).name, row) for row in chosen]
@@ -125,7 +126,9 @@ def main() -> None:
     drawing = commands.add_parser("draw", help="write rows for readers")
     drawing.add_argument("out", type=Path)
     drawing.add_argument("runs", nargs="+", metavar="RUN[:ROWS]")
-    drawing.add_argument("--stage", default="review", help="stage whose kept rows are drawn, such as generate")
+    drawing.add_argument(
+        "--stage", default="", help="stage whose kept rows are drawn, such as generate; the last one by default"
+    )
     drawing.add_argument("--seed", type=int, default=0)
     scoring = commands.add_parser("score", help="compute shares from labels")
     scoring.add_argument("key", type=Path)

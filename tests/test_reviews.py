@@ -202,7 +202,7 @@ def test_the_same_decisions_and_completions_give_the_same_bytes(folder, tmp_path
     with closing(CallStore.read_only(folder.calls)) as store:
         store.copy_to(other.calls)
     _again(other)
-    for name in ("curated.jsonl", "dropped.parquet", "11-review.parquet"):
+    for name in ("curated.jsonl", "dropped.parquet", "12-review.parquet"):
         assert (other.path / name).read_bytes() == (folder.path / name).read_bytes()
 
 
