@@ -31,6 +31,20 @@ def run_folder(run: str) -> "RunFolder":
     return RunFolder(Path(run) if Path(run).is_dir() else ROOT / "runs" / run)
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a file of JSON lines."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def share(name: str, hits: Sequence[bool]) -> None:
+    """Print the share of hits as a figure, with its 95 % Wilson interval."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(sum(hits), len(hits)).proportion_ci(method="wilson")
+    bounds = f"95 % interval {interval.low:.2f} to {interval.high:.2f}"
+    figure(name, f"{sum(hits) / len(hits):.3f}", f"({sum(hits)} of {len(hits)}, {bounds})")
+
+
 def figure(name: str, value: object, unit: str = "") -> None:
     """Print a result as `figure NAME VALUE UNIT`."""
     print(f"figure {name} {value} {unit}".rstrip(), flush=True)

@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from harness import figure, run_folder
-from scipy.stats import binomtest
+from harness import figure, read_lines, run_folder, share
 from sklearn.metrics import cohen_kappa_score
 
 from kiloset.result import SURPLUS
@@ -61,16 +60,16 @@ def draw(out: Path, runs: list[str], seed: int, stage: str = "") -> None:
 
 def score(key: Path, files: list[Path]) -> None:
     """Print the shares that the labels give."""
-    origin = {row["n"]: row for row in _read(key)}
-    readers = [{row["n"]: row for row in _read(file)} for file in files]
+    origin = {row["n"]: row for row in read_lines(key)}
+    readers = [{row["n"]: row for row in read_lines(file)} for file in files]
     if missing := [n for n in origin for labels in readers if n not in labels]:
         raise SystemExit(f"rows without a label: {sorted(set(missing))[:10]}")
     for run in sorted({row["run"] for row in origin.values()}):
         numbers = [n for n, row in origin.items() if row["run"] == run]
         for what in ("sensible", "right"):
             for place, labels in enumerate(readers, start=1):
-                _share(f"{what}_{run}_reader_{place}", [bool(labels[n][what]) for n in numbers])
-            _share(f"{what}_{run}_all_readers", [all(labels[n][what] for labels in readers) for n in numbers])
+                share(f"{what}_{run}_reader_{place}", [bool(labels[n][what]) for n in numbers])
+            share(f"{what}_{run}_all_readers", [all(labels[n][what] for labels in readers) for n in numbers])
             if len(readers) == 2:
                 first, second = ([bool(labels[n][what]) for n in numbers] for labels in readers)
                 figure(f"kappa_{what}_{run}", round(float(cohen_kappa_score(first, second)), 2))
@@ -104,16 +103,6 @@ def _plain(text: str) -> str:
     line = " / ".join(part.strip() for part in text.splitlines() if part.strip())
     line = re.sub(r"([\\`*_#<>\[\]|])", r"\\\1", line)
     return line if len(line) <= LONGEST else f"{line[:LONGEST]} …"
-
-
-def _share(name: str, hits: list[bool]) -> None:
-    interval = binomtest(sum(hits), len(hits)).proportion_ci(method="wilson")
-    bounds = f"95 % interval {interval.low:.2f} to {interval.high:.2f}"
-    figure(name, f"{sum(hits) / len(hits):.3f}", f"({sum(hits)} of {len(hits)}, {bounds})")
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def _line(row: dict[str, Any]) -> str:

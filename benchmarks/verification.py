@@ -14,8 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from harness import figure, run_folder
-from scipy.stats import binomtest
+from harness import figure, read_lines, run_folder, share
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from kiloset.verify.settings import CHECKS, VerifyConfig
@@ -29,9 +28,9 @@ def collect(key: Path, labels: list[Path], run: str, out: Path) -> None:
     """Write the rows with both labels and their agreement."""
     table = dict(run_folder(run).stages())["generate"]
     agreement = dict(table.select("id", "agreement").iter_rows())
-    readers = [{row["n"]: row for row in _read(file)} for file in labels]
+    readers = [{row["n"]: row for row in read_lines(file)} for file in labels]
     with out.open("w", encoding="utf-8") as file:
-        for row in _read(key):
+        for row in read_lines(key):
             entry = {name: row[name] for name in ("id", "category", "instruction", "input", "response")}
             entry |= {name: [bool(reader[row["n"]][name]) for reader in readers] for name in ("sensible", "right")}
             entry |= {"why": [reader[row["n"]].get("why", "") for reader in readers], "agreement": agreement[row["id"]]}
@@ -45,11 +44,11 @@ def score(rows: list[dict[str, Any]]) -> None:
     results = [check_row(row, config, row["agreement"]) for row in rows]
     passed = [all(check["passed"] for check in checks) for checks in results]
     figure("rows", len(rows))
-    _share("right_before", right)
+    share("right_before", right)
     figure("kappa_right", round(float(cohen_kappa_score(*zip(*(row["right"] for row in rows), strict=True))), 2))
-    _share("precision", [one for one, ok in zip(right, passed, strict=True) if ok])
-    _share("recall", [ok for one, ok in zip(right, passed, strict=True) if one])
-    _share("false_positive_rate", [ok for one, ok in zip(right, passed, strict=True) if not one])
+    share("precision", [one for one, ok in zip(right, passed, strict=True) if ok])
+    share("recall", [ok for one, ok in zip(right, passed, strict=True) if one])
+    share("false_positive_rate", [ok for one, ok in zip(right, passed, strict=True) if not one])
     measured = [(row["agreement"], one) for row, one in zip(rows, right, strict=True) if row["agreement"] is not None]
     figure(
         "agreement_auc", round(float(roc_auc_score([one for _, one in measured], [score for score, _ in measured])), 3)
@@ -80,19 +79,6 @@ def score(rows: list[dict[str, Any]]) -> None:
         )
 
 
-def _share(name: str, hits: list[bool]) -> None:
-    interval = binomtest(sum(hits), len(hits)).proportion_ci(method="wilson")
-    figure(
-        name,
-        f"{sum(hits) / len(hits):.3f}",
-        f"({sum(hits)} of {len(hits)}, 95 % interval {interval.low:.2f} to {interval.high:.2f})",
-    )
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -107,7 +93,7 @@ def main() -> None:
     if arguments.command == "collect":
         collect(arguments.key, arguments.labels, arguments.run, arguments.out)
     else:
-        score(_read(arguments.rows))
+        score(read_lines(arguments.rows))
 
 
 if __name__ == "__main__":

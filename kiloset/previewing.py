@@ -20,12 +20,13 @@ from kiloset.core.progress import Progress
 from kiloset.core.run import RunFolder
 from kiloset.core.table import with_verdicts
 from kiloset.generator.loop import GenerationResult
-from kiloset.generator.planning import WavePlan, count_instructions, prior_yield
+from kiloset.generator.planning import WavePlan, count_instructions
 from kiloset.generator.settings import PURPOSES
 from kiloset.inputs import Inputs
 from kiloset.models import Models
+from kiloset.plan.estimate import expected_yield
 from kiloset.plan.evidence import measured_evidence, yields_as_record
-from kiloset.recipe import Context, generated, resampling_of
+from kiloset.recipe import Context, generated
 from kiloset.runner import begin, context_of
 from kiloset.settings import RunConfig, check_same
 from kiloset.verify.verify import verify
@@ -66,7 +67,7 @@ def preview_run(
         raise ConfigError("KS870", f"rows must be 1 or more, got {rows}")
     if not config.generate.enabled:
         raise ConfigError("KS869", "generate.enabled is false, so there is no generated row to preview")
-    instructions = math.ceil(min(rows, config.run.size) / _expected_yield(config))
+    instructions = math.ceil(min(rows, config.run.size) / expected_yield(config))
     if _is_beyond(folder, instructions):
         folder.check_format()
         check_same(config, folder.config.read_text(encoding="utf-8"), folder.path)
@@ -99,12 +100,6 @@ def plan_preview(
     return plan
 
 
-def _expected_yield(config: RunConfig) -> float:
-    return prior_yield(
-        in_chats=config.generate.prompt_style == "chat", verified=resampling_of(config.verify) is not None
-    )
-
-
 def _is_beyond(folder: RunFolder, instructions: int) -> bool:
     """Return whether a run has stored more than a preview of so many instructions."""
     if not folder.calls.exists() or not folder.config.exists():
@@ -129,7 +124,7 @@ def _generate(
             wanted,
             config.generate.strategies,
             config.generate.candidates_per_row,
-            _expected_yield(config),
+            expected_yield(config),
         )
         requests, tokens, _ = store.spent(PURPOSES)
         result = generated(table, context, first=first, plan=False)

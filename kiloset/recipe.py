@@ -120,14 +120,14 @@ def generated(
 
 def resampling_of(config: VerifyConfig) -> Resampling | None:
     """Return how generation requests answers again; None if the check `agreement` is off."""
-    if not config.samples or "agreement" in config.off:
+    if not config.repeats:
         return None
 
     def skips(row: Mapping[str, Any]) -> bool:
         """A row that fails another check needs no further answers, and open-ended answers are not compared."""
         return row["category"] in config.open_ended or any(not each["passed"] for each in check_row(row, config))
 
-    return Resampling(config.samples, config.temperature, skips)
+    return Resampling(config.repeats, config.temperature, skips)
 
 
 def verify_rows(table: pl.DataFrame, context: Context) -> Outcome:

@@ -34,11 +34,12 @@ from kiloset.filters.chain import FilterChain
 from kiloset.filters.contamination import Prompts
 from kiloset.filters.personal import personal_seeds
 from kiloset.generator.categories import check_target, wanted_rows
-from kiloset.generator.planning import Yields, prior_yield
+from kiloset.generator.planning import Yields
 from kiloset.generator.settings import PURPOSES
 from kiloset.generator.usage import UsageCounts, count_usage, recorded_counts
 from kiloset.inputs import Inputs
 from kiloset.models import Models
+from kiloset.plan.estimate import expected_yield
 from kiloset.plan.evidence import Evidence, measured_evidence
 from kiloset.recipe import (
     RECIPE,
@@ -49,7 +50,6 @@ from kiloset.recipe import (
     check_same_categories,
     generated,
     label_seeds,
-    resampling_of,
     stage_number,
 )
 from kiloset.result import SURPLUS, Result, finish
@@ -185,10 +185,7 @@ def _run_until_full(context: Context, folder: RunFolder) -> tuple[pl.DataFrame, 
         # Rows that the set did not need in this pass can replace the dropped ones; only the others must be generated.
         unused = Counter(ledger.filter(last_verdict("reason").is_in(SURPLUS))["category"].to_list())
         rows = {name: n - unused[name] for name, n in missing.items() if n > unused[name]}
-        in_chats = context.config.generate.prompt_style == "chat"
-        yields = _yields(
-            table, ledger, prior_yield(in_chats=in_chats, verified=resampling_of(context.config.verify) is not None)
-        )
+        yields = _yields(table, ledger, expected_yield(context.config))
         if context.config.categories.fill:
             rows = _without_hopeless(rows, context.wanted, yields, context.config.generate.least_yield)
         shortage = MissingRows(rows, yields) if rows and context.config.generate.enabled else None

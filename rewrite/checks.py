@@ -17,7 +17,7 @@ from textwrap import dedent
 from typing import Literal, NamedTuple
 
 from kiloset.core.form import FUNCTION_WORDS, LIST_LINE
-from kiloset.core.text import GAP, LIST_MARK, NUMBER, WORD, normal_form, numbers, read_json, squash, words
+from kiloset.core.text import GAP, LIST_MARK, NUMBER, SPELLED, WORD, normal_form, numbers, read_json, squash, words
 from kiloset.data.masking import placeholders
 from kiloset.data.personal import find_personal, redacted
 
@@ -27,17 +27,6 @@ MIN_IDENTIFIER_RECALL = 0.8
 """Share of the reference's code identifiers that must be kept, as for names."""
 LABEL_WORDS = 5
 """A reference of at most so many words without a full stop is a label."""
-SMALL = words(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-)
-TENS = words("twenty thirty forty fifty sixty seventy eighty ninety")
-SPELLED = {
-    **{word: str(value) for value, word in enumerate(SMALL)},
-    **{word: str(20 + 10 * value) for value, word in enumerate(TENS)},
-    **{f"{ten}-{SMALL[unit]}": str(20 + 10 * value + unit) for value, ten in enumerate(TENS) for unit in range(1, 10)},
-}
-"""Cardinals in words, up to 99."""
 LEAST_SPELLED = 3
 """Least number in words that must return; "one" is usually a pronoun, and "two" may return as "both"."""
 HINTED = {

@@ -18,6 +18,37 @@ NUMBER = re.compile(
     r"|\d+(?:\.\d+)?"
     r"|(?<![\w.])\.\d+)"
 )
+_SMALL = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+SPELLED = {
+    **{word: str(value) for value, word in enumerate(_SMALL)},
+    **{word: str(20 + 10 * value) for value, word in enumerate(_TENS)},
+    **{
+        f"{ten}-{_SMALL[unit]}": str(20 + 10 * value + unit) for value, ten in enumerate(_TENS) for unit in range(1, 10)
+    },
+}
+"""Cardinals in words, up to 99, and their digits."""
 LIST_MARK = re.compile(
     r"^[ \t]*+(?:(?:#{1,6}|[>*+•-])[ \t]++)?[*_(]{0,3}(?:\d{1,3}[.):][*_]{0,3}(?=[ \t])|step[ \t]++\d{1,3}\b[.:)]?)",
     re.IGNORECASE | re.MULTILINE,

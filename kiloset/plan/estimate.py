@@ -166,7 +166,7 @@ def estimate(
     missing = _missing_candidates(config.generate, wanted, pool or {})
     weights = {name: weight for name, weight in config.generate.strategies.items() if weight and missing}
     shares = {name: weight / sum(weights.values()) for name, weight in weights.items()}
-    prior = _prior(config)
+    prior = expected_yield(config)
     yields = {name: _yield_range(evidence.yields.get(name), prior) for name in shares}
     requests: dict[str, Range] = {}
     per_candidate = Spend()
@@ -223,13 +223,9 @@ def _assumptions(config: GenerateConfig) -> Assumptions:
     return WHOLE_TASKS if _in_chats(config) else LISTS
 
 
-def _prior(config: RunConfig) -> float:
-    return prior_yield(in_chats=_in_chats(config.generate), verified=_repeats(config) > 0)
-
-
-def _repeats(config: RunConfig) -> int:
-    """Return the number of further answers of a row that gets any."""
-    return 0 if "agreement" in config.verify.off else config.verify.samples
+def expected_yield(config: RunConfig) -> float:
+    """Return the fraction of requested instructions that is expected to become candidates, before anything is measured."""
+    return prior_yield(in_chats=_in_chats(config.generate), verified=config.verify.repeats > 0)
 
 
 def _requests_per_instruction(config: RunConfig, strategy: str, evidence: Evidence) -> dict[str, float]:
@@ -239,12 +235,12 @@ def _requests_per_instruction(config: RunConfig, strategy: str, evidence: Eviden
     each = {INSTRUCTION_PURPOSE[strategy]: 1.0, **{name: shares.get(name, 0.0) for name in ("input", "labelled_input")}}
     # A run without verification is evidence of everything but this share.
     verified = shares.get("verify") or _assumptions(config.generate).following["verify"]
-    return each | {"response": shares.get("response", 0.0) * responses, "verify": verified * _repeats(config)}
+    return each | {"response": shares.get("response", 0.0) * responses, "verify": verified * config.verify.repeats}
 
 
 def _instructions(config: RunConfig, missing: Mapping[str, float], share: float, rate: Range) -> Range:
     """Return the instructions that a strategy requests: the first wave by the assumed yield, then for what is missing."""
-    per_prompt, prior = 1 if _in_chats(config.generate) else config.generate.samples_per_prompt, _prior(config)
+    per_prompt, prior = 1 if _in_chats(config.generate) else config.generate.samples_per_prompt, expected_yield(config)
     first = sum(math.ceil(n * share / prior / per_prompt - 1e-9) * per_prompt for n in missing.values())
     needed = _instructions_for(sum(missing.values()) * share, rate)
     return Range(max(first, needed.low), max(first, needed.expected), max(first, needed.high))

@@ -3,7 +3,7 @@
 import re
 from itertools import accumulate, combinations
 
-from kiloset.core.text import numbers, words
+from kiloset.core.text import SPELLED, numbers, words
 
 COMPUTED = re.compile(
     r"\bhow (?:much|many|long|old|far)\b|\b(?:calculate|compute|work out|total|altogether|estimate|average|mean|percent(?:age)?|difference|century)\b",
@@ -13,11 +13,9 @@ COMPUTED = re.compile(
 SMALL = 10
 """Whole numbers up to this one may count parts of the answer ("two of the three")."""
 MONTHS = words("january february march april may june july august september october november december")
-NAMED_NUMBERS = {word: str(number) for number, word in enumerate(words(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
-    "nineteen twenty"
-))} | {"thirty": "30", "forty": "40", "fifty": "50", "sixty": "60", "seventy": "70", "eighty": "80", "ninety": "90",
-       "hundred": "100", "thousand": "1000", "dozen": "12", "half": "0.5"}  # fmt: skip
+NAMED_NUMBERS = {word: digits for word, digits in SPELLED.items() if "-" not in word} | {
+    "hundred": "100", "thousand": "1000", "dozen": "12", "half": "0.5",
+}  # fmt: skip
 MOST_NUMBERS = 40
 """Most numbers of a text whose sums and differences are computed."""
 

@@ -23,12 +23,17 @@ class VerifyConfig:
     off: Annotated[Names, AfterValidator(_known_checks)] = ()
     """Names of checks not to apply: agreement (the writer model gives nearly the same answer again), count (numbers of sentences, words, lines and list items that the task states), equation (arithmetic is computed), number (numbers come from the task and its text), code (parses, and defines what the task names)."""
     samples: Natural = 0
-    """Number of times the writer model answers a task again, to compare the answers; 0 switches the check agreement off. One costs about as much as all answers, and on 200 rows that were read it raised the share of right answers from 0.41 to 0.59; more did not separate them better (docs/results/verification.md)."""
+    """Number of times the writer model answers a task again, to compare the answers; 0 switches the check agreement off. One costs about as much as all answers, and on 200 rows that were read it raised the share of right answers from 0.41 to 0.59 (docs/results/verification.md)."""
     temperature: Positive = 0.7
     """Sampling temperature of these answers."""
     least_agreement: Fraction = 0.55
-    """Least mean ROUGE-L F1 of the answer with these answers, in [0, 1]. Higher keeps fewer rows, of which more are right (docs/results/verification.md)."""
+    """Least mean ROUGE-L F1 of the answer with these answers, in [0, 1]. Higher keeps fewer rows; above 0.55 hardly more of them were right (docs/results/verification.md)."""
     open_ended: Names = ()
     """Categories whose tasks have many right answers that differ, so that agreement is not measured; nothing verifies their answers then, except the other checks."""
     copying: Names = ("extraction", "closed_qa", "summarising", "rewriting", "data_to_text", "role_play", "writing")
     """Categories in which each number of an answer comes from the task or its text."""
+
+    @property
+    def repeats(self) -> int:
+        """The number of further answers of a row that gets any."""
+        return 0 if "agreement" in self.off else self.samples

@@ -10,15 +10,13 @@ from dataclasses import dataclass
 
 from kiloset.core.constraint_text import count_words
 from kiloset.core.sentences import sentences
+from kiloset.core.text import SPELLED
 
-NUMBERS = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty"
-NAMED = {word: number for number, word in enumerate(NUMBERS.split(), 1)} | {
-    "a": 1,
-    "single": 1,
-    "a single": 1,
-    "a dozen": 12,
-}
-COUNT = rf"(?P<count>\d{{1,4}}|(?:a )?single|{'|'.join(NUMBERS.split())})"
+LARGEST_NAMED = 20
+"""Numbers up to this one are read in words too."""
+NAMED = {word: int(digits) for word, digits in SPELLED.items() if 0 < int(digits) <= LARGEST_NAMED}
+COUNT = rf"(?P<count>\d{{1,4}}|(?:a )?single|{'|'.join(NAMED)})"
+NAMED |= {"single": 1, "a single": 1}
 LEAST = r"(?P<least>at least|no (?:fewer|less) than|a minimum of|minimum)"
 MOST = (
     r"(?P<most>at most|no more than|not more than|a maximum of|maximum|up to|fewer than|less than|under|below|within)"
@@ -32,7 +30,7 @@ LENGTH = re.compile(
 LIST = re.compile(
     rf"\b(?:list|name|suggest|give(?: me)?|write|brainstorm|propose|provide|think of|come up with|offer|create|generate|make) "
     rf"(?:me |us |out |down )?(?:a list of )?{BOUND}{COUNT} (?:\w+[ -]){{0,3}}?(?P<unit>ideas|ways|tips|names|reasons|uses|things|examples|suggestions|activities|questions"
-    rf"|topics|titles|themes|facts|points|benefits|steps|rules|items|options|slogans|places|gifts|headlines|recipes|meals|games|bullet points|bullets|haikus?|benefits|advantages|slogan ideas)\b",
+    rf"|topics|titles|themes|facts|points|benefits|steps|rules|items|options|slogans|places|gifts|headlines|recipes|meals|games|bullet points|bullets|haikus?|advantages|slogan ideas)\b",
     re.IGNORECASE,
 )
 RANGE = re.compile(r"\d[\w ]{0,9}(?:-|–|to|and|or)?\s*\Z")
