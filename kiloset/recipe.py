@@ -110,10 +110,11 @@ def generated(
     seeds = table.filter(pl.col("source") == "seed")
     check_same_categories(context.store, seeds["category"], "another run")
     rules = with_languages(config.rules, table)
+    known: dict[str, list[dict[str, Any]]] = {}
     return generate(
         table, context.generator, context.wanted, config.generate, context.inputs.templates, seed=config.run.seed,
         license=config.models.generator.license, check_instructions=lambda rows: screen_instructions(rows, rules),
-        check_candidates=lambda rows: context.filters.candidates(verify(rows, config.verify).kept), first=first, plan=plan,
+        check_candidates=lambda rows: context.filters.candidates(verify(rows, config.verify, known).kept), first=first, plan=plan,
         topics=context.inputs.topics, resampling=resampling_of(config.verify), lacking=(shortage.rows, shortage.yields) if shortage else None,
     )  # fmt: skip
 

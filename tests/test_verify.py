@@ -131,6 +131,15 @@ def test_no_right_row_that_was_read_fails_a_check_without_a_model():
     assert not [row for row in failed if all(row["right"])]
 
 
+def test_a_row_with_known_results_is_not_checked_again(monkeypatch):
+    known = {}
+    first = verify(table_of(ROWS), VerifyConfig(), known)
+    monkeypatch.setattr("kiloset.verify.verify.check_row", None)
+    again = verify(table_of(ROWS), VerifyConfig(), known)
+    assert first.kept.equals(again.kept)
+    assert first.dropped.equals(again.dropped)
+
+
 def test_open_ended_categories_are_not_compared():
     assert verify(table_of(ROWS[:2]), VerifyConfig(open_ended=("open_qa",))).dropped.is_empty()
 

@@ -35,17 +35,20 @@ CHECK = pl.Struct({"check": pl.String, "passed": pl.Boolean, "detail": pl.String
 TEXTS = ("instruction", "input", "response", "category")
 
 
-def verify(table: pl.DataFrame, config: VerifyConfig) -> Outcome:
+def verify(table: pl.DataFrame, config: VerifyConfig, known: dict[str, list[dict[str, Any]]] | None = None) -> Outcome:
     """Drop rows that fail a check; seeds are kept.
 
     Adds the column `verified`: the checks that apply to the row, whether it passed, and what was measured or why it failed.
+    `known` has the results of rows by id and gets those of the others: the generation loop checks each row once, not wave after wave.
     """
+    known = {} if known is None else known
     agreement = table["agreement"].to_list() if "agreement" in table.columns else [None] * table.height
     is_seed = (table["source"] == "seed").to_list()
-    results = [
-        [] if seed else check_row(row, config, score)
-        for row, score, seed in zip(table.select(TEXTS).iter_rows(named=True), agreement, is_seed, strict=True)
-    ]
+    rows = table.select("id", *TEXTS).iter_rows(named=True)
+    for row, score, seed in zip(rows, agreement, is_seed, strict=True):
+        if row["id"] not in known:
+            known[row["id"]] = [] if seed else check_row(row, config, score)
+    results = [known[id] for id in table["id"]]
     verdicts = {
         id: _verdict(failed[0], score, config)
         for id, checks, score in zip(table["id"], results, agreement, strict=True)
