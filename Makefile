@@ -63,8 +63,8 @@ audit: setup ## Show how the set is distributed and why rows were dropped; write
 compare: setup ## Compare two sets, files or runs: make compare A=mine.jsonl B=theirs.jsonl
 	$(BIN)/kiloset compare $(if $(EXAMPLES),--examples '$(EXAMPLES)') '$(A)' '$(B)'
 
-review: setup ## Review the rows in the browser; then run make dataset to apply the decisions (PORT=8000)
-	$(BIN)/kiloset review $(OPTIONS) $(if $(PORT),--port '$(PORT)')
+review: setup ## Review the rows in the browser; then run make dataset to apply the decisions (PORT=8000; SAMPLE=50 draws rows for a blind reading)
+	$(BIN)/kiloset review $(OPTIONS) $(if $(PORT),--port '$(PORT)') $(if $(SAMPLE),--sample '$(SAMPLE)')
 
 whatif: setup ## Show which rows other settings would keep: make whatif SET="near_duplicates.threshold=0.8"
 	$(BIN)/kiloset whatif $(OPTIONS) $(foreach s,$(SET),'$(s)')

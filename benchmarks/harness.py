@@ -38,9 +38,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def share(name: str, hits: Sequence[bool]) -> None:
     """Print the share of hits as a figure, with its 95 % Wilson interval."""
-    from scipy.stats import binomtest
+    from kiloset.core.statistics import proportion_interval
 
-    interval = binomtest(sum(hits), len(hits)).proportion_ci(method="wilson")
+    interval = proportion_interval(sum(hits), len(hits))
     bounds = f"95 % interval {interval.low:.2f} to {interval.high:.2f}"
     figure(name, f"{sum(hits) / len(hits):.3f}", f"({sum(hits)} of {len(hits)}, {bounds})")
 

@@ -28,8 +28,10 @@ from kiloset.audit.rewriting import (
 from kiloset.audit.rewriting import style as measure_style
 from kiloset.audit.run_folder import Edits, find_edits, read_limit, read_settings, read_stages
 from kiloset.audit.safe_text import print_heading, print_lines, print_table, share_of
+from kiloset.core.blind_sample import Precision, precision_of, read_sample, whole_precision
 from kiloset.core.calls import CallStore
 from kiloset.core.errors import ConfigError
+from kiloset.core.review import read_decisions
 from kiloset.core.run import RunFolder
 from kiloset.data.curated import read_curated
 
@@ -70,6 +72,8 @@ class Audit:
     ledger: pl.DataFrame
     """Every dropped row, with its verdict."""
     distribution: Distribution
+    precision: dict[str, Precision]
+    """What a reader found in the blind sample (`kiloset review --sample`), by category; {} without one."""
     funnel: list[StageCount]
     problems: list[str]
     """A sentence for every count that is not consistent."""
@@ -158,6 +162,7 @@ def audit(run: RunFolder, most_examples: int = EXAMPLES) -> Audit:
         table=rows,
         ledger=ledger,
         distribution=distribution(lines, manifest),
+        precision=precision_of(read_sample(run.sample), read_decisions(run.review)),
         funnel=funnel,
         problems=problems,
         lengths={
@@ -207,6 +212,7 @@ def print_audit(report: Audit, console: Console, most_examples: int | None = Non
     """
     print_heading(console, f"Audit of {report.name}: {report.rows} rows")
     print_distribution(report.distribution, console)
+    _print_precision(report, console)
     _print_funnel(report, console)
     print_lengths(report.lengths, console)
     _print_diversity(report, console)
@@ -242,6 +248,24 @@ def print_distribution(result: Distribution, console: Console) -> None:
         print_lines(console, f"largest deviation: {largest}")
     if result.usage is not None:
         _print_usage(result.usage, console)
+
+
+def precision_rows(report: Audit) -> list[tuple[str, str]]:
+    """Return which share of the rows was right when read, for each category and for all; "not read" where nobody has."""
+    names = sorted({*report.distribution.target, *report.distribution.result, *report.precision})
+    whole = whole_precision(report.precision.values())
+    return [(name, str(report.precision.get(name, Precision(0, 0, 0)))) for name in names] + [("all", str(whole))]
+
+
+def _print_precision(report: Audit, console: Console) -> None:
+    whole = whole_precision(report.precision.values())
+    if not whole.read:
+        print_lines(console, "right rows: not read; `kiloset review --sample 50` draws rows for a blind reading")
+        return
+    title = "Right rows of the blind sample, with 95 % intervals"
+    print_table(console, title, ("category", "right of read"), precision_rows(report))
+    if whole.read < whole.drawn:
+        print_lines(console, f"{whole.drawn - whole.read} of the {whole.drawn} drawn rows are not read yet")
 
 
 def print_lengths(lengths: Mapping[str, Lengths], console: Console) -> None:

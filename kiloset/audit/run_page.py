@@ -15,7 +15,7 @@ import polars as pl
 from kiloset.audit import charts
 from kiloset.audit.gate import Examples
 from kiloset.audit.pages import Embed, LoadEmbedder, as_text, map_of, render_page, save_page
-from kiloset.audit.run_audit import Audit, print_audit
+from kiloset.audit.run_audit import Audit, precision_rows, print_audit
 from kiloset.audit.run_folder import read_settings
 from kiloset.audit.safe_text import mark_differences
 from kiloset.core.calls import CallStore
@@ -86,7 +86,7 @@ def render(run: RunFolder, report: Audit, embed: Embed | None) -> str:
     report = _masked_audit(report, mask)
     return render_page(
         "report.html.j2", f"Audit of {report.name}", SECTIONS, _charts(report), map_of(report.table, embed, FIELDS, POINT),
-        report=report, candidates=sum(stage.created for stage in report.funnel), funnel=_funnel(report, mask),
+        report=report, precision=precision_rows(report), candidates=sum(stage.created for stage in report.funnel), funnel=_funnel(report, mask),
         rewrites=_rewrites(report), borderline=_masked_rows(run.borderline, mask), groups=_groups(run.duplicates, mask),
         sample=_sample(report.table), config=run.config.read_text(encoding="utf-8") if run.config.exists() else "",
         text=mask(as_text(lambda console: print_audit(report, console))),

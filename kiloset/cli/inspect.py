@@ -99,6 +99,7 @@ def review(
     run: Run = None,
     port: Annotated[int | None, typer.Option(min=1024, max=65535, help="Port on this machine; default: the port of this run's last review, else a free one.")] = None,
     open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
+    sample: Annotated[int | None, typer.Option(min=1, help="Draw so many rows at random, each category in proportion, to be read without figures; the report then shows which share is right.")] = None,
     runs: Runs = Path("runs"),
 ) -> None:  # fmt: skip
     """Review the rows of a finished run in the browser: accept, reject, edit, relabel, or restore dropped rows.
@@ -106,12 +107,14 @@ def review(
     Each decision is saved in the run's review.jsonl at once; run `kiloset dataset` again to apply them. Only this machine
     can open the page, and only through the printed link.
 
-    Example: `kiloset review --run my-run`
+    How many rows are right is best measured before you correct any: `--sample 50` draws rows for that.
+
+    Example: `kiloset review --run my-run --sample 50`
     """
     from kiloset.review.launch import browser
     from kiloset.review.launch import review as serve
 
-    serve(find_run(run, runs), port, browser() if open_ else None, partial(print, flush=True))
+    serve(find_run(run, runs), port, browser() if open_ else None, partial(print, flush=True), sample)
 
 
 def explain(

@@ -83,6 +83,7 @@ class RunFolder:
         self.borderline = path / "borderline.parquet"
         self.personal = path / "personal.parquet"
         self.review = path / "review.jsonl"
+        self.sample = path / "sample.jsonl"
         self.curated = path / "curated.jsonl"
         self.adapter = path / "adapter"
         self.engine_log = path / "engine.log"

@@ -34,6 +34,14 @@ class Interval:
         return int(self.low > 0) - int(self.high < 0)
 
 
+def proportion_interval(hits: int, trials: int) -> Interval:
+    """Return a share of independent trials with its Wilson interval (E. B. Wilson, 1927)."""
+    from scipy.stats import binomtest  # type: ignore[import-untyped]
+
+    bounds = binomtest(hits, trials).proportion_ci(method="wilson")
+    return Interval(hits / trials, float(bounds.low), float(bounds.high))
+
+
 def mean_interval(values: ArrayLike, *, seed: int = 0) -> Interval:
     """Return the mean of independent observations with its interval."""
     return ratio_interval(values, np.ones(np.shape(values)), seed=seed)
@@ -84,7 +92,7 @@ def bootstrap_interval(sizes: Sequence[int], statistic: Callable[..., Any], *, s
     value = float(statistic(*numbers)) if all(sizes) else float("nan")
     if min(sizes) < 2:
         return Interval(value, float("nan"), float("nan"))
-    from scipy.stats import bootstrap  # type: ignore[import-untyped]
+    from scipy.stats import bootstrap
 
     result = bootstrap(
         numbers, lambda *drawn, **_: statistic(*drawn), vectorized=True, n_resamples=RESAMPLES, batch=BATCH,

@@ -15,6 +15,7 @@ from kiloset.audit.figures import THRESHOLD
 from kiloset.audit.licenses import NOT_STATED, common_licence, conflicts, normal_id
 from kiloset.audit.run_audit import Audit
 from kiloset.audit.safe_text import visible
+from kiloset.core.blind_sample import whole_precision
 from kiloset.core.errors import DataError
 from kiloset.core.run import RunFolder, file_sha256, write_text
 from kiloset.publish.facts import Facts, Part, gather_facts, private
@@ -123,7 +124,8 @@ def card(facts: Facts) -> str:
     environment.filters |= {"inline": inline, "private": private, "number": "{:,}".format, "percent": "{:.1%}".format}
     report, machine = facts.audit, facts.manifest.get("machine") or {}
     text = environment.get_template("card.md.j2").render(
-        report=report, facts=facts, table=table, fenced=fenced, place=json.dumps(facts.place), setting=facts.setting,
+        report=report, precision=str(whole_precision(report.precision.values())), facts=facts, table=table,
+        fenced=fenced, place=json.dumps(facts.place), setting=facts.setting,
         short=facts.manifest.get("shortfall") or {}, commit=machine.get("commit"), uncommitted=machine.get("uncommitted"),
         common=common_licence(facts.licences), threshold=THRESHOLD, conflicts=conflicts(facts.licences),
         is_small=SMALL in str(facts.setting("models.generator.name")),

@@ -46,6 +46,8 @@ class Filter:
     """A source or a strategy."""
     state: str = ""
     """One of `STATES`."""
+    sample: str = ""
+    """"yes" for the rows of the blind sample, in its order, whatever part of the run has them now."""
     rewritten: str = ""
     """"yes" for the rows whose answer was rewritten."""
     text: str = ""
@@ -64,10 +66,14 @@ class Filter:
 
     def ordered_by(self) -> list[str]:
         """Return the score column of the order, [] if it uses only rank or id."""
+        if self.sample:
+            return ["sampled"]
         return [] if self.order in ("borderline", "id") else [self.order.removeprefix("-")]
 
     def order_keys(self) -> tuple[list[str], list[bool]]:
         """Return the columns to sort by, and for each whether the highest comes first."""
+        if self.sample:
+            return ["sampled"], [False]
         if self.order == "borderline":
             return ["rank"], [False]
         return [*self.ordered_by(), "id"], [*(self.order.startswith("-") for _ in self.ordered_by()), False]
@@ -75,7 +81,9 @@ class Filter:
     def expression(self) -> pl.Expr:
         """Return the condition that selects rows of `kiloset.review.rows.overlaid`."""
         tests = [pl.lit(value=True)]
-        if self.part != "all":
+        if self.sample:
+            tests.append(pl.col("sampled").is_not_null())
+        elif self.part != "all":
             tests.append(pl.col("part") == self.part)
         tests += [
             pl.col(name).eq_missing(getattr(self, name)) for name in ("category", "reason") if getattr(self, name)
@@ -113,7 +121,14 @@ def read_filter(query: Mapping[str, str], table: pl.DataFrame) -> Filter:
     )
     scores = [name for name in SCORES if name in table.columns]
     orders = ["borderline", "id", *scores, *(f"-{name}" for name in scores)]
-    allowed = {"part": PARTS, "state": STATES, "score": ["", *scores], "order": orders, "rewritten": ["", "yes"]}
+    allowed = {
+        "part": PARTS,
+        "state": STATES,
+        "score": ["", *scores],
+        "order": orders,
+        "rewritten": ["", "yes"],
+        "sample": ["", "yes"],
+    }
     for name, values in allowed.items():
         if (value := getattr(chosen, name)) not in values:
             raise DataError(

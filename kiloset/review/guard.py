@@ -29,9 +29,9 @@ LOCKED = "open the link that `kiloset review` printed in its terminal; this brow
 class AccessGuard:
     """Wraps an application and checks token, host and origin of a request before the application receives it."""
 
-    def __init__(self, app: ASGIApp, token: str, port: int) -> None:
-        """Take the application, the token of its link, and its port."""
-        self._app, self._token = app, token
+    def __init__(self, app: ASGIApp, token: str, port: int, start: str = "/") -> None:
+        """Take the application, the token of its link, its port, and the address of the page that the link opens."""
+        self._app, self._token, self._start = app, token, start
         self._hosts = (f"127.0.0.1:{port}", f"localhost:{port}")
         self._cookie = f"kiloset-{hashlib.sha256(token.encode()).hexdigest()[:8]}"
 
@@ -72,8 +72,8 @@ class AccessGuard:
         the browser would attribute a redirect to that site and not send the cookie.
         """
         answer = HTMLResponse(
-            '<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="0;url=/">'
-            '<title>Review</title><a href="/">Open the review</a></html>'
+            '<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="0;url='
+            f'{self._start}"><title>Review</title><a href="{self._start}">Open the review</a></html>'
         )
         answer.set_cookie(self._cookie, self._token, httponly=True, samesite="strict", path="/")
         return answer

@@ -9,21 +9,27 @@ import sys
 import threading
 import webbrowser
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from kiloset.core.blind_sample import Drawn, precision_of, read_sample, whole_precision, write_sample
 from kiloset.core.errors import DataError
 from kiloset.core.review import ReviewFile, open_review_file
 from kiloset.core.run import RunFolder
 from kiloset.data.curated import is_edited
-from kiloset.review.rows import Rows, read_rows
+from kiloset.review.rows import Rows, read_rows, with_sample
+from kiloset.review.sample import draw_sample
 
 LINK = re.compile(r"([A-Za-z0-9_-]{43})\n(\d{1,5})\n")
 """Content of `.review-token`: the token, and the last port."""
 
 
 def review(
-    folder: RunFolder, port: int | None, browse: Callable[[str], object] | None, say: Callable[[str], None]
+    folder: RunFolder,
+    port: int | None,
+    browse: Callable[[str], object] | None,
+    say: Callable[[str], None],
+    sample: int | None = None,
 ) -> None:
     """Serve the review of a run on 127.0.0.1 until it is interrupted; every decision is on disk before it is confirmed.
 
@@ -34,6 +40,7 @@ def review(
         port: Port to listen on; by default the port of this run's last review, or a free one.
         browse: Opens a link, if given.
         say: Prints the link, and at the end the number of decisions.
+        sample: Draws so many rows of the set for a blind reading, and opens the page with them.
 
     Raises:
         DataError: The run is not finished or its curated.jsonl was edited by hand; another review of it is open; a file
@@ -41,6 +48,11 @@ def review(
     """
     rows = read_rows(folder)
     check_untouched(folder)
+    drawn = read_sample(folder.sample)
+    if sample is not None and len(drawn) < sample:
+        drawn = draw_sample(rows, sample, drawn)
+        write_sample(folder.sample, drawn)
+        rows = with_sample(rows, drawn)
     with open_review_file(folder.review) as file:
         kept = folder.path / ".review-token"
         token, last = _read_link(kept)
@@ -48,11 +60,18 @@ def review(
             at = listener.getsockname()[1]
             _write_link(kept, token, at)
             link = f"http://127.0.0.1:{at}/?token={token}"
+            if sample is not None:
+                say(
+                    f"{folder.path.name}: {len(drawn)} rows drawn at random; accept a row that is right as it is, reject or correct "
+                    "any other, and the report shows the share"
+                )
             say(f"{folder.path.name}: the review is at {link} (Ctrl-C ends it)")
             if browse is not None:
                 threading.Thread(target=browse, args=(link,), daemon=True).start()
-            _serve(folder, rows, file, token, listener)
+            _serve(folder, rows, file, token, listener, "/?sample=yes" if sample is not None else "/")
         say(ending(file))
+        if drawn:
+            say(sample_ending(drawn, file))
 
 
 def browser() -> Callable[[str], object] | None:
@@ -85,13 +104,19 @@ def ending(file: ReviewFile) -> str:
     return f"{stand} ({verdicts}); `kiloset dataset` applies {'it' if counts.total() == 1 else 'them'}"
 
 
-def _serve(folder: RunFolder, rows: Rows, file: ReviewFile, token: str, listener: socket.socket) -> None:
+def sample_ending(sample: Sequence[Drawn], file: ReviewFile) -> str:
+    """Return what is known of the drawn rows."""
+    whole = whole_precision(precision_of(sample, file.decisions).values())
+    return f"blind sample: {whole.read} of {whole.drawn} rows read; right: {whole}"
+
+
+def _serve(folder: RunFolder, rows: Rows, file: ReviewFile, token: str, listener: socket.socket, start: str) -> None:
     import uvicorn
 
     from kiloset.review.guard import AccessGuard
     from kiloset.review.server import ReviewServer
 
-    guarded = AccessGuard(ReviewServer(folder, rows, file).app(), token, listener.getsockname()[1])
+    guarded = AccessGuard(ReviewServer(folder, rows, file).app(), token, listener.getsockname()[1], start)
     config = uvicorn.Config(
         guarded, http="h11", ws="none", lifespan="off", log_config=None, log_level="error", access_log=False,
         server_header=False, proxy_headers=False, timeout_graceful_shutdown=2,

@@ -4,13 +4,14 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from kiloset.audit.run_folder import read_stages
+from kiloset.core.blind_sample import Drawn, read_sample
 from kiloset.core.errors import DataError
 from kiloset.core.review import TEXTS, Decision, task_digest
 from kiloset.core.run import RunFolder
@@ -89,13 +90,27 @@ def read_rows(run: RunFolder) -> Rows:
     table = _every_row(tables, ledger)
     near, ranks = in_order(table, beside_tables.get("borderline"), run)
     target = run.manifest.get("target", {})
-    return Rows(
+    rows = Rows(
         table=table.with_columns(rank=ranks),
         near=near,
         categories=tuple(sorted({*table["category"].drop_nulls(), *target})),
         splits=dict(read_curated(run.curated).rows.select("id", "split").iter_rows()),
         tables=beside_tables,
         places={id: place for place, id in enumerate(table["id"])},
+    )
+    return with_sample(rows, read_sample(run.sample))
+
+
+def with_sample(rows: Rows, sample: Sequence[Drawn]) -> Rows:
+    """Return the rows with `sampled`: the place in the order of reading, null for a row that was not drawn with its texts."""
+    places = [
+        (each.id, place)
+        for place, each in enumerate(sample)
+        if each.id in rows.places and rows.identity(each.id) == each.born
+    ]
+    drawn = pl.DataFrame(places, schema={"id": pl.String, "sampled": pl.Int64}, orient="row")
+    return replace(
+        rows, table=rows.table.drop("sampled", strict=False).join(drawn, on="id", how="left", maintain_order="left")
     )
 
 

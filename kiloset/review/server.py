@@ -182,7 +182,7 @@ class ReviewServer:
         status_line = {"message": message, "alarm": alarm, "typed": typed or {}, "fragment": fragment}
         links = {"previous": before, "next": after, "undecided": undecided}
         text = self._templates.get_template("review_page.html.j2" if fragment else "review.html.j2").render(
-            **status_line, row=row, fields=_fields(row, typed), name=self._run.path.name, filter=chosen, links=links,
+            **status_line, row=row, blind=bool(chosen.sample) and row is not None and row.state == "undecided", fields=_fields(row, typed), name=self._run.path.name, filter=chosen, links=links,
             reasons=REASONS, categories=self._rows.categories, place=_place(selected, here), choices=self._choices(),
             mine=progress(select(table, replace(chosen, state=""))["state"]), whole=progress(table.filter(part="set")["state"]),
             parts=by_category(table.filter(part="set")), lost=len(self._file.decisions) - len(valid),
@@ -198,7 +198,7 @@ class ReviewServer:
         table = self._rows.table
         scores = [name for name in SCORES if name in table.columns and table[name].null_count() < table.height]
         return {
-            "parts": PARTS, "states": STATES, "reasons": values_of(table, "reason"), "scores": scores,
+            "sampled": table["sampled"].count() > 0, "parts": PARTS, "states": STATES, "reasons": values_of(table, "reason"), "scores": scores,
             "origins": [*values_of(table, "source"), *values_of(table, "strategy")],
         }  # fmt: skip
 
