@@ -57,8 +57,8 @@ preview: setup ## Generate and print the first rows before a run: make preview S
 dataset: setup ## Make the curated set, or resume it: make dataset SEEDS=mine.jsonl SIZE=500
 	$(BIN)/kiloset dataset $(DATASET) $(if $(FROM),--from '$(FROM)') $(if $(PROGRESS),--progress '$(PROGRESS)')
 
-audit: setup ## Show how the set is distributed and why rows were dropped; write report.html (FILE=theirs.jsonl audits a file)
-	$(BIN)/kiloset audit $(OPTIONS) $(if $(EXAMPLES),--examples '$(EXAMPLES)') $(if $(FILE),'$(FILE)')
+audit: setup ## Show how the set is distributed and why rows were dropped; write report.html (FILE=theirs.jsonl audits a file, VERIFY=1 also with a model)
+	$(BIN)/kiloset audit $(OPTIONS) $(if $(EXAMPLES),--examples '$(EXAMPLES)') $(if $(VERIFY),--verify) $(if $(FILE),'$(FILE)')
 
 compare: setup ## Compare two sets, files or runs: make compare A=mine.jsonl B=theirs.jsonl
 	$(BIN)/kiloset compare $(if $(EXAMPLES),--examples '$(EXAMPLES)') '$(A)' '$(B)'

@@ -62,6 +62,7 @@ MEANINGS = {
     "response_echoes": Meaning("poor", "Answers that repeat the question", "The answer repeats the instruction or the whole input."),
     "response_repetitive": Meaning("poor", "Answers that repeat themselves", "More than a quarter of the word 4-grams occur earlier in the text, or one word makes up half of it. A model in a loop writes like this; so does a song with a chorus."),
     "control_characters": Meaning("poor", "Control and replacement characters", "Usually the result of a wrong encoding."),
+    "answer_unrelated": Meaning("poor", "Answers to another question", "Most likely the columns of the file were shifted, or answers were joined to the wrong tasks: the embedding of the task is nearer to many other answers than to its own."),
     "equation_wrong": Meaning("poor", "Wrong sums", "The answer states an equation of plain numbers that is false. Equations with variables are not read."),
     "count_broken": Meaning("poor", "Answers that miss a stated number", "The task asks for so many sentences, words, lines or list items, and the answer has another number. Recognised in English only."),
     "code_broken": Meaning("poor", "Code that cannot run", "Python that does not parse or lacks the function that the task names, or JSON that is none. Nothing is executed."),

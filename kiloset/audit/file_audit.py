@@ -14,8 +14,10 @@ from kiloset.audit.answers import cut_answers, is_begun, is_without_stop, too_sh
 from kiloset.audit.faults import GRADES, OF_RULES, Fault, Finding, faults_of
 from kiloset.audit.figures import Lengths
 from kiloset.audit.licenses import Conflict, conflicts
+from kiloset.audit.pages import LoadEmbedder
 from kiloset.audit.run_audit import print_lengths
 from kiloset.audit.safe_text import literal, print_heading, print_lines, print_table, share_of, visible
+from kiloset.audit.unrelated import unrelated
 from kiloset.core.text import jaccard, normal_form, squash
 from kiloset.data.examples import ExampleFile, read_example_file
 from kiloset.data.masking import veiled
@@ -25,6 +27,7 @@ from kiloset.filters.near_duplicates import NearDuplicatesConfig, drop_near_dupl
 from kiloset.filters.personal import personal_rows
 from kiloset.filters.rules import PART, RulesConfig, instruction_rules, row_rules
 from kiloset.inputs import read_benchmarks
+from kiloset.settings import RunConfig
 from kiloset.verify.settings import VerifyConfig
 from kiloset.verify.verify import REASONS, check_row
 
@@ -65,6 +68,8 @@ class Source:
     """Names of the files whose prompts were searched for."""
     languages: tuple[str, ...] = ()
     """ISO 639 codes of the languages that at least a fifth of the rows are in."""
+    is_embedded: bool = False
+    """Whether answers to another question were searched for, which needs a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,25 +111,27 @@ class FileAudit:
         return next((fault.rows for fault in self.faults if fault.name == name), 0)
 
 
-def audit_file(path: Path, benchmarks: Sequence[str] = ()) -> FileAudit:
+def audit_file(path: Path, benchmarks: Sequence[str] = (), load_embedder: LoadEmbedder | None = None) -> FileAudit:
     """Audit a file, or a folder of files, of any layout that Kiloset reads as seeds; nothing is written.
 
     Args:
         path: A .jsonl, .json, .csv or .parquet file, a folder of them, or a folder saved by `datasets`.
         benchmarks: Files whose prompts no row should repeat.
+        load_embedder: Returns the embedder for the check of answers to another question; None leaves it out.
 
     Raises:
         DataError: A file is missing or unreadable as a whole, or no line of it contains an example.
         EmptyError: A file is empty.
     """
     prompts = read_benchmarks(benchmarks, "--benchmark") if benchmarks else None
-    return audit_lines(path.name, read_example_file(str(path)), benchmarks, prompts)
+    return audit_lines(path.name, read_example_file(str(path)), benchmarks, prompts, load_embedder)
 
 
 def audit_lines(
-    name: str, lines: ExampleFile, benchmarks: Sequence[str] = (), prompts: pl.DataFrame | None = None
-) -> FileAudit:
-    """Audit the lines of a file, with the prompts of benchmarks if there are any."""
+    name: str, lines: ExampleFile, benchmarks: Sequence[str] = (), prompts: pl.DataFrame | None = None,
+    load_embedder: LoadEmbedder | None = None,
+) -> FileAudit:  # fmt: skip
+    """Audit the lines of a file, with the prompts of benchmarks and with an embedder if there are any."""
     table = lines.table
     languages = own_languages(table)
     source = Source(
@@ -135,9 +142,12 @@ def audit_lines(
         systems=lines.systems,
         benchmarks=tuple(Path(benchmark).name for benchmark in benchmarks),
         languages=languages,
+        is_embedded=load_embedder is not None,
     )
     personal, kinds = _personal(table)
     findings = [*_rules(table, languages), *_answers(table), *_checks(table), *_repeats(table), *personal]
+    if load_embedder is not None:
+        findings += unrelated(table, load_embedder(RunConfig(), table.height))
     notes: dict[str, Sequence[str]] = {"personal_data": kinds}
     if prompts is not None:
         # The page may be passed on, so it names the benchmark files without their folders.
@@ -170,6 +180,8 @@ def summary(source: Source, rows: int, multi_turn: int) -> list[str]:
         lines.append(f"The prompts of {', '.join(source.benchmarks)} were searched for")
     else:
         lines.append("No benchmark was searched for; name one with --benchmark FILE")
+    if not source.is_embedded:
+        lines.append("Answers to another question were not searched for; --verify does, with an embedding model")
     return lines
 
 

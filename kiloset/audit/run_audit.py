@@ -127,7 +127,7 @@ def run_of(file: Path | None, run: str | None, for_file_only: bool) -> RunFolder
     if for_file_only and (file is None or is_run):
         raise ConfigError(
             "KS662",
-            "--benchmark and --embed need FILE; a run has its own benchmarks ([contamination] files) and vectors",
+            "--benchmark, --embed and --verify need FILE; a run has its own benchmarks ([contamination] files) and vectors",
         )
     return RunFolder(file) if file is not None and is_run else None
 

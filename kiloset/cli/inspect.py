@@ -18,6 +18,7 @@ def audit(
     page: Annotated[Path | None, typer.Option(help="HTML page to write; default: report.html in the run's folder, or NAME.report.html in the current folder for a file.")] = None,
     no_page: Annotated[bool, typer.Option("--no-page", help="Print the numbers and write no page.")] = False,
     benchmark: Annotated[list[str] | None, typer.Option(metavar="FILE", help="With FILE: a benchmark whose prompts no row should repeat; give the option again for each further benchmark.")] = None,
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="With FILE: also search for answers that belong to another task; this loads an embedding model (2,000 rows: 40 s).")] = False,
     embed: Annotated[bool, typer.Option("--embed/--no-embed", help="With FILE: add a map of the rows to the page; this loads a model (2,000 rows: 40 s).")] = False,
     runs: Runs = Path("runs"),
 ) -> None:  # fmt: skip
@@ -28,18 +29,19 @@ def audit(
     browser.
 
     With FILE it audits any instruction set: duplicates, incomplete and empty responses, refusals, benchmark contamination,
-    licences, personal data and broken lines, each with its count and example rows.
+    licences, personal data, wrong sums and broken lines, each with its count and example rows. With --verify it also searches
+    for answers that belong to another task.
 
-    Example: `kiloset audit my-data.jsonl`
+    Example: `kiloset audit my-data.jsonl --verify`
     """
     from kiloset.audit.run_audit import audit as audit_run
     from kiloset.audit.run_audit import print_audit, run_of
     from kiloset.audit.run_page import EXAMPLES, write_report
     from kiloset.models import embedder_of
 
-    folder = run_of(file, run, bool(benchmark or embed))
+    folder = run_of(file, run, bool(benchmark or embed or verify))
     if file is not None and folder is None:
-        _audit_file(file, benchmark or [], examples, page, no_page, embed)
+        _audit_file(file, benchmark or [], examples, page, no_page, embed, verify)
         return
     folder = folder or find_run(run, runs)
     result = audit_run(folder, max(examples, EXAMPLES))
@@ -52,13 +54,14 @@ def audit(
 
 
 def _audit_file(
-    file: Path, benchmarks: list[str], examples: int, page: Path | None, no_page: bool, embed: bool
+    file: Path, benchmarks: list[str], examples: int, page: Path | None, no_page: bool, embed: bool, verify: bool
 ) -> None:
     from kiloset.audit.file_audit import audit_file, print_file_audit
     from kiloset.audit.file_page import write_file_page
     from kiloset.models import embedder_of
 
-    result = audit_file(file, benchmarks)
+    with progress_on_stderr("auto") as display:
+        result = audit_file(file, benchmarks, partial(embedder_of, progress=display) if verify else None)
     print_file_audit(result, examples, Console())
     if no_page:
         return
