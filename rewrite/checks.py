@@ -25,8 +25,6 @@ FEW_NUMBERS = 3
 """Of at most so many numbers none may be lost."""
 MIN_IDENTIFIER_RECALL = 0.8
 """Share of the reference's code identifiers that must be kept, as for names."""
-LABEL_WORDS = 5
-"""A reference of at most so many words without a full stop is a label."""
 LEAST_SPELLED = 3
 """Least number in words that must return; "one" is usually a pronoun, and "two" may return as "both"."""
 HINTED = {
@@ -63,8 +61,6 @@ POLE = re.compile(
     r"\W*+(yes|no(?!\. ?\d)|true|false|correct|incorrect)\b"
     r"(?:[,.!?;:)*\"'”–—]|\s*\Z|\s+[-–—(]|\s+(?:it|the|this|that|these|there|they|he|she|we|you|i|is|because)\b)"
 )
-STATED_POLE = re.compile(r"\b(?:is|are|was|were)(n't| not)? (true|false|correct|incorrect)\b|\banswer is (yes|no)\b")
-UNCONTRACTED = {"can't": "can not", "cannot": "can not", "won't": "will not"}
 PEOPLE = ("ish", "ian", "ean", "an", "ese", "ic")
 """Endings that turn a country into a people or a language."""
 MIN_ROOT = 4
@@ -72,7 +68,7 @@ MIN_ROOT = 4
 LONGEST_ROOT = 40
 """Letters of a name whose beginnings are compared with known words."""
 ROOT = 4
-"""First letters by which a word of a series or a label is recognised."""
+"""First letters by which a word of a series is recognised."""
 SERIES_ITEMS = 4
 """Least number of things of a series; in shorter ones ("cheap, fast and safe") synonyms are too frequent."""
 SERIES_WORDS = 3
@@ -87,11 +83,6 @@ SERIES = re.compile(
     rf"(?: \w[\w'’-]{{0,30}}){{0,{SERIES_WORDS}}}"
 )
 SERIES_END = re.compile(" and | or ")
-LABEL = re.compile(
-    r"^[ \t]*+(?:(?:[-*•+]|\d{1,3}[.)])[ \t]++)?[*_]{0,3}([^\W\d_][\w '’/-]{0,40})[*_]{0,3}:(?=[\s*_])", re.MULTILINE
-)
-MIN_LABEL_RECALL = 0.8
-"""Share of the labels that must return, as for names."""
 FENCE = re.compile(r"[ \t]*+(`{3,}+|~{3,}+)([^`]*)")
 PYTHON_LINE = re.compile(r"^(?:(?:async )?def|class) \w++[^{\n]*:[ \t]*$", re.MULTILINE)
 
@@ -223,17 +214,6 @@ def keeps_series(reference: str, rewrite: str) -> Verdict:
     return verdict("series", passed, "every series returns" if passed else evidence, share, limit)
 
 
-def keeps_labels(reference: str, rewrite: str) -> Verdict:
-    """`labels`: if two or more lines begin with "Label: ", each label returns anywhere, at least in part."""
-    labels = [squash(match[1]).casefold() for match in LABEL.finditer(fences(reference).prose)]
-    wanted = list(dict.fromkeys(labels))
-    if len(wanted) < 2:
-        return not_applicable("labels", "the reference has fewer than two labels")
-    roots = _roots(rewrite)
-    kept = {label for label in wanted if any(word[:ROOT] in roots for word in words(label))}
-    return _recall("labels", wanted, kept, MIN_LABEL_RECALL)
-
-
 def keeps_quotes(reference: str, rewrite: str) -> Verdict:
     """`quotes`: a quotation of two or more words in double quotes returns verbatim, with or without the quotes."""
     quotes = [squash(match[1] or match[2]).rstrip(",.;:!?") for match in QUOTE.finditer(fences(reference).prose)]
@@ -262,21 +242,12 @@ def keeps_identifiers(reference: str, rewrite: str) -> Verdict:
 
 
 def keeps_polarity(reference: str, rewrite: str) -> Verdict:
-    """`polarity`: the first sentence means yes or no (true, false, ...) as before; a label remains the same label.
-
-    Otherwise "Do not ..." must not become "Do ...", and the reverse.
-    """
+    """`polarity`: an answer that begins with yes or no (true, false, ...) begins with the same, or with another word for it."""
     ours, theirs = _pole(rewrite), _pole(reference)
-    if theirs is not None:
-        name = {True: "yes", False: "no", None: "neither yes nor no"}
-        return verdict("polarity", ours == theirs, f"the rewrite states {name[ours]}, the reference {name[theirs]}")
-    if 0 < len(words(reference)) <= LABEL_WORDS and not re.search(r"[.!?\n]", reference.strip()):
-        same = normal_form(reference) == normal_form(rewrite)
-        return verdict("polarity", same, f"the label {'is still' if same else 'is no longer'} {squash(reference)!r}")
-    (lead, denied), (old_lead, was_denied) = _lead(rewrite), _lead(reference)
-    if lead == old_lead and (denied or was_denied):
-        return verdict("polarity", denied == was_denied, f"{lead!r} is {'' if denied else 'not '}denied in the rewrite")
-    return not_applicable("polarity", "the reference begins with no yes, no, label or denial")
+    if theirs is None:
+        return not_applicable("polarity", "the reference begins with neither yes nor no")
+    name = {True: "yes", False: "no", None: "neither yes nor no"}
+    return verdict("polarity", ours == theirs, f"the rewrite begins with {name[ours]}, the reference with {name[theirs]}")
 
 
 def keeps_final_number(reference: str, rewrite: str, category: str) -> Verdict:
@@ -484,20 +455,8 @@ def _units(text: str) -> dict[str, set[str]]:
 
 
 def _pole(text: str) -> bool | None:
-    answer = plain(text).casefold()
-    if first := POLE.match(answer):
-        return first[1] in ("yes", "true", "correct")
-    if stated := STATED_POLE.search(re.split(r"[.!?](?: |\Z)", answer, maxsplit=1)[0]):
-        return ((stated[2] or stated[3]) in ("yes", "true", "correct")) != bool(stated[1])
-    return None
-
-
-def _lead(text: str) -> tuple[str, bool]:
-    """Return the first word and whether it is denied: ("do", True) for "Don't", ("possible", True) for "Not possible"."""
-    tokens = " ".join(UNCONTRACTED.get(word, word.replace("n't", " not")) for word in words(plain(text[:200]))).split()
-    if tokens[:1] in (["not"], ["never"]):
-        return " ".join(tokens[1:2]), True
-    return " ".join(tokens[:1]), tokens[1:2] == ["not"]
+    first = POLE.match(plain(text).casefold())
+    return first[1] in ("yes", "true", "correct") if first else None
 
 
 def _is_python(language: str, body: str) -> bool:

@@ -16,10 +16,10 @@ from rapidfuzz.distance import LCSseq
 from kiloset.core.form import FUNCTION_WORDS
 from kiloset.core.text import words_and_signs
 from kiloset.rewrite.checks import Verdict, fences, not_applicable, verdict
-from kiloset.rewrite.claims import stem_of
 
 ROOT = 5
 """First letters of a stem that are compared ("concentrate", "concentration")."""
+SUFFIXES = ("ingly", "edly", "ing", "est", "ed", "er", "es", "ly", "s", "e")
 MOST_WORDS = 5_000
 """Content words of the longest text aligned: time and memory grow with the product of the two."""
 
@@ -62,4 +62,16 @@ def _gaps(one: Sequence[str], other: Sequence[str]) -> list[tuple[int, int, int,
 
 def _words(text: str) -> list[tuple[str, str]]:
     """Return the content words of a text, each with its root."""
-    return [(stem_of(word)[:ROOT], word) for word in words_and_signs(text) if word not in FUNCTION_WORDS]
+    return [(_stem_of(word)[:ROOT], word) for word in words_and_signs(text) if word not in FUNCTION_WORDS]
+
+
+def _stem_of(word: str) -> str:
+    """Return a word without its English ending. The rule is crude: the stem of "after" is "aft"."""
+    bare = word.removesuffix("'s")
+    for suffix in SUFFIXES:
+        if bare.endswith(suffix) and not bare.endswith("ss") and len(bare) - len(suffix) >= 3:
+            bare = bare.removesuffix(suffix)
+            break
+    if len(bare) > 3 and bare[-1] == bare[-2] and bare[-1] not in "ls":
+        bare = bare[:-1]
+    return f"{bare[:-1]}i" if bare.endswith("y") else bare

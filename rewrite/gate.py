@@ -2,18 +2,18 @@
 
 SDFT (Yang et al., "Self-Distillation Bridges Distribution Gap in Language Model Fine-Tuning", 2024, arXiv:2402.13669)
 keeps a rewrite unless it contains one of six phrases or, for some data sets, a task checker fails. Here a rewrite must pass
-every check: the checks below examine its form, `checks.py` the facts that it keeps, `claims.py` its statements about them,
-`clauses.py` and `passages.py` compare the two texts part by part. If one check fails, the row keeps its reference. We depart
-from SDFT in five ways: a phrase must match whole words and be absent from the reference; numbers, units, names, quotes, links,
-identifiers, lists, series and labels are compared with the reference on every task, and the instruction's verifiable
-constraints are checked on the rewrite; denials, opposites, roles and choices are compared in matching sentences; an answer
-without a number never equals another answer without one; meaning is compared by embedding, of the whole and of each sentence.
+every check: the checks below examine its form, `checks.py` the facts that it keeps, `clauses.py` and `passages.py` compare the
+two texts part by part. If one check fails, the row keeps its reference. We depart from SDFT in four ways: a phrase must match
+whole words and be absent from the reference; numbers, units, names, quotes, links, identifiers, lists and series are compared
+with the reference on every task, and the instruction's verifiable constraints are checked on the rewrite; an answer without a
+number never equals another answer without one; meaning is compared by embedding, of the whole and of each sentence.
 
-The gate reads surfaces. It does not detect that two steps changed their order, that a word became another word which is
-neither its opposite nor a number or name, or that a few words were lost or added. It rejects a faithful rewrite with another
-calculation or another notation of a number ("two hundred"). Phrases, names, refusals, yes/no words, denials and opposites are
-English; in other languages these checks pass or do not apply. Nothing is executed. `tests/test_gate_pairs.py` measures
-precision and recall on labelled pairs.
+The gate reads surfaces. It does not detect that a statement was denied or turned around ("A is larger than B"), that two steps
+changed their order, or that a few words were lost or added. Checks of denials, opposites, roles and choices in matching
+sentences caught such faults in pairs written by hand, but changed nothing on rewrites of models (docs/results/fidelity_gate.md).
+It rejects a faithful rewrite with another calculation or another notation of a number ("two hundred"). Phrases, names, refusals
+and yes/no words are English; in other languages these checks pass or do not apply. Nothing is executed. `benchmarks/gate.py`
+measures precision and recall on labelled pairs.
 """
 
 import re
@@ -28,7 +28,7 @@ from kiloset.core.answers import CUT_OR_PREPOSITION, REFUSAL_AS_MODEL, TEMPLATE
 from kiloset.core.config import Fraction, Natural, Share, settings
 from kiloset.core.constraints import failing
 from kiloset.core.text import WORD, normal_form, numbers, repeat_rate, squash, words
-from kiloset.rewrite import checks, claims, clauses
+from kiloset.rewrite import checks, clauses
 from kiloset.rewrite.checks import Verdict, fences, not_applicable, plain, verdict
 from kiloset.rewrite.passages import Covered
 
@@ -151,14 +151,7 @@ def judge(
         checks.keeps_identifiers(reference, rewrite),
         checks.keeps_list_items(reference, rewrite),
         checks.keeps_series(reference, rewrite),
-        checks.keeps_labels(reference, rewrite),
         checks.keeps_polarity(reference, rewrite),
-        claims.keeps_choice(instruction, reference, rewrite),
-        claims.keeps_groups(instruction, reference, rewrite),
-        claims.keeps_denials(reference, rewrite),
-        claims.keeps_direction(reference, rewrite),
-        claims.keeps_roles(reference, rewrite),
-        claims.keeps_sides(reference, rewrite),
         clauses.keeps_clauses(reference, rewrite, config.max_clause_words),
         clauses.adds_no_clauses(instruction, reference, rewrite, config.max_clause_words),
         checks.keeps_final_number(reference, rewrite, category),

@@ -13,7 +13,7 @@ from kiloset.rewrite.passages import Covered
 
 SLUGS = [
     "finished", "leak", "copy", "length", "short_reference", "personal", "numbers", "new_numbers", "units", "names", "new_names", "quotes",
-    "links", "identifiers", "list", "series", "labels", "polarity", "choice", "groups", "negation", "opposites", "roles", "sides", "clauses", "new_clauses", "maths", "code",
+    "links", "identifiers", "list", "series", "polarity", "clauses", "new_clauses", "maths", "code",
     "json", "constraints", "refusal", "meaning", "repetition", "sentences", "new_sentences",
 ]  # fmt: skip
 PROSE = "Water boils when its vapour reaches the pressure of the air above."
@@ -43,19 +43,6 @@ PASS = {
         pair("Write to Ada@acme.de or [phone number 2].", "To [phone number 2] or ada@acme.de it is."),
         pair("Ask the shop for it.", "Call [phone number].", instruction="Whom do I ask, [phone number]?"),
     ],
-    "groups": [
-        pair(
-            "Cats and dogs are pets. Sheep and whales are not.",
-            "Pets: dogs, cats.\nOthers: whales, a sheep.",
-            instruction=SORT,
-        ),
-        pair(
-            "Cats and dogs are pets. Sheep and whales are not.",
-            "A cat and a dog, but no sheep or whale.",
-            instruction=SORT,
-        ),
-        pair("Cats, dogs and sheep are.", "A cat is. Dogs are. Sheep are.", instruction=SORT),
-    ],
     "clauses": [
         pair(f"The fields, {CLAUSE}, lie low.", f"Low lie the fields {CLAUSE}."),
         pair(
@@ -67,12 +54,6 @@ PASS = {
     "new_clauses": [
         pair("The fields lie low.", f"The fields, {CLAUSE}, lie low.", instruction=f"What of fields {CLAUSE}?"),
         pair("The fields lie low.", "The wet green fields lie very low today."),
-    ],
-    "sides": [
-        pair("Plants turn water and air into sugar.", "Plants turn air and water into sugar."),
-        pair("Gold is heavier than this iron.", "This iron is lighter than gold."),
-        pair("The bus goes from Bern to Rome daily.", "The bus goes to Rome from Bern daily."),
-        pair("Plants turn water and air into sugar.", "By plants, water and air are turned into sugar."),
     ],
     "sentences": [
         pair(PROSE, RETOLD, covered=Covered(0.45, "a", 0.1, "b")),
@@ -90,10 +71,6 @@ PASS = {
         pair("Besides hedgehogs, bats, mice and frogs sleep.", "Animals that sleep are bats, mice and frogs."),
         pair("It is clear, warm, safe, and wide.", "Clearly it is warm, safely wide."),
     ],
-    "labels": [
-        pair("Fruit: plum, fig\nHerbs: dill", "Plum and fig are fruits, dill is a herb."),
-        pair("- **Web address:** a.org\n- **Phone:** none", "Phone: none\nAddress: a.org"),
-    ],
     "units": [
         pair("Take 3 litres, or 2.5 kg.", "You need 3 l or 2.5 kilograms."),
         pair("It costs 8 euros.", "It costs €8."),
@@ -110,39 +87,6 @@ PASS = {
         pair("He was born there.", "His birthplace was Rome.", config={"max_new_names": 1}),
     ],
     "list": [pair("- red\n- blue", "* blue\n* red"), pair("1. red\n2. blue", "- red\n- blue\n- light blue")],
-    "choice": [
-        pair("It is a fruit.", "A fruit it is.", instruction="Is it a fruit or a vegetable?"),
-        pair("The tone is positive.", "Positive is the word.", instruction="Is it positive, negative or neutral?"),
-        pair("It is a fruit.", "It is a berry.", instruction="Is it a fruit or a vegetable?"),
-    ],
-    "negation": [
-        pair("It is not possible to open the box.", "It is impossible to open the box."),
-        pair("You should not rub the stain.", "Blot the stain without rubbing it."),
-        pair("You should not rub the stain.", "Avoid it: rub the stain never."),
-        pair("You should not rub the stain.", "Avoid rubbing the stain."),
-        pair("Isn't the sea blue? The sea is wide, not deep.", "The sea is blue. The sea is wide, not deep."),
-        pair("The old form is incorrect. The correct form is short.", "The old form was incorrect; the form is short."),
-        pair("Turn lights off when not in use, and use few lights.", "Use few lights, and turn lights down."),
-        pair("Washing does not remove all the wax.", "Washing removes only part of the wax."),
-    ],
-    "opposites": [
-        pair("It switches the heater on.", "The heater is what it switches on."),
-        pair("Prices increase in the cold winter.", "In the cold winter prices rise."),
-        pair("The lake is larger than the pond.", "The pond is smaller than the lake."),
-        pair("Wash the rice before you cook the rice.", "Cook the rice after you wash the rice."),
-        pair("Cold makes the oil less likely to fail.", "Cold makes the oil more likely to succeed."),
-        pair("The water there is not warm in May.", "The water there is cold in May."),
-    ],
-    "roles": [
-        pair(
-            "The first Wessex League was the eleventh season of the Wessex League.",
-            "The first Wessex League was the eleventh season of the Wessex League.",
-        ),
-        pair("The mill was built in 1764. It was sold in 1820.", "In 1820 it was sold; the mill was built in 1764."),
-        pair("The final was won by Ann. The cup went to Bea.", "Ann won the final, and the cup went to Bea."),
-        pair("We saw that Ann beat Bea in the final.", "We saw that Bea was beaten by Ann in the final."),
-        pair("We saw how Ann and Bea played chess.", "We saw how Bea and Ann played chess."),
-    ],
     "finished": [
         pair(PROSE, RETOLD),
         pair("Say <|im_start|> first, then go.", "Go on after <|im_start|> was said."),
@@ -237,10 +181,7 @@ PASS = {
     ],
     "polarity": [
         pair("Yes, it is warm there.", "Yes. Warm it is."),
-        pair("The statement is false because it rains.", "False: it rains."),
-        pair("That isn't true, it rains today.", "No, it rains today."),
-        pair("Strongly positive tone overall", "strongly positive tone overall."),
-        pair("Do not add salt to it.", "Don't put salt into it."),
+        pair("False: it rains today.", "No, it rains today."),
     ],
     "maths": [
         pair("3 + 4 = 7, so x = 7.", "As 4 and 3 give 7.0, x is 7", category="maths"),
@@ -293,15 +234,6 @@ FAIL = {
         pair("Pay it today.", "Pay it to DE89370400440532013000.", config={"max_new_numbers": 9}),
         pair("Pay it today.", "With 4111 1111 1111 1111 pay it.", instruction="Say 4111 and 1111."),
     ],
-    "groups": [
-        pair(
-            "Cats and dogs are pets. Sheep and whales are not.",
-            "Cats and sheep are. Dogs and whales are not.",
-            instruction=SORT,
-        ),
-        pair("Cats and dogs are pets. Sheep and whales are not.", "Cats and dogs are pets.", instruction=SORT),
-        pair("- cat: pet\n- dog: pet\n- whale: none", "- cat, dog: pet\n- whale: none", instruction=SORT),
-    ],
     "clauses": [
         pair(f"The fields, {CLAUSE}, lie low.", "The fields lie low."),
         pair(f"The fields lie low. {CLAUSE.capitalize()}?", "The fields lie low."),
@@ -310,11 +242,6 @@ FAIL = {
     "new_clauses": [
         pair("The fields lie low.", f"The fields, {CLAUSE}, lie low."),
         pair("The fields lie low.", f"{CLAUSE.capitalize()}: the fields, which lie low."),
-    ],
-    "sides": [
-        pair("Plants turn water and air into sugar.", "Plants turn sugar into water and air."),
-        pair("Gold is heavier than this iron.", "This iron is heavier than gold."),
-        pair("The bus goes from Bern to Rome daily.", "The bus goes from Rome to Bern daily."),
     ],
     "sentences": [
         pair(PROSE, RETOLD, covered=Covered(0.4499, "a", 1.0, "b")),
@@ -331,10 +258,6 @@ FAIL = {
         pair("It has oak, ash, elm, lime, and fir.", "Its trees are oak, ash and elm."),
         pair("Get the flat heel, kitten heel, block heel, or wedge heel.", "Get the flat heel."),
     ],
-    "labels": [
-        pair("Fruit: plum, fig\nHerbs: dill", "Plum, fig and dill."),
-        pair("1. Fruit: plum\n2. Herbs: dill", "1. Fruit: plum\n2. Food: dill"),
-    ],
     "units": [
         pair("Take 3 litres of it.", "Take 3 gallons of it."),
         pair("It has 3 million people.", "It has 3 billion people."),
@@ -348,29 +271,6 @@ FAIL = {
         pair("It is made by cells.", "It is made by cells as ATP."),
     ],
     "list": [pair("- red\n- blue\n- grey", "- red\n- blue"), pair("1. red\n2. blue\n3. grey", "* red\n* grey")],
-    "choice": [
-        pair("It is a fruit.", "It is a vegetable.", instruction="Is it a fruit or a vegetable?"),
-        pair("The tone is positive.", "The tone is neutral.", instruction="Is it positive, negative or neutral?"),
-    ],
-    "negation": [
-        pair("You should not charge the battery in frost.", "You should charge the battery in frost."),
-        pair("You should charge the battery in frost.", "You shouldn’t charge the battery in frost."),
-        pair("The old bridge is safe to cross.", "The old bridge is unsafe to cross."),
-        pair("They never cause the disease itself.", "They cause the disease itself."),
-        pair("The form is invalid, so send the form.", "The form is valid, so send the form."),
-    ],
-    "opposites": [
-        pair("If it is cold, it switches the heater on.", "If it is cold, it switches the heater off."),
-        pair("Turn the tap off, then fill the can.", "Turn the tap on, then fill the can."),
-        pair("The boiling point decreases as you climb.", "As you climb, the boiling point increases."),
-        pair("Penguins live in the southern hemisphere.", "Penguins live in the northern hemisphere."),
-        pair("Wash the rice before you cook the meat.", "Wash the rice after you cook the meat."),
-    ],
-    "roles": [
-        pair("The mill was built in 1764. It was sold in 1820.", "The mill was built in 1820."),
-        pair("The final was won by Ann. The cup went to Bea.", "The final was won by Bea. The cup went to Ann."),
-        pair("We saw that Ann beat Bea in the final.", "We saw that Bea beat Ann in the final."),
-    ],
     "finished": [
         pair(PROSE, "It boils if someone goes to"),
         pair(PROSE, "It boils at the top of your"),
@@ -485,12 +385,7 @@ FAIL = {
     "polarity": [
         pair("Yes, it is warm there.", "No, it is not warm there."),
         pair("Yes, it is warm there.", "It is warm there."),
-        pair("The statement is false because it rains.", "The statement is true because it rains."),
-        pair("That is correct, it rains.", "That is not correct, it rains."),
-        pair("Strongly positive tone overall", "Strongly negative tone overall"),
-        pair("Do not add salt to it.", "Do add salt to it."),
-        pair("Possible for all of them.", "Not possible for all of them."),
-        pair("Can it? I think so.", "Can't be so."),
+        pair("False: it rains today.", "Yes, it rains today."),
     ],
     "maths": [
         pair("3 + 4 = 7, so x = 7.", "3 + 4 = 7, so x = 8.", category="maths"),
@@ -557,37 +452,14 @@ NOT_APPLICABLE = {
         pair("Write to ada@acme.de today.", "Write to ada@acme.de."),
         pair("[Your name]", "[Name]"),
     ],
-    "groups": [
-        pair(PROSE, RETOLD, instruction=SORT),
-        pair("Cats. Dogs.", "Dogs.", instruction=SORT),
-        pair(PROSE, RETOLD),
-    ],
     "clauses": [pair("...", PROSE), pair("water " * 6_000, PROSE)],
     "new_clauses": [pair(PROSE, "..."), pair(PROSE, "water " * 6_000)],
-    "sides": [pair(PROSE, RETOLD), pair("It is a gift to you.", "You get it.")],
     "sentences": [pair(PROSE, RETOLD)],
     "new_sentences": [pair(PROSE, RETOLD)],
     "series": [pair("It is cheap, fast, and safe.", "It is cheap."), pair("So, then, but, or, he.", "No.")],
-    "labels": [pair("Note: it is cold.\nIt rains.", "It rains."), pair("It is: cold.\n11:30 it rains.", "It rains.")],
     "units": [pair("Take 3 of the 7 m.", "Take 3 m."), pair("Take 3 litres.", "Take 4 gallons.")],
     "new_names": [pair("We saw Ann.", "We saw her.")],
     "list": [pair("- red\n- blue", "Red and blue."), pair("Red and blue.", "- red\n- blue")],
-    "choice": [
-        pair("Hot.", "Cold.", instruction="How is it drunk?\n\nIt is drunk hot or cold."),
-        pair(PROSE, RETOLD),
-        pair("Both are: fruit, vegetable.", "Fruit.", instruction="Fruit or vegetable?"),
-    ],
-    "negation": [
-        pair(PROSE, RETOLD),
-        pair("Why not? It boils.", "It boils."),
-        pair("We see the new moon in May.", "We see the new moon in May, but none of it at new moon."),
-        pair("It not only heats the room but dries it.", "It heats the room and dries it."),
-    ],
-    "opposites": [
-        pair("Air and fire.", "Fire and air."),
-        pair("The lamp stands on the shelf in May.", "In May the lamp stands off the shelf."),
-    ],
-    "roles": [pair("We saw Ann there.", "There we saw Ann.")],
     "leak": [pair(PROSE, "...")],
     "copy": [pair("Ann wrote to Ben.", "the lift is broken", instruction=MESSAGE)],
     "length": [pair("!?", PROSE)],
@@ -668,20 +540,12 @@ def test_a_check_without_ground_names_so(slug: str, reference: str, rewrite: str
          "the rewrite lacks [IBAN], [e-mail address] and adds e-mail a… (11 characters)"),
         ("links", "See www.a.org now.", "See www.b.org now.", 2.0, 0.0,
          "the rewrite lacks www.a.org and adds www.b.org"),
-        ("polarity", "Yes, it is so.", "No, never.", None, None, "the rewrite states no, the reference yes"),
+        ("polarity", "Yes, it is so.", "No, never.", None, None, "the rewrite begins with no, the reference with yes"),
         ("code", PYTHON, PYTHON.replace("add", "sum"), None, None,
          "of top-level definitions the rewrite lacks add and adds sum"),
         ("units", "Take 3 litres.", "Take 3 gallons.", 1.0, 0.0, "3 is gallon in the rewrite and liter in the reference"),
         ("new_names", "We saw Ann.", "We saw Ann, Bea.", 1.0, 0.0, "the rewrite adds bea"),
         ("list", "- a\n- b\n- c", "- a\n- b", 2.0, 3.0, "the rewrite lists 2 items, the reference 3"),
-        ("negation", "Do not rub the stain.", "Do rub the stain.", 1.0, 0.0,
-         "the rewrite affirms 'rub', which the reference denies"),
-        ("opposites", "The warm sea air rises.", "The warm sea air falls.", 1.0, 0.0,
-         'the rewrite states "falls" where the reference states "rises"'),
-        ("roles", "In the final, Ann beat Bea.", "In the final, Bea beat Ann.", 1.0, 0.0,
-         "the rewrite has ann and bea change places"),
-        ("sides", "It turns ice into gas.", "It turns gas into ice.", 1.0, 0.0,
-         "the rewrite has 'ice' after \"into\" and 'gas' before it, unlike the reference"),
         ("clauses", f"The fields, {CLAUSE}, lie low.", "The fields lie low.", 7.0, 4.0,
          "the rewrite has nothing for 'old farmers northern valleys still plough hand'"),
         ("code", PYTHON, PYTHON.replace("a + b", "a - b"), None, None, "Add becomes Sub in otherwise equal code"),

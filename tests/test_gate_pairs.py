@@ -2,7 +2,9 @@
 
 `gate_pairs.jsonl`: 30 faithful and 30 broken pairs, on which the gate was then improved. `gate_pairs_hard.jsonl`: 12 and 12
 more, written against the gate's blind spots after that round; they gave precision 9/16 and recall 9/12, and the second round
-used them. So neither file measures the gate on unseen pairs. `meaning` is the cosine of MiniLM between the two texts,
+used them. So neither file measures the gate on unseen pairs; `gate_pairs_unseen.jsonl` does (`benchmarks/gate.py`): it has what
+three models wrote, and there the checks of denials, opposites, roles and choices, which alone caught five of the pairs below and
+three of the harder ones, changed nothing and were deleted. `meaning` is the cosine of MiniLM between the two texts,
 `kept` and `given` are those of `kiloset.rewrite.passages`.
 """
 
@@ -41,11 +43,7 @@ CONFUSION = {
     "links": ("b08", ""),
     "list": ("b15", ""),
     "series": ("b25", ""),
-    "polarity": ("b11 b24", ""),
-    "choice": ("b28", ""),
-    "negation": ("b09 b10", ""),
-    "opposites": ("b12 b14", ""),
-    "roles": ("b04", ""),
+    "polarity": ("b11", ""),
     "sentences": ("b19 b24 b25 b26 b29 b30", ""),
     "new_sentences": ("b07 b21 b24 b26 b30", ""),
     "clauses": ("b19 b25 b26 b29 b30", ""),
@@ -59,12 +57,15 @@ CONFUSION = {
     "repetition": ("b29", ""),
 }
 """Which check rejects which pair."""
-ACCEPTED_THOUGH_BROKEN = ["b13"]
-"""Two steps change their order, in nearly the same words."""
+ACCEPTED_THOUGH_BROKEN = ["b04", "b09", "b10", "b12", "b13", "b14"]
+"""Exchanged roles, denials and opposites in nearly the same words, and two steps that change their order (b13)."""
 HARD_ERRORS = {
     "hf03": "meaning",  # a list of four as one sentence, cosine 0.72
     "hf07": "meaning",  # a sentence as a list of abbreviations, cosine 0.79
+    "hb01": "",  # two years change places
     "hb02": "",  # "call a vet at once" becomes "no need to call a vet unless"
+    "hb03": "",  # "on" and "off" change places
+    "hb10": "",  # what goes in and what comes out change places
 }
 """What the gate gets wrong on the hard pairs: by pair, the checks that reject it ("" for a broken pair accepted)."""
 
@@ -96,8 +97,8 @@ def test_the_pairs_are_as_many_and_as_varied_as_they_claim() -> None:
 
 def test_the_gate_accepts_faithful_rewrites_and_few_others() -> None:
     precision, recall = precision_and_recall(PAIRS)
-    assert precision >= 0.95
-    assert recall >= 0.95
+    assert precision == 29 / 35
+    assert recall == 29 / 30
 
 
 def test_each_check_rejects_the_pairs_it_is_known_to_reject() -> None:
@@ -117,7 +118,7 @@ def test_on_the_hard_pairs_the_gate_errs_as_known() -> None:
     failed = {pair["id"]: failures(pair) for pair in HARD}
     wrong = {pair["id"]: " ".join(failed[pair["id"]]) for pair in HARD if bool(failed[pair["id"]]) == pair["faithful"]}
     assert wrong == HARD_ERRORS
-    assert precision_and_recall(HARD) == (10 / 11, 10 / 12)
+    assert precision_and_recall(HARD) == (10 / 14, 10 / 12)
 
 
 @pytest.mark.models

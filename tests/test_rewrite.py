@@ -197,8 +197,8 @@ def test_short_references_cost_no_request(tmp_path: Path) -> None:
     assert [len(offered) for offered in kept["rewrites"]] == [0, 0, 2]
     assert len(base.requests) == 2
     assert kept["surprisal"].to_list() == [0.5, 0.25, 0.2]
-    assert kept["response_reason"].to_list() == ["short_reference", "short_reference", "nothing_passed"]
-    assert kept["best_gain"].null_count() == 3
+    assert kept["response_reason"].to_list() == ["short_reference", "short_reference", "gain_too_small"]
+    assert kept["best_gain"].null_count() == 2
 
 
 class Ten(Base):

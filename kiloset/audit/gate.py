@@ -17,10 +17,10 @@ from kiloset.core.text import words
 
 BEST = {
     **dict.fromkeys(
-        ("numbers", "names", "quotes", "identifiers", "series", "labels", "meaning", "sentences", "new_sentences"), 1.0
+        ("numbers", "names", "quotes", "identifiers", "series", "meaning", "sentences", "new_sentences"), 1.0
     ),
     **dict.fromkeys(("new_numbers", "new_names", "units", "links", "constraints", "repetition", "personal"), 0.0),
-    **dict.fromkeys(("negation", "opposites", "roles", "sides", "groups", "clauses", "new_clauses"), 0.0),
+    **dict.fromkeys(("clauses", "new_clauses"), 0.0),
 }
 """The best value of each measuring check: a share has a lower limit, a count an upper one. The best `length` is that of the
 reference, and it has two limits; `list` and `short_reference` have a best value equal to their limit."""
