@@ -17,7 +17,7 @@ from kiloset.core.constraints import failing
 from kiloset.core.models import Completion, Request, messages_request
 from kiloset.core.recorded import Flow, RecordedEngine
 from kiloset.core.table import Outcome, table_of, user_turn
-from kiloset.core.text import squash, words_and_signs
+from kiloset.core.text import numbers, squash, words_and_signs
 from kiloset.generator.constraint_sampling import add_constraints, choose_response, response_schema
 from kiloset.generator.demonstrations import Demonstrations, Row
 from kiloset.generator.faults import answer_fault, task_fault
@@ -409,8 +409,16 @@ class Candidates:
         if len(candidate.repeats) < self.resamples:
             return
         row, repeats = candidate.row, [candidate.repeats[n] for n in sorted(candidate.repeats)]
-        own = words_and_signs(row["response"])
-        scores = [rouge_l(own, words_and_signs(each.text)) for each in repeats]
+        by_number = self._resampling is not None and row["category"] in self._resampling.final_number
+        scores = [_likeness(row["response"], each.text, by_number=by_number) for each in repeats]
         row["agreement"] = round(sum(scores) / len(scores), 4)
         row["calls"] += [each.key for each in repeats]
         candidate.done = True
+
+
+def _likeness(response: str, other: str, *, by_number: bool) -> float:
+    """Return the ROUGE-L F1 of two answers; of calculations, 1 if they end in the same number, else 0."""
+    results = [numbers(text)[-1:] for text in (response, other)]
+    if by_number and results[0]:
+        return float(results[0] == results[1])
+    return rouge_l(words_and_signs(response), words_and_signs(other))

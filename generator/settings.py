@@ -25,6 +25,8 @@ class Resampling:
     """Sampling temperature of these answers."""
     skips: Callable[[Mapping[str, Any]], bool]
     """Whether a finished row needs no such answers."""
+    final_number: tuple[str, ...] = ()
+    """Categories whose answers agree if they end in the same number."""
 
 
 def _strategy_weights(weights: dict[str, float]) -> dict[str, float]:

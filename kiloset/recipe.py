@@ -128,7 +128,7 @@ def resampling_of(config: VerifyConfig) -> Resampling | None:
         """A row that fails another check needs no further answers, and open-ended answers are not compared."""
         return row["category"] in config.open_ended or any(not each["passed"] for each in check_row(row, config))
 
-    return Resampling(config.repeats, config.temperature, skips)
+    return Resampling(config.repeats, config.temperature, skips, config.final_number)
 
 
 def verify_rows(table: pl.DataFrame, context: Context) -> Outcome:

@@ -35,9 +35,9 @@ def writer(key, request):
     return (SURE if request.purpose == "response" or is_sure else f"{UNSURE} {unlike(key)}"), "stop"
 
 
-def run(store, engine=None, *, samples=3, skips=lambda row: False, check=keep_all, **settings):  # noqa: F811
+def run(store, engine=None, *, samples=3, skips=lambda row: False, check=keep_all, final_number=(), **settings):  # noqa: F811
     config = GenerateConfig(**{"strategies": {"self_instruct": 1.0}, "least_yield": 0, "max_waves": 1, **settings})
-    resampling = Resampling(samples, 0.7, skips) if samples else None
+    resampling = Resampling(samples, 0.7, skips, final_number) if samples else None
     return generate(
         SEEDS, RecordedEngine(engine or FakeEngine(answer=writer), store, Silent()), {"stories": 12}, config, TEMPLATES,
         seed=0, license="Apache-2.0", check_instructions=keep_all, check_candidates=check, resampling=resampling,
@@ -52,6 +52,17 @@ def test_agreement_is_the_mean_rouge_l_with_further_answers(store):  # noqa: F81
         assert row["agreement"] == pytest.approx(sum(expected) / len(expected), abs=1e-4)
         assert len(repeats) == 3
     assert rows["agreement"].min() < 0.3 < rows["agreement"].max() == 1
+
+
+def test_calculations_agree_if_they_end_in_the_same_number(store):  # noqa: F811
+    def sums(key, request):
+        if request.purpose == "instruction":
+            return f"Task: Tell of {unlike(key)}.", "stop"
+        return (f"{unlike(key)}, so it is {7 if request.purpose == 'response' or request.sample % 2 else 8}."), "stop"
+
+    result = run(store, FakeEngine(answer=sums), final_number=("stories",))
+    rows = generated_rows(result.outcome).filter(pl.col("agreement").is_not_null())
+    assert set(rows["agreement"]) == {0.6667}  # samples 1 and 3 of three say 7
 
 
 def test_a_row_that_needs_no_comparison_gets_none(store):  # noqa: F811

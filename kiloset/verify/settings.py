@@ -30,6 +30,8 @@ class VerifyConfig:
     """Least mean ROUGE-L F1 of the answer with these answers, in [0, 1]. Higher keeps fewer rows; above 0.55 hardly more of them were right (docs/results/verification.md)."""
     open_ended: Names = ()
     """Categories whose tasks have many right answers that differ, so that agreement is not measured; nothing verifies their answers then, except the other checks."""
+    final_number: Names = ("maths",)
+    """Categories whose answers agree if they end in the same number, however they get there."""
     copying: Names = ("extraction", "closed_qa", "summarising", "rewriting", "data_to_text", "role_play", "writing")
     """Categories in which each number of an answer comes from the task or its text."""
 

@@ -3,7 +3,8 @@
 Agreement is the self-consistency of sampled answers: a model that knows an answer repeats it, and one that invents it varies.
 Wang et al., "Self-Consistency Improves Chain of Thought Reasoning in Language Models" (ICLR 2023, arXiv:2203.11171) vote on final answers, and
 Manakul et al., "SelfCheckGPT" (EMNLP 2023, arXiv:2303.08896) compare sentences of a text with samples. Departure: one number for
-answers of every kind, the mean ROUGE-L F1 of the answer with the others, because it needs no second model and no answer format.
+answers of every kind, the mean ROUGE-L F1 of the answer with the others, because it needs no second model and no answer format;
+only calculations are compared by their last number.
 It does not see an error that the model repeats. The generation measures it (`kiloset.generator.candidates`), so that a wave
 counts verified rows only.
 
