@@ -9,7 +9,7 @@ pairs were drawn more often where the versions differ. `by` names the model that
 
 Prints, for each version, the share of faithful pairs among those it accepts and the share of the faithful ones that it accepts,
 both weighted, with 95 % intervals over resampled pairs. `figure gate_precision` and `figure gate_recall` are those of the gate
-that a run uses. A pair is faithful if every reader says so.
+that a run uses. A pair is faithful if every reader agrees that it is.
 """
 
 import sys

@@ -223,6 +223,7 @@ class Candidates:
             "license": self._license,
             "constraints": [],
             "edits": [],
+            "others": [],
             "calls": [completion.key],
         }
         self.rows.append(row)
@@ -377,6 +378,9 @@ class Candidates:
             row["response"] = finished[0]
         elif (chosen := choose_response(row["constraints"], finished)) is not None:
             row["response"], row["edits"] = chosen[0], list(chosen[1])
+            row["others"] = [
+                text for text in finished if text not in ("", chosen[0]) and not failing(row["constraints"], text)
+            ]
         else:
             row["response"] = next(filter(None, finished))
             broken = ", ".join(failing(row["constraints"], row["response"]))
@@ -413,6 +417,8 @@ class Candidates:
         scores = [_likeness(row["response"], each.text, by_number=by_number) for each in repeats]
         row["agreement"] = round(sum(scores) / len(scores), 4)
         row["calls"] += [each.key for each in repeats]
+        complete = [each.text.strip() for each in repeats if each.finish_reason == "stop"]
+        row["others"] += [text for text in complete if text and not failing(row["constraints"], text)]
         candidate.done = True
 
 

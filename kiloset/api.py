@@ -191,18 +191,22 @@ def prepare(
 
 
 def _with_model_settings(settings: Mapping[str, Any], *, is_builtin: bool) -> Mapping[str, Any]:
-    """Return the settings with what a config's own writer model decided, but another one does not.
+    """Return the settings with what a config's own models decided, but others do not.
 
-    The config's license is that of its writer. A built-in config also names a base model beside its writer: another writer
-    is itself the base model, as without a config, unless its int8 weights cannot be trained.
+    The config's license is that of its writer. A built-in config also names a base model and a rewriter beside its writer:
+    another writer is itself the base model, as without a config, unless its int8 weights cannot be trained; and with another
+    writer or base model the base model rewrites.
     """
     from kiloset.engines.embedded import PREFIX, is_writer_only
 
     name = str(settings.get("models.generator.name") or "")
-    if not name:
-        return settings
-    chosen = {"models.generator.license": "Apache-2.0" if name.startswith(PREFIX) else "unknown"}
-    if is_builtin and not is_writer_only(name):
+    is_other = bool(name) and not is_writer_only(name)
+    chosen: dict[str, Any] = {}
+    if is_builtin and (is_other or settings.get("models.base.name")):
+        chosen["models.rewriter.name"] = ""
+    if name:
+        chosen["models.generator.license"] = "Apache-2.0" if name.startswith(PREFIX) else "unknown"
+    if is_builtin and is_other:
         chosen["models.base.name"] = ""
     return chosen | dict(settings)
 
@@ -214,16 +218,24 @@ def config_path(config: str | Path | None) -> Path:
     return Path(config) if config else PACKAGE / "configs" / ("gpu.toml" if has_cuda() else "cpu.toml")
 
 
-def audit_file(path: str | Path, benchmarks: Sequence[str | Path] = ()) -> "FileAudit":
+def audit_file(path: str | Path, benchmarks: Sequence[str | Path] = (), *, verify: bool = False) -> "FileAudit":
     """Audit an instruction file, or a folder of files; `.faults` lists its faults, the worst first.
+
+    Args:
+        path: The file or folder.
+        benchmarks: Files whose prompts no row should repeat.
+        verify: Also search for answers to another question, with an embedding model.
 
     Raises:
         DataError: A file is missing or unreadable as a whole, or no line of it holds an example.
         EmptyError: A file is empty.
+        ModelError: The embedding model cannot be loaded.
     """
     from kiloset.audit.file_audit import audit_file as audit
+    from kiloset.models import embedder_of
 
-    return audit(Path(path), [str(benchmark) for benchmark in benchmarks])
+    load = partial(embedder_of, progress=Silent()) if verify else None
+    return audit(Path(path), [str(benchmark) for benchmark in benchmarks], load)
 
 
 def compare(first: str | Path, second: str | Path, runs: str | Path = "runs") -> "Comparison":

@@ -247,7 +247,9 @@ def keeps_polarity(reference: str, rewrite: str) -> Verdict:
     if theirs is None:
         return not_applicable("polarity", "the reference begins with neither yes nor no")
     name = {True: "yes", False: "no", None: "neither yes nor no"}
-    return verdict("polarity", ours == theirs, f"the rewrite begins with {name[ours]}, the reference with {name[theirs]}")
+    return verdict(
+        "polarity", ours == theirs, f"the rewrite begins with {name[ours]}, the reference with {name[theirs]}"
+    )
 
 
 def keeps_final_number(reference: str, rewrite: str, category: str) -> Verdict:

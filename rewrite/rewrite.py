@@ -1,7 +1,8 @@
 """Rewrite answers: of the faithful candidates, each row gets the answer that is most likely under the base model.
 
 Candidates as in Yang et al., "Self-Distillation Bridges Distribution Gap in Language Model Fine-Tuning" (ACL 2024,
-arXiv:2402.13669): rewrites guided by the reference; and plain answers, as in Gupta et al. (S3FT, arXiv:2502.08130).
+arXiv:2402.13669): rewrites guided by the reference; and plain answers, as in Gupta et al. (S3FT, arXiv:2502.08130):
+new ones, and answers that the writer model gave besides the row's own, for a vote or for a constraint.
 The base model writes them if it has a chat template; else an instruct sibling writes them, and the base model scores them.
 Choice as in Zhang et al., GRAPE (arXiv:2502.04194): the highest length-normalised likelihood under the base model, for the
 prompt that the trainer renders, without the reference in it. Departures:
@@ -82,6 +83,7 @@ class _Candidate:
     text: str
     finish_reason: str
     call: str
+    """Key of the completion; "" for an answer of the row's own `others`, whose keys the row has already."""
     status: str = "passed"
     check: str | None = None
     evidence: str | None = None
@@ -150,7 +152,14 @@ def _sample(table: pl.DataFrame, engine: RecordedEngine, config: RewriteConfig, 
             requests += [replace(request, sample=sample + 1) for sample in range(samples)]
             owners += [(row, kind)] * samples
     completions = engine.complete(requests, "rewrites") if requests else []
-    return [
+    # A further answer of the writer model is what a plain request would be answered with, and costs nothing.
+    others = [
+        _Candidate(row, "plain", text, "stop", "")
+        for row, texts in enumerate(table["others"])
+        if not _is_short(table["response"][row], gate) and not edited[row]
+        for text in texts
+    ]
+    return others + [
         _Candidate(row, kind, completion.text.strip(), completion.finish_reason, completion.key)
         for (row, kind), completion in zip(owners, completions, strict=True)
     ]
@@ -283,7 +292,7 @@ def _with_choice(
     calls: list[list[str]] = [list(keys) for keys in table["calls"]]
     for candidate in candidates:
         offered[candidate.row].append({name: getattr(candidate, name) for name in names})
-        calls[candidate.row].append(candidate.call)
+        calls[candidate.row] += [candidate.call] if candidate.call else []
     rows, texts = range(table.height), table["response"].to_list()
     kinds = [chosen[row].kind if row in chosen else "reference" for row in rows]
     before = pl.Series([_surprisal(score) for score in references], dtype=pl.Float64)

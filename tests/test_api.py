@@ -104,16 +104,19 @@ def flat(table, where=""):
     ("settings", "is_builtin", "expected"),
     [
         ({}, True, {}),
-        ({"models.generator.name": "a/b"}, True, {"models.generator.license": "unknown", "models.base.name": ""}),
+        ({"models.generator.name": "a/b"}, True, {"models.generator.license": "unknown", "models.base.name": "", "models.rewriter.name": ""}),
+        ({"models.base.name": "c/d"}, True, {"models.rewriter.name": ""}),
+        ({"models.base.name": "c/d", "models.rewriter.name": "e/f"}, True, {}),
+        ({"models.base.name": "c/d"}, False, {}),
         ({"models.generator.name": "a/b"}, False, {"models.generator.license": "unknown"}),
-        ({"models.generator.name": "a/b", "models.base.name": "c/d", "models.generator.license": "MIT"}, True, {}),
+        ({"models.generator.name": "a/b", "models.base.name": "c/d", "models.generator.license": "MIT"}, True, {"models.rewriter.name": ""}),
         (
             {"models.generator.name": "embedded:qwen2.5-coder-1.5b-instruct-int8"}, True,
             {"models.generator.license": "Apache-2.0"},
         ),
         (
             {"models.generator.name": "embedded:smollm2-135m-instruct"}, True,
-            {"models.generator.license": "Apache-2.0", "models.base.name": ""},
+            {"models.generator.license": "Apache-2.0", "models.base.name": "", "models.rewriter.name": ""},
         ),
     ],
 )  # fmt: skip

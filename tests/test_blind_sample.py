@@ -137,7 +137,7 @@ def test_a_row_that_changed_since_it_was_drawn_is_not_offered(folder):
     assert table.filter(table["sampled"].is_not_null()).sort("sampled")["id"].to_list() == [s.id for s in sample[:3]]
 
 
-def test_the_report_has_the_share_by_category_and_says_where_nobody_has_read(folder):
+def test_the_report_has_the_share_by_category_and_names_where_nobody_has_read(folder):
     rows = read_rows(folder)
     assert "not read" in _text(folder)
     sample = draw_sample(rows, 6)

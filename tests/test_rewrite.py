@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,22 @@ def test_the_likeliest_candidate_that_passes_the_gate_is_chosen(tmp_path: Path) 
     assert [c["score"] for c in row["rewrites"]] == [-1.25, -1.0]
     keys = [request.key("base@1") for request in base.requests]
     assert row["calls"] == ["birth", *keys]
+
+
+def test_a_further_answer_of_the_writer_is_a_candidate_that_costs_no_request(tmp_path: Path) -> None:
+    wrong = "At the level of the sea, water boils at 90 degrees."
+    nats = {REFERENCE: (-24.0, 12), PLAIN: (-4.0, 16), GUIDED: (-10.0, 10)}
+    base = Base({("guided", 1): GUIDED}, nats)
+    config = replace(CLOSE, plain=0)
+    (row,) = run(one_row(others=[PLAIN, wrong]), base, tmp_path, config).kept.to_dicts()
+    assert [(kind, status) for kind, status, _ in candidates_of(row)] == [
+        ("plain", "chosen"),
+        ("plain", "rejected"),
+        ("guided", "passed"),
+    ]
+    assert (row["response"], row["response_source"]) == (PLAIN, "plain")
+    assert row["calls"] == ["birth", *(request.key("base@1") for request in base.requests)]
+    assert len(base.requests) == 1
 
 
 def test_length_is_normalised_so_that_a_longer_candidate_can_win(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_few_rows_are_not_compared():
     assert unrelated(table(FEWEST - 1, swapped), Subjects()) == []
 
 
-def test_the_audit_says_whether_it_searched(tmp_path):
+def test_the_audit_states_whether_it_searched(tmp_path):
     lines = [
         f'{{"instruction": "What is known about subject {n}", "output": "This is known about subject {n}"}}'
         for n in range(40)
@@ -78,8 +78,8 @@ def test_a_real_embedder_finds_exchanged_answers_and_no_others():
     assert len(unrelated(rows, embedder)) <= 1
     texts = rows["response"].to_list()
     texts[10], texts[45] = texts[45], texts[10]
-    found = {id for _, id, _, _ in unrelated(rows.with_columns(response=pl.Series(texts)), embedder)}
-    assert {rows["id"][10], rows["id"][45]} <= found
+    reported = {id for _, id, _, _ in unrelated(rows.with_columns(response=pl.Series(texts)), embedder)}
+    assert {rows["id"][10], rows["id"][45]} <= reported
 
 
 def _printed(report, folder):

@@ -51,6 +51,7 @@ def test_agreement_is_the_mean_rouge_l_with_further_answers(store):  # noqa: F81
         expected = [f1(row["response"], text) for text in repeats]
         assert row["agreement"] == pytest.approx(sum(expected) / len(expected), abs=1e-4)
         assert len(repeats) == 3
+        assert row["others"] == repeats
     assert rows["agreement"].min() < 0.3 < rows["agreement"].max() == 1
 
 

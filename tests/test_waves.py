@@ -257,7 +257,10 @@ def test_kept_rows_with_constraints_keep_them_and_the_others_are_dropped(store: 
         assert failing(row["constraints"], row["response"]) == []
         answers = [call["text"] for call in calls_of(store, row["calls"][-3:])]
         assert (row["response"] in answers) == (row["edits"] == [])
+        also = [text for text in answers if text != row["response"] and not failing(row["constraints"], text)]
+        assert row["others"] == also
     assert rows.filter(pl.col("edits").list.len() > 0).height > 0
+    assert rows.filter(pl.col("others").list.len() > 0).height > 0
     failed = result.outcome.dropped.filter(pl.col("reason") == "constraint_failed")
     for row in failed.iter_rows(named=True):
         assert failing(row["constraints"], row["response"])

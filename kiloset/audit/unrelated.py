@@ -1,8 +1,8 @@
 """Rows of an instruction file whose answer belongs to another task.
 
 The embedding of an answer is near that of its task, so the task is compared with its own answer and with a sample of the others.
-Of 400 rows of Dolly, a quarter with another row's answer, this rank separates the two with an AUC of 0.997. Asking a 1.5B model
-the short questions again was worse (docs/results/audit_planted.md).
+Of 400 rows of Dolly, a quarter with another row's answer, this rank separates the two with an AUC of 0.997. Further answers of a
+1.5B model to the short questions were worse evidence (docs/results/audit_planted.md).
 """
 
 import random

@@ -30,11 +30,13 @@ ROW: dict[str, Any] = {
     "original_response": pl.String,
     "calls": pl.List(pl.String),
     "agreement": pl.Float64,
+    "others": pl.List(pl.String),
 }
 """Columns every row has. `operator` names how an evolved row was made from its parent, `topic` the
 subject that its request named, `edits` what was done to an answer so
 that it keeps its constraints. `calls` lists the keys, in calls.sqlite, of the completions the row was made from. `agreement` is
-the mean ROUGE-L F1 of the answer with further answers of the writer model, null where it was not measured."""
+the mean ROUGE-L F1 of the answer with further answers of the writer model, null where it was not measured. `others` are further
+answers of the writer model that are complete and keep the row's constraints; rewriting may choose one of them."""
 
 VERDICT: dict[str, Any] = {
     "stage": pl.String,
@@ -91,6 +93,7 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
         "depth": 0,
         "original_response": None,
         "agreement": None,
+        "others": [],
     }
     full = [{name: row.get(name, empty.get(name, "")) for name in ROW} for row in rows]
     return pl.DataFrame(full, schema=ROW)

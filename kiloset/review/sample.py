@@ -1,4 +1,4 @@
-"""Draw the blind sample of a run: rows of its set, stratified by category, in an order that says nothing about them."""
+"""Draw the blind sample of a run: rows of its set, stratified by category, in an arbitrary order."""
 
 from collections.abc import Sequence
 
