@@ -73,7 +73,7 @@ def personal_rows(table: pl.DataFrame, regions: Sequence[str], pieces: pl.Series
 def mask_rows(table: pl.DataFrame, regions: Sequence[str], pieces: pl.Series | None = None) -> pl.DataFrame:
     """Return the table with placeholders for personal data, and `masked`: the kinds masked in each row, or [].
 
-    Quotations in the arguments of constraints are masked alike. A table that was masked before keeps its `masked` kinds.
+    Quotations in the arguments of constraints are masked alike; a further answer with personal data is removed from `others`. A table that was masked before keeps its `masked` kinds.
     """
     return mask_with_losses(table, regions, pieces).drop(LOSSES)
 
@@ -89,6 +89,14 @@ def mask_with_losses(table: pl.DataFrame, regions: Sequence[str], pieces: pl.Ser
         lambda row: _masked_row(row, regions),
         REPLACED,
     )
+    if "others" in table.columns:
+        clean = measured_where(
+            _may_hold(pl.col("others").list.join("\n")),
+            ("others",),
+            lambda row: [text for text in row["others"] if not find_personal(text, regions)],
+            pl.List(pl.String),
+        )
+        table = table.with_columns(others=pl.coalesce(clean, "others"))
     before = pl.col(MASKED) if MASKED in table.columns else pl.lit(None, pl.List(pl.String))
     fields = pl.col("new").struct
     return table.with_columns(new=new).with_columns(

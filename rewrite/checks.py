@@ -17,7 +17,7 @@ from textwrap import dedent
 from typing import Literal, NamedTuple
 
 from kiloset.core.form import FUNCTION_WORDS, LIST_LINE
-from kiloset.core.text import GAP, LIST_MARK, NUMBER, SPELLED, WORD, normal_form, numbers, read_json, squash, words
+from kiloset.core.text import GAP, LIST_MARK, NUMBER, SPELLED, WORD, numbers, read_json, squash, words
 from kiloset.data.masking import placeholders
 from kiloset.data.personal import find_personal, redacted
 

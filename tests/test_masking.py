@@ -186,6 +186,13 @@ def test_a_row_whose_masked_answer_keeps_its_constraints_stays(one: dict[str, st
         assert kept["constraints"] == [one]
 
 
+def test_a_further_answer_with_a_value_is_no_candidate_of_rewriting() -> None:
+    outcome = drop_by_rules(
+        rows({"response": "Write to her today.", "others": [f"Write to {ROE}.", "Write today."]}), MASK
+    )
+    assert outcome.kept["others"].to_list() == [["Write today."]]
+
+
 @pytest.mark.parametrize(("one", "response"), LOSES)
 def test_a_row_whose_masked_answer_breaks_a_constraint_leaves_without_its_values(
     one: dict[str, str], response: str
