@@ -130,6 +130,8 @@ BREAKING: dict[str, tuple[float, list[tuple[dict[str, Any], float]]]] = {
         (say(response="I'm glad. I'm a chatbot designed to help with anything."), 1),
         (say(response="As you see, I'm designed to assist with any task about language."), 1),
         (say(response="My name is Ada and I was trained by Hugging Face."), 1),
+        (say(response="Hello! I'm a friendly robot named Qwen. Look at my arms."), 1),
+        (say(response="I am a helpful assistant, created by Alibaba Cloud."), 1),
     ]),
     "response_labelled": (0, [
         (say(response="A: Air scatters short waves more than long ones."), 1),
@@ -283,6 +285,8 @@ STAYING: dict[str, list[dict[str, Any]]] = {
         say(response="A language model predicts the next word."),
         say(response="It can be used as a large language model or as a base for one."),
         say(response="I'm an artist from Lyon."),
+        say(response="Qwen is a family of models developed by Alibaba Cloud."),
+        say(response="I am sure. It was made by Google."),
         say(response="I am not an AI researcher, but I read their papers."),
         say(response="The chair I am designing is designed to help the back."),
     ],

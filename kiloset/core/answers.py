@@ -30,7 +30,8 @@ SELF_DESCRIPTION = (
     r"(?i)\bas an? (?:[\w-]+ ){0,2}ai(?: language model\b|(?: model| assistant)?,? i\b)|\bas a (?:large )?language model,? (?:i\b|(?:trained|developed|created|made) by\b)"
     r"|\bi(?:['’]m| am) not an? (?:[\w-]+ ){0,3}ai(?:[,.;:!)]|\s*$)|\bi(?:['’]m| am) (?:a chatbot |an? (?:ai )?assistant )?designed to (?:assist|help|provide|be)\b"
     r"|\bi(?:['’]m| am) (?:just |only )?an? (?:(?:ai|artificial intelligence) (?:language model|model|assistant|chatbot|program)\b|(?:large )?language model\b"
-    r"|(?:ai|artificial intelligence)(?:[,.;:!)]|\s*$))|\b(?:i(?:['’]m| am)|my name is) smollm|trained by hugging face\b"
+    r"|(?:ai|artificial intelligence)(?:[,.;:!)]|\s*$))|\b(?:i(?:['’]m| am)|my name is|named) (?:smollm|qwen|chatgpt)\b|trained by hugging face\b"
+    r"|\bi(?:['’]m| am) [^.!?\n]{0,60}\b(?:created|developed|trained|made) by (?:alibaba|anthropic|deepseek|google|meta|mistral|openai)\b"
 )
 """A model that describes itself."""
 TEMPLATE = (
