@@ -291,13 +291,13 @@ def keeps_code(reference: str, rewrite: str, category: str) -> Verdict:
 def keeps_json(reference: str, rewrite: str) -> Verdict:
     """`json`: JSON, as the whole reference or as its only JSON block, returns with equal keys and values.
 
-    JSON without text around it must stay without text, except for a code block.
+    JSON without anything around it must stay so: likelihood prefers a code block where the task wants JSON only.
     """
     bare, ours = _json_form(reference), _json_form(rewrite)
     wanted = bare or _only_json_block(reference)
     if wanted is None:
         return not_applicable("json", "the reference is not a JSON object or array")
-    if ours is None and (bare is None or not fences(rewrite).prose.strip()):
+    if ours is None and bare is None:
         ours = _only_json_block(rewrite)
     evidence = (
         "contains equal JSON" if ours == wanted else "contains other JSON" if ours else "is not JSON where it was"

@@ -200,7 +200,6 @@ PASS = {
     ],
     "json": [
         pair(OBJECT, '{"born": 1815, "tags": ["maths"], "name": "Ada"}'),
-        pair(OBJECT, f"```json\n{OBJECT}\n```"),
         pair(f"Here you are:\n```json\n{OBJECT}\n```", f"As asked:\n```json\n{OBJECT}\n```"),
     ],
     "constraints": [
@@ -416,6 +415,7 @@ FAIL = {
         pair(OBJECT, OBJECT.replace("1815", "1816")),
         pair(OBJECT, OBJECT.replace("1815", "true")),
         pair('{"a": 1, "b": [true]}', '{"a": 1, "b": [1]}'),
+        pair(OBJECT, f"```json\n{OBJECT}\n```"),
         pair(OBJECT, f"Here you are:\n```json\n{OBJECT}\n```"),
         pair(OBJECT, "Ada, who loved maths, was born in 1815."),
         pair(OBJECT, "[" * 100_000),
