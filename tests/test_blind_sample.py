@@ -3,6 +3,7 @@
 import io
 from collections import Counter
 from math import isclose, sqrt
+from urllib.parse import urlencode
 
 import pytest
 from rich.console import Console
@@ -15,7 +16,7 @@ from kiloset.core.errors import DataError
 from kiloset.core.review import Decision, open_review_file
 from kiloset.core.statistics import proportion_interval
 from kiloset.review.guard import AccessGuard
-from kiloset.review.launch import sample_ending
+from kiloset.review.launch import review, sample_beginning, sample_ending
 from kiloset.review.rows import read_rows
 from kiloset.review.sample import draw_sample
 from kiloset.review.server import ReviewServer
@@ -29,10 +30,10 @@ def folder(tmp_path):
     return make_run(tmp_path / "runs" / "demo")
 
 
-def decide(rows, id, verdict="accept", **texts):
+def decide(rows, id, verdict="accept", blind="yes", **texts):
     row = rows.row(id)
     columns = {name: row[name] for name in TEXTS} | texts if verdict == "accept" else {}
-    return Decision(id, verdict, rows.identity(id), "2026-11-28T12:00:00+00:00", **columns)
+    return Decision(id, verdict, rows.identity(id), "2026-11-28T12:00:00+00:00", **columns, blind=blind)
 
 
 def test_rows_of_the_set_are_drawn_each_category_in_proportion_and_always_the_same(folder):
@@ -86,6 +87,59 @@ def _fields(decision):
     return {name: getattr(decision, name) for name in Decision.__slots__}
 
 
+def test_a_decision_that_was_made_with_the_figures_visible_does_not_count(folder):
+    rows = read_rows(folder)
+    sample = draw_sample(rows, 3)
+    decisions = {each.id: decide(rows, each.id, blind="") for each in sample[:2]}
+    assert str(whole_precision(precision_of(sample, decisions).values())) == "not read"
+    with open_review_file(folder.review) as file:
+        for decision in decisions.values():
+            assert file.append(decision, 0)
+        message = sample_beginning(3, 0, sample, file)
+    assert "3 rows of the set drawn at random; 2 of them were decided before" in message
+
+
+def test_white_space_at_an_end_is_no_correction(folder):
+    rows = read_rows(folder)
+    sample = draw_sample(rows, 1)
+    row = rows.row(sample[0].id)
+    decision = decide(rows, row["id"], response=f"{row['response']} \n")
+    assert whole_precision(precision_of(sample, {row["id"]: decision}).values()).right == 1
+
+
+def test_the_page_marks_only_what_was_decided_without_figures(folder):
+    sample = draw_sample(read_rows(folder), 2)
+    write_sample(folder.sample, sample[:1])
+    token = "t" * 43
+    headers = {"origin": "http://127.0.0.1:8642", "content-type": "application/x-www-form-urlencoded"}
+    with open_review_file(folder.review) as file:
+        server = ReviewServer(folder, read_rows(folder), file).app()
+        client = TestClient(AccessGuard(server, token, 8642), base_url="http://127.0.0.1:8642")
+        client.get(f"/?token={token}")
+        for each in sample:
+            for version, verdict in enumerate(("accept", "reject")):
+                form = urlencode({"id": each.id, "version": version, "verdict": verdict})
+                assert client.post("/decide", content=form, headers=headers).status_code == 200
+        # A second decision about a row that was read blind remains one.
+        assert [file.decision(each.id).blind for each in sample] == ["yes", ""]
+        assert [file.decision(each.id).verdict for each in sample] == ["reject", "reject"]
+
+
+def test_a_review_that_cannot_start_leaves_the_sample_as_it_is(folder):
+    with open_review_file(folder.review), pytest.raises(DataError, match="another review of this run is open"):
+        review(folder, None, None, print, sample=4)
+    assert not folder.sample.exists()
+
+
+def test_the_message_names_what_was_drawn(folder):
+    rows = read_rows(folder)
+    with open_review_file(folder.review) as file:
+        sample = draw_sample(rows, 5)
+        assert sample_beginning(3, 5, sample, file).startswith("5 rows of the set drawn at random, 5 of them before. ")
+        everything = draw_sample(rows, 1000)
+        assert "at random, all that the set has. " in sample_beginning(1000, 0, everything, file)
+
+
 def test_the_wilson_interval_is_the_formula_of_1927():
     for hits, trials in ((0, 5), (3, 7), (47, 80), (12, 12)):
         z, p = 1.959963984540054, hits / trials
@@ -105,6 +159,9 @@ def test_a_sample_is_read_back_and_a_broken_line_is_named(tmp_path):
         (tmp_path / "sample.jsonl").write_text(f"{broken}\n")
         with pytest.raises(DataError, match=r"sample\.jsonl:1: must be an object"):
             read_sample(tmp_path / "sample.jsonl")
+    write_sample(tmp_path / "sample.jsonl", sample * 2)
+    with pytest.raises(DataError, match=r"sample\.jsonl:2: g1 stands in line 1 already"):
+        read_sample(tmp_path / "sample.jsonl")
 
 
 def test_the_page_of_a_drawn_row_shows_only_its_texts_until_it_is_decided(folder):
@@ -121,7 +178,9 @@ def test_the_page_of_a_drawn_row_shows_only_its_texts_until_it_is_decided(folder
         assert "Facts" not in page
         assert 'class="badge set"' not in page
         assert "shown after the decision" in page
-        assert "Facts" in client.get(f"/?row={sample[0].id}").text
+        assert "Facts" not in client.get(f"/?row={sample[0].id}").text  # nor in the ordinary view
+        other = next(id for id in read_rows(folder).places if id.startswith("g") and id not in {s.id for s in sample})
+        assert "Facts" in client.get(f"/?row={other}").text
         decision = decide(read_rows(folder), sample[0].id)
         assert file.append(decision, 0)
         assert f'tabindex="-1">{sample[1].id}<' in client.get("/?sample=yes").text
@@ -142,7 +201,7 @@ def test_the_report_has_the_share_by_category_and_names_where_nobody_has_read(fo
     assert "not read" in _text(folder)
     sample = draw_sample(rows, 6)
     write_sample(folder.sample, sample)
-    assert "not read" in _text(folder)
+    assert "not read; 6 rows are drawn; `kiloset review --sample 6` opens them" in " ".join(_text(folder).split())
     assert "Not read" in render(folder, audit(folder), None)
     with open_review_file(folder.review) as file:
         for each in sample:

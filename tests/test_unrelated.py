@@ -35,7 +35,7 @@ def test_only_exchanged_answers_are_reported():
     findings = unrelated(table(60, exchanged), Subjects())
     assert [(name, id) for name, id, _, _ in findings] == [("answer_unrelated", "r5"), ("answer_unrelated", "r40")]
     # Of the 59 others, those between 5 and 40 on both sides are nearer than the own answer, 29 of 64 steps away.
-    assert findings[0][2].endswith("of the answers of other rows fit the task better")
+    assert findings[0][2].endswith("of the answers of other rows fit the task better (limit 10%)")
     assert int(findings[0][2].split("%")[0]) > 80
 
 
@@ -43,6 +43,13 @@ def test_a_short_answer_may_be_farther_away():
     off = {5: "subject 8"}  # six or so of 59 others are nearer: 10 % of them
     assert [id for _, id, _, _ in unrelated(table(60, {5: "This is known about subject 10"}), Subjects())] == ["r5"]
     assert unrelated(table(60, off), Subjects()) == []
+
+
+def test_equal_answers_are_no_evidence():
+    one = "This is known about subject 1"
+    assert unrelated(table(60, dict.fromkeys(range(60), one)), Subjects()) == []
+    # Forty rows with one answer, twenty with their own: too few different answers to compare with.
+    assert unrelated(table(60, dict.fromkeys(range(40), one)), Subjects()) == []
 
 
 def test_few_rows_are_not_compared():
@@ -63,6 +70,9 @@ def test_the_audit_states_whether_it_searched(tmp_path):
     text = _printed(report, tmp_path)
     assert "Answers to another question: 1" in text
     assert "--verify" not in text
+    (tmp_path / "few.jsonl").write_text("\n".join(lines[: FEWEST - 1]))
+    few = audit_file(tmp_path / "few.jsonl", load_embedder=lambda config, rows: Subjects())
+    assert f"that needs {FEWEST} rows" in " ".join(_printed(few, tmp_path).split())
 
 
 @pytest.mark.models

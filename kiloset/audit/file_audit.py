@@ -17,7 +17,7 @@ from kiloset.audit.licenses import Conflict, conflicts
 from kiloset.audit.pages import LoadEmbedder
 from kiloset.audit.run_audit import print_lengths
 from kiloset.audit.safe_text import literal, print_heading, print_lines, print_table, share_of, visible
-from kiloset.audit.unrelated import unrelated
+from kiloset.audit.unrelated import FEWEST, unrelated
 from kiloset.core.text import jaccard, normal_form, squash
 from kiloset.data.examples import ExampleFile, read_example_file
 from kiloset.data.masking import veiled
@@ -69,7 +69,9 @@ class Source:
     languages: tuple[str, ...] = ()
     """ISO 639 codes of the languages that at least a fifth of the rows are in."""
     is_embedded: bool = False
-    """Whether answers to another question were searched for, which needs a model."""
+    """Whether answers to another question were to be searched for, which needs a model."""
+    too_few: bool = False
+    """Whether there are too few rows to search for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,7 @@ def audit_lines(
         benchmarks=tuple(Path(benchmark).name for benchmark in benchmarks),
         languages=languages,
         is_embedded=load_embedder is not None,
+        too_few=load_embedder is not None and table.height < FEWEST,
     )
     personal, kinds = _personal(table)
     findings = [*_rules(table, languages), *_answers(table), *_checks(table), *_repeats(table), *personal]
@@ -180,7 +183,9 @@ def summary(source: Source, rows: int, multi_turn: int) -> list[str]:
         lines.append(f"The prompts of {', '.join(source.benchmarks)} were searched for")
     else:
         lines.append("No benchmark was searched for; name one with --benchmark FILE")
-    if not source.is_embedded:
+    if source.too_few:
+        lines.append(f"Answers to another question were not searched for: that needs {FEWEST} rows")
+    elif not source.is_embedded:
         lines.append("Answers to another question were not searched for; --verify does, with an embedding model")
     return lines
 

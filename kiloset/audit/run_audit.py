@@ -260,7 +260,9 @@ def precision_rows(report: Audit) -> list[tuple[str, str]]:
 def _print_precision(report: Audit, console: Console) -> None:
     whole = whole_precision(report.precision.values())
     if not whole.read:
-        print_lines(console, "right rows: not read; `kiloset review --sample 50` draws rows for a blind reading")
+        drawn = f"{whole.drawn} rows are drawn; `kiloset review --sample {whole.drawn}` opens them"
+        none = "`kiloset review --sample 50` draws rows for a blind reading"
+        print_lines(console, f"right rows: not read; {drawn if whole.drawn else none}")
         return
     title = "Right rows of the blind sample, with 95 % intervals"
     print_table(console, title, ("category", "right of read"), precision_rows(report))

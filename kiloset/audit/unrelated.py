@@ -12,12 +12,12 @@ import polars as pl
 
 from kiloset.audit.faults import Finding
 from kiloset.core.models import Embedder
-from kiloset.core.text import words
+from kiloset.core.text import normal_form, words
 
 OTHERS = 300
 """Most answers of other rows that a task is compared with."""
 FEWEST = 30
-"""A file with fewer rows is not checked: ranks among so few answers say little."""
+"""A row is not checked against fewer different answers: ranks among so few say little."""
 LIMITS = ((5, 0.1), (1, 0.3))
 """Fewest words of an answer, and the largest share of other answers that may be nearer to the task: the embedding of a short answer
 ("1922", "positive") is less sure."""
@@ -32,20 +32,23 @@ def unrelated(table: pl.DataFrame, embedder: Embedder) -> list[Finding]:
     place_of = {text: place for place, text in enumerate(texts)}
     vectors = embedder.embed(texts)
     instructions, turns, answers = (vectors[[place_of[text] for text in column]] for column in columns)
-    others = np.array(sorted(random.Random("unrelated").sample(range(table.height), min(OTHERS, table.height))))
+    forms = [normal_form(text) for text in columns[-1]]
+    # Equal answers count once, and never against each other.
+    first = sorted({form: place for place, form in reversed(list(enumerate(forms)))}.values())
+    others = np.array(sorted(random.Random("unrelated").sample(first, min(OTHERS, len(first)))))
+    other_forms = np.array([forms[place] for place in others])
     findings: list[Finding] = []
     for place, (id, text) in enumerate(zip(table["id"], columns[-1], strict=True)):
         limit = next((limit for fewest, limit in LIMITS if len(words(text)) >= fewest), None)
-        if limit is None:
+        compared = others[other_forms != forms[place]]
+        if limit is None or len(compared) < FEWEST - 1:
             continue
-        compared = others[others != place]
         # A long input hides what is asked, so the task is also compared without it, and the better rank counts.
         share = min(
             float(np.mean(answers[compared] @ task[place] > answers[place] @ task[place]))
             for task in (instructions, turns)
         )
         if share > limit:
-            findings.append(
-                ("answer_unrelated", id, f"{share:.0%} of the answers of other rows fit the task better", None)
-            )
+            evidence = f"{share:.0%} of the answers of other rows fit the task better (limit {limit:.0%})"
+            findings.append(("answer_unrelated", id, evidence, None))
     return findings

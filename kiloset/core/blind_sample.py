@@ -34,7 +34,7 @@ class Precision:
 
     drawn: int
     read: int
-    """Drawn rows with a decision."""
+    """Drawn rows with a decision that was made without their figures."""
     right: int
     """Accepted rows whose instruction, input and response nobody changed."""
 
@@ -50,8 +50,8 @@ class Precision:
 
 
 def texts_digest(instruction: str, input: str, response: str) -> str:
-    """Return a digest of the three texts, 16 hexadecimal digits."""
-    return sha256_of([instruction, input, response])[:16]
+    """Return a digest of the three texts, 16 hexadecimal digits; white space around them is ignored."""
+    return sha256_of([text.strip() for text in (instruction, input, response)])[:16]
 
 
 def precision_of(sample: Sequence[Drawn], decisions: Mapping[str, Decision]) -> dict[str, Precision]:
@@ -66,17 +66,29 @@ def whole_precision(parts: Iterable[Precision]) -> Precision:
     return Precision(*(sum(column) for column in zip(*each, strict=True))) if each else Precision(0, 0, 0)
 
 
+def not_blind(sample: Sequence[Drawn], decisions: Mapping[str, Decision]) -> int:
+    """Return how many drawn rows were decided with their figures visible, which does not count."""
+    return sum(each.id in decisions and not decisions[each.id].blind for each in sample)
+
+
 def read_sample(path: Path) -> list[Drawn]:
     """Return the drawn rows in the order of reading; [] without a file.
 
     Raises:
-        DataError: The file cannot be read, or a line is no drawn row.
+        DataError: The file cannot be read, a line is no drawn row, or a row stands there twice.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError("KS060", f"{path}: cannot be read ({error}); delete it to draw another sample") from None
-    return [_drawn(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
+        raise DataError("KS060", f"{path}: cannot be read ({error}); delete it to draw the sample again") from None
+    sample = [_drawn(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
+    first: dict[str, int] = {}
+    for number, each in enumerate(sample, start=1):
+        if first.setdefault(each.id, number) != number:
+            raise DataError(
+                "KS062", f"{path}:{number}: {each.id} stands in line {first[each.id]} already; delete this line"
+            )
+    return sample
 
 
 def write_sample(path: Path, sample: Sequence[Drawn]) -> None:
@@ -88,14 +100,14 @@ def write_sample(path: Path, sample: Sequence[Drawn]) -> None:
     try:
         write_text(path, "".join(f"{json.dumps(asdict(each), ensure_ascii=False)}\n" for each in sample))
     except OSError as error:
-        raise DataError("KS062", f"{path}: cannot be written ({error.strerror})") from None
+        raise DataError("KS063", f"{path}: cannot be written ({error.strerror})") from None
 
 
 def _precision(drawn: Sequence[Drawn], decisions: Mapping[str, Decision]) -> Precision:
     read = [
         (each, decision)
         for each in drawn
-        if (decision := decisions.get(each.id)) is not None and decision.born == each.born
+        if (decision := decisions.get(each.id)) is not None and decision.born == each.born and decision.blind
     ]
     right = [
         decision.verdict == "accept"

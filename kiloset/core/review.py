@@ -41,6 +41,8 @@ class Decision:
     response: str = ""
     category: str = ""
     """The four texts that an accepted row has in the set; empty for another verdict."""
+    blind: str = ""
+    """"yes" if the row was drawn for a blind reading and its figures were hidden; only such decisions measure precision."""
 
 
 def task_digest(instruction: str, input: str) -> str:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from kiloset.core.blind_sample import Drawn, precision_of, read_sample, whole_precision, write_sample
+from kiloset.core.blind_sample import Drawn, not_blind, precision_of, read_sample, whole_precision, write_sample
 from kiloset.core.errors import DataError
 from kiloset.core.review import ReviewFile, open_review_file
 from kiloset.core.run import RunFolder
@@ -49,10 +49,6 @@ def review(
     rows = read_rows(folder)
     check_untouched(folder)
     drawn = read_sample(folder.sample)
-    if sample is not None and len(drawn) < sample:
-        drawn = draw_sample(rows, sample, drawn)
-        write_sample(folder.sample, drawn)
-        rows = with_sample(rows, drawn)
     with open_review_file(folder.review) as file:
         kept = folder.path / ".review-token"
         token, last = _read_link(kept)
@@ -61,10 +57,13 @@ def review(
             _write_link(kept, token, at)
             link = f"http://127.0.0.1:{at}/?token={token}"
             if sample is not None:
-                say(
-                    f"{folder.path.name}: {len(drawn)} rows drawn at random; accept a row that is right as it is, reject or correct "
-                    "any other, and the report shows the share"
-                )
+                # Only now, so that a review that cannot start leaves the sample as it is.
+                before = len(drawn)
+                if before < sample:
+                    drawn = draw_sample(rows, sample, drawn)
+                    write_sample(folder.sample, drawn)
+                    rows = with_sample(rows, drawn)
+                say(f"{folder.path.name}: {sample_beginning(sample, before, drawn, file)}")
             say(f"{folder.path.name}: the review is at {link} (Ctrl-C ends it)")
             if browse is not None:
                 threading.Thread(target=browse, args=(link,), daemon=True).start()
@@ -102,6 +101,18 @@ def ending(file: ReviewFile) -> str:
     verdicts = ", ".join(f"{counts[verdict]} {verdict}ed" for verdict in ("accept", "reject") if counts[verdict])
     stand = "1 decision" if counts.total() == 1 else f"{counts.total()} decisions"
     return f"{stand} ({verdicts}); `kiloset dataset` applies {'it' if counts.total() == 1 else 'them'}"
+
+
+def sample_beginning(wanted: int, before: int, sample: Sequence[Drawn], file: ReviewFile) -> str:
+    """Return what was drawn, and what to do with it."""
+    parts = [f"{len(sample)} rows of the set drawn at random"]
+    if before:
+        parts.append(f"{before} of them before")
+    if len(sample) < wanted:
+        parts.append("all that the set has")
+    known = not_blind(sample, file.decisions)
+    counts = f"; {known} of them were decided before with their figures visible and do not count" if known else ""
+    return f"{', '.join(parts)}{counts}. Accept a row that is right as it is, reject or correct any other; the report has the share"
 
 
 def sample_ending(sample: Sequence[Drawn], file: ReviewFile) -> str:
