@@ -100,7 +100,7 @@ check: setup ## Check format, lint and types, and run the fast tests (two minute
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -n logical -m 'not models and not wheel and not gpu and not cluster and not large'
+	$(BIN)/python -m pytest -q -n logical -m 'not slow and not models and not wheel and not gpu and not cluster and not large'
 
 test: setup ## Run all tests except the GPU, cluster and large tests; this includes the embedded models
 	$(BIN)/python -m pytest -q -n logical --dist loadfile -m 'not gpu and not cluster and not large'

@@ -17,6 +17,7 @@ from typing import Any
 from harness import figure, read_lines, run_folder, share
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
+from kiloset.core.statistics import proportion_interval
 from kiloset.verify.settings import CHECKS, VerifyConfig
 from kiloset.verify.verify import check_row
 
@@ -71,12 +72,22 @@ def score(rows: list[dict[str, Any]]) -> None:
             if all(c["passed"] for c in check_row(row, other, row["agreement"]))
         ]
         print(f"  {limit:.2f}: {len(kept)}, {sum(kept) / max(1, len(kept)):.2f}, {sum(kept) / max(1, sum(right)):.2f}")
-    print("category: rows, right, rows that pass, of these right")
+    print("category: rows, right, rows that pass, of these right, precision and recall with 95 % intervals")
     for category in sorted({row["category"] for row in rows}):
         mine = [(one, ok) for row, one, ok in zip(rows, right, passed, strict=True) if row["category"] == category]
-        print(
-            f"  {category}: {len(mine)}, {sum(one for one, _ in mine)}, {sum(ok for _, ok in mine)}, {sum(one and ok for one, ok in mine)}"
+        both, rights, passing = (
+            sum(each) for each in ((a and b for a, b in mine), (a for a, _ in mine), (b for _, b in mine))
         )
+        print(
+            f"  {category}: {len(mine)}, {rights}, {passing}, {both}, {_share(both, passing)}, {_share(both, rights)}"
+        )
+
+
+def _share(hits: int, trials: int) -> str:
+    if not trials:
+        return "-"
+    share = proportion_interval(hits, trials)
+    return f"{share.value:.2f} ({share.low:.2f} to {share.high:.2f})"
 
 
 def main() -> None:

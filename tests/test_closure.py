@@ -94,6 +94,7 @@ def test_the_closure_holds_every_function_that_a_stage_names(stage):
         assert PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py") in files
 
 
+@pytest.mark.slow
 def test_a_run_does_a_stage_again_after_its_code_changed_and_keeps_the_stages_before_it(tmp_path, copy):
     shutil.copytree(ROOT / "tests", copy.parent / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     environment = {**os.environ, "PYTHONPATH": str(copy.parent), "PYTHONDONTWRITEBYTECODE": "1"}

@@ -115,6 +115,7 @@ def test_a_measurement_stores_every_completion_that_it_counts(tmp_path):
     assert (spent["sent"], spent["completed"]) == (300, 300)
 
 
+@pytest.mark.slow
 def test_the_instant_engine_makes_whole_runs(tmp_path):
     plan_file._driver(tmp_path, 15)
     for rows in (12, 15):

@@ -204,6 +204,7 @@ def test_an_iban_leaves_1_modulo_97_and_one_wrong_character_breaks_it(country: s
 DROP, FLAG = RulesConfig(languages=("en",), personal_data="drop"), RulesConfig(languages=("en",))
 
 
+@pytest.mark.slow
 def test_drop_takes_rows_by_kind_and_place_and_never_quotes_a_value() -> None:
     texts = [f"Please use {value} from now on." for _, value in CASES]
     before = rows(*texts, "Nothing of that kind is in here.")

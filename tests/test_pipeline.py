@@ -97,6 +97,7 @@ def test_the_manifest_adds_up(undisturbed):
         before = stage["kept"]
 
 
+@pytest.mark.slow
 def test_the_same_run_twice_gives_the_same_bytes(undisturbed, tmp_path):
     folder, *_ = undisturbed
     fake_run.run(tmp_path / "again")
@@ -110,6 +111,7 @@ def test_running_again_sends_nothing_and_changes_nothing(undisturbed):
     assert _bytes(folder) == before
 
 
+@pytest.mark.slow
 def test_a_run_halted_at_any_moment_continues_to_the_same_bytes_and_pays_nothing_twice(
     undisturbed, tmp_path, monkeypatch
 ):
@@ -175,6 +177,7 @@ def test_a_folder_of_another_config_is_refused(undisturbed):
         fake_run.run(folder, table=other)
 
 
+@pytest.mark.slow
 def test_a_budget_too_small_still_writes_the_set_and_names_what_is_short(tmp_path):
     short = {**fake_run.TABLE, "generate": {"max_requests": 24}}
     result = fake_run.run(tmp_path / "short", table=short)
@@ -209,6 +212,7 @@ def _picky(order=0, reads=102):
     return models
 
 
+@pytest.mark.slow
 def test_where_later_stages_take_rows_away_generation_goes_back_for_them(tmp_path):
     table = {**NO_FILL, "generate": {**NO_FILL["generate"], "candidates_per_row": 1.0}}
     fake_run.run(tmp_path / "plain", table=table)
@@ -232,6 +236,7 @@ def test_where_later_stages_take_rows_away_generation_goes_back_for_them(tmp_pat
     assert (again.engine.sent, sent) == ([], sent)
 
 
+@pytest.mark.slow
 def test_a_run_that_went_back_is_the_same_after_a_halt_and_from_its_stored_completions(tmp_path):
     whole, moments = tmp_path / "whole", Moments()
     models = FakeModels(moments)
@@ -263,6 +268,7 @@ def fell_short(tmp_path_factory):
     return folder, fake_run.run(folder, table=table, models=models), models
 
 
+@pytest.mark.slow
 def test_a_shortfall_is_reported_with_its_reasons_and_its_cost(fell_short):
     folder, result, _ = fell_short
     assert result.ended == "max_requests"
@@ -302,6 +308,7 @@ def test_a_probe_stays_within_the_budget(tmp_path):
     assert len(models.engine.sent) <= 11
 
 
+@pytest.mark.slow
 def test_a_run_with_a_larger_budget_goes_on_in_the_same_folder(fell_short, tmp_path):
     folder, little, first = fell_short
     assert little.shortfall

@@ -286,6 +286,7 @@ def kiloset(hub, run, *arguments, **environment):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_command_shows_what_it_would_send_and_without_a_terminal_requires_yes(hub, run):
     asked = kiloset(hub, run, "jo/set")
     assert (asked.returncode, hub.repos) == (2, {})
