@@ -112,6 +112,15 @@ def test_the_command_prints_one_link_keeps_it_and_ends_on_ctrl_c(folder):  # noq
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
 
 
+def test_ctrl_c_directly_after_the_link_ends_it_as_well(folder):  # noqa: F811
+    for _ in range(3):
+        process = start(folder)
+        assert "the review is at" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        output, faults = process.communicate(timeout=30)
+        assert (process.returncode, output, faults) == (0, "no decisions\n", "")
+
+
 @pytest.mark.parametrize("fault", ["unfinished", "edited", "port"])
 def test_a_run_that_cannot_be_reviewed_is_refused_in_one_line_with_status_2(folder, fault):  # noqa: F811
     more = []

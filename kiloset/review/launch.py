@@ -64,10 +64,14 @@ def review(
                     write_sample(folder.sample, drawn)
                     rows = with_sample(rows, drawn)
                 say(f"{folder.path.name}: {sample_beginning(sample, before, drawn, file)}")
-            say(f"{folder.path.name}: the review is at {link} (Ctrl-C ends it)")
-            if browse is not None:
-                threading.Thread(target=browse, args=(link,), daemon=True).start()
-            _serve(folder, rows, file, token, listener, "/?sample=yes" if sample is not None else "/")
+
+            def announce() -> None:
+                say(f"{folder.path.name}: the review is at {link} (Ctrl-C ends it)")
+                if browse is not None:
+                    threading.Thread(target=browse, args=(link,), daemon=True).start()
+
+            start = "/?sample=yes" if sample is not None else "/"
+            _serve(folder, rows, file, token, listener, start, announce)
         say(ending(file))
         if drawn:
             say(sample_ending(drawn, file))
@@ -121,7 +125,10 @@ def sample_ending(sample: Sequence[Drawn], file: ReviewFile) -> str:
     return f"blind sample: {whole.read} of {whole.drawn} rows read; right: {whole}"
 
 
-def _serve(folder: RunFolder, rows: Rows, file: ReviewFile, token: str, listener: socket.socket, start: str) -> None:
+def _serve(
+    folder: RunFolder, rows: Rows, file: ReviewFile, token: str, listener: socket.socket, start: str,
+    announce: Callable[[], None],
+) -> None:  # fmt: skip
     import uvicorn
 
     from kiloset.review.guard import AccessGuard
@@ -132,10 +139,17 @@ def _serve(folder: RunFolder, rows: Rows, file: ReviewFile, token: str, listener
         guarded, http="h11", ws="none", lifespan="off", log_config=None, log_level="error", access_log=False,
         server_header=False, proxy_headers=False, timeout_graceful_shutdown=2,
     )  # fmt: skip
-    # uvicorn ends on SIGINT and then raises it again for the previous handler, which must ignore it here.
-    before = signal.signal(signal.SIGINT, lambda *_: None)
+    server = uvicorn.Server(config)
+
+    # Ctrl-C may come as soon as the link is printed, before uvicorn has a handler; while it serves it has its own, and raises
+    # the signal again at its end for this one.
+    def end(*_: object) -> None:
+        server.should_exit = True
+
+    before = signal.signal(signal.SIGINT, end)
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        announce()
+        server.run(sockets=[listener])
     finally:
         signal.signal(signal.SIGINT, before)
 
