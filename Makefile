@@ -96,7 +96,7 @@ merge: setup ## Write the base model with the adapter merged into its weights
 config: setup ## List every setting with its meaning and value
 	$(BIN)/kiloset config $(if $(CONFIG),--config '$(CONFIG)')
 
-check: setup ## Check format, lint and types, and run the fast tests (two minutes)
+check: setup ## Check format, lint and types, and run the fast tests (four minutes)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

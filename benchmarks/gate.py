@@ -22,58 +22,46 @@ from harness import ROOT, figure, read_lines
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from kiloset.core.statistics import Interval, ratio_interval
+from kiloset.core.table import user_turn
 from kiloset.rewrite.gate import GateConfig, judge
 from kiloset.rewrite.passages import Covered
 
 UNSEEN = ROOT / "tests" / "data" / "gate_pairs_unseen.jsonl"
 MEANING = {"meaning", "sentences", "new_sentences"}
 """The checks that compare embeddings."""
-LEXICAL = {
-    "series",
-    "labels",
-    "polarity",
-    "choice",
-    "groups",
-    "negation",
-    "opposites",
-    "roles",
-    "sides",
-    "clauses",
-    "new_clauses",
-}
+LEXICAL = {"series", "polarity", "clauses", "new_clauses"}
 """The checks that compare words by lists and patterns of English."""
 LEAST_SAME = 0.5
 """Limit of `p_same`, in both directions."""
+CURRENT = "the gate of a run"
 Pair = Mapping[str, Any]
 
 
 def failed(pair: Pair) -> set[str]:
     """Return the checks of the gate that reject a pair."""
-    turn = f"{pair['instruction']}\n\n{pair['input']}" if pair.get("input") else pair["instruction"]
     verdicts = judge(
-        turn, pair["reference"], pair["rewrite"], category=pair["category"], finish_reason=pair["finish_reason"],
+        user_turn(pair["instruction"], pair["input"]), pair["reference"], pair["rewrite"], category=pair["category"], finish_reason=pair["finish_reason"],
         meaning=pair["meaning"], config=GateConfig(), constraints=pair.get("constraints", []),
         covered=Covered(pair["kept"], "", pair["given"], ""),
     )  # fmt: skip
     return {verdict.check for verdict in verdicts if verdict.status == "failed"}
 
 
-def versions(pairs: Sequence[Pair], least: float) -> dict[str, list[bool]]:
-    """Return which pairs each version accepts; `least` is the limit of `p_same`."""
-    by_check = [failed(pair) for pair in pairs]
+def versions(pairs: Sequence[Pair], by_check: Sequence[set[str]]) -> dict[str, list[bool]]:
+    """Return which pairs each version accepts; `by_check` has the checks that reject each pair."""
 
     def without(left_out: set[str]) -> list[bool]:
         return [not (checks - left_out) for checks in by_check]
 
-    same = [min(pair["p_same"]) >= least for pair in pairs]
-    hard = without(MEANING | LEXICAL)
+    same = [min(pair["p_same"]) >= LEAST_SAME for pair in pairs]
+    hard, now = without(MEANING | LEXICAL), without(set())
     return {
-        "the gate of a run": without(set()),
+        CURRENT: now,
         "hard checks only": hard,
         "hard checks and embeddings": without(LEXICAL),
         "hard checks and word lists": without(MEANING),
         "hard checks and P(same)": [one and other for one, other in zip(hard, same, strict=True)],
-        "everything": [one and other for one, other in zip(without(set()), same, strict=True)],
+        "everything": [one and other for one, other in zip(now, same, strict=True)],
     }
 
 
@@ -94,22 +82,22 @@ def main() -> None:
     figure("kappa", round(float(cohen_kappa_score(first, second)), 2))
     figure("auc_p_same", round(float(roc_auc_score(faithful, [min(pair["p_same"]) for pair in pairs])), 3))
     print("version | accepted | precision | recall")
-    for name, accepted in versions(pairs, LEAST_SAME).items():
+    by_check = [failed(pair) for pair in pairs]
+    compared = versions(pairs, by_check)
+    for name, accepted in compared.items():
         precision, recall = shares(pairs, accepted)
         cells = [f"{one.value:.2f} ({one.low:.2f} to {one.high:.2f})" for one in (precision, recall)]
         print(f"{name} | {sum(accepted)} | {' | '.join(cells)}")
-        if name == "the gate of a run":
+        if name == CURRENT:
             figure("gate_precision", f"{precision.value:.3f}")
             figure("gate_recall", f"{recall.value:.3f}")
     print("writer | pairs | faithful | accepted | of these faithful")
-    accepted = versions(pairs, LEAST_SAME)["the gate of a run"]
     for by in sorted({pair["by"] for pair in pairs}):
-        rows = [(one, ok) for pair, one, ok in zip(pairs, faithful, accepted, strict=True) if pair["by"] == by]
+        rows = [(one, ok) for pair, one, ok in zip(pairs, faithful, compared[CURRENT], strict=True) if pair["by"] == by]
         print(
             f"{by} | {len(rows)} | {sum(one for one, _ in rows)} | {sum(ok for _, ok in rows)} | {sum(one and ok for one, ok in rows)}"
         )
     print("check: rejected pairs, of these faithful, rejected by it alone, of these faithful")
-    by_check = [failed(pair) for pair in pairs]
     for check in sorted({check for checks in by_check for check in checks}):
         mine = [(one, len(checks) == 1) for one, checks in zip(faithful, by_check, strict=True) if check in checks]
         alone = [one for one, only in mine if only]

@@ -73,7 +73,8 @@ def personal_rows(table: pl.DataFrame, regions: Sequence[str], pieces: pl.Series
 def mask_rows(table: pl.DataFrame, regions: Sequence[str], pieces: pl.Series | None = None) -> pl.DataFrame:
     """Return the table with placeholders for personal data, and `masked`: the kinds masked in each row, or [].
 
-    Quotations in the arguments of constraints are masked alike; a further answer with personal data is removed from `others`. A table that was masked before keeps its `masked` kinds.
+    Quotations in the arguments of constraints are masked alike, and a further answer with personal data is removed from `others`.
+    A table that was masked before keeps its `masked` kinds.
     """
     return mask_with_losses(table, regions, pieces).drop(LOSSES)
 

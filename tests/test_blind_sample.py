@@ -189,6 +189,23 @@ def test_the_page_of_a_drawn_row_shows_only_its_texts_until_it_is_decided(folder
         assert sample_ending(sample, file) == "blind sample: 1 of 6 rows read; right: 1 of 1 (0.21 to 1.00)"
 
 
+def test_the_edit_form_of_a_drawn_row_checks_no_constraint_before_the_decision(folder):
+    rows = read_rows(folder)
+    write_sample(folder.sample, draw_sample(rows, 1000))  # g005 has a constraint
+    token = "t" * 43
+    with open_review_file(folder.review) as file:
+        server = ReviewServer(folder, read_rows(folder), file).app()
+        client = TestClient(AccessGuard(server, token, 8642), base_url="http://127.0.0.1:8642")
+        client.get(f"/?token={token}")
+        before = client.get("/?row=g005").text
+        assert "data-live" not in before
+        assert "Constraints" not in before
+        assert file.append(decide(rows, "g005"), 0)
+        after = client.get("/?row=g005").text
+        assert "data-live" in after
+        assert "Constraints of the edited answer" in after
+
+
 def test_a_row_that_changed_since_it_was_drawn_is_not_offered(folder):
     sample = draw_sample(read_rows(folder), 4)
     write_sample(folder.sample, [*sample[:3], Drawn(sample[3].id, "0" * 16, sample[3].texts, sample[3].category)])

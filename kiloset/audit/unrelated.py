@@ -32,15 +32,15 @@ def unrelated(table: pl.DataFrame, embedder: Embedder) -> list[Finding]:
     place_of = {text: place for place, text in enumerate(texts)}
     vectors = embedder.embed(texts)
     instructions, turns, answers = (vectors[[place_of[text] for text in column]] for column in columns)
+    # Equal answers count once, and never against each other: `first` has the place of each different one.
     forms = [normal_form(text) for text in columns[-1]]
-    # Equal answers count once, and never against each other.
-    first = sorted({form: place for place, form in reversed(list(enumerate(forms)))}.values())
-    others = np.array(sorted(random.Random("unrelated").sample(first, min(OTHERS, len(first)))))
-    other_forms = np.array([forms[place] for place in others])
+    first: dict[str, int] = {}
+    same_as = np.array([first.setdefault(form, place) for place, form in enumerate(forms)])
+    others = np.array(sorted(random.Random("unrelated").sample(list(first.values()), min(OTHERS, len(first)))))
     findings: list[Finding] = []
     for place, (id, text) in enumerate(zip(table["id"], columns[-1], strict=True)):
         limit = next((limit for fewest, limit in LIMITS if len(words(text)) >= fewest), None)
-        compared = others[other_forms != forms[place]]
+        compared = others[others != same_as[place]]
         if limit is None or len(compared) < FEWEST - 1:
             continue
         # A long input hides what is asked, so the task is also compared without it, and the better rank counts.

@@ -59,7 +59,7 @@ class Review:
         decisions = self._decisions.values()
         if stage in OVERRULED:
             return sorted((each.id, each.born) for each in decisions if each.verdict == "accept")
-        return [] if creates else [{**asdict(each), "time": ""} for each in decisions]
+        return [] if creates else [{**asdict(each), "time": "", "blind": ""} for each in decisions]
 
     def overrule(self, outcome: Outcome, stage: str) -> Outcome:
         """Move the rows that a stage before selection drops and the reviewer accepted to the rows it keeps.

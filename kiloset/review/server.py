@@ -135,8 +135,8 @@ class ReviewServer:
         """
         verdict, reason = form.get("verdict"), form.get("reason", "").strip()
         earlier = self._valid_decision(id)
-        # A second decision about a row that was read without figures stays one, unlike one that began with them visible.
-        blind = "yes" if self._is_blind(id) or (earlier is not None and earlier.blind) else ""
+        # The first decision settles whether a row was read without its figures: they are visible after it.
+        blind = ("yes" if self._is_drawn(id) else "") if earlier is None else earlier.blind
         identity, time = self._rows.identity(id), datetime.now(UTC).isoformat(timespec="seconds")
         if verdict == "undo":
             if self._file.decision(id) is None:
@@ -146,7 +146,7 @@ class ReviewServer:
             return Decision(id, "reject", identity, time, reason, blind=blind)
         if verdict != "accept":
             raise Refused(400, "a decision is accept, reject or undo")
-        now = view_row(self._rows, id, self._valid_decision(id), 0).texts
+        now = view_row(self._rows, id, earlier, 0).texts
         texts = {name: edited_text(now[name], form[name]) if name in form else now[name] for name in TEXTS}
         for name in TEXTS:
             if name != "input" and not texts[name].strip():
@@ -155,10 +155,9 @@ class ReviewServer:
             raise Refused(422, f"NOT saved: there is no category {texts['category']}.")
         return Decision(id, "accept", identity, time, reason, **texts, blind=blind)
 
-    def _is_blind(self, id: str) -> bool:
-        """Whether the figures of a row are hidden: it was drawn for a blind reading and is not decided."""
-        is_drawn = self._rows.row(id)["sampled"] is not None
-        return is_drawn and self._valid_decision(id) is None
+    def _is_drawn(self, id: str) -> bool:
+        """Whether a row was drawn for a blind reading: its figures are hidden until it is decided."""
+        return self._rows.row(id)["sampled"] is not None
 
     def _conflict(self, id: str) -> str:
         decision = self._file.decision(id)
@@ -190,7 +189,8 @@ class ReviewServer:
         status_line = {"message": message, "alarm": alarm, "typed": typed or {}, "fragment": fragment}
         links = {"previous": before, "next": after, "undecided": undecided}
         text = self._templates.get_template("review_page.html.j2" if fragment else "review.html.j2").render(
-            **status_line, row=row, blind=row is not None and self._is_blind(row.id), fields=_fields(row, typed), name=self._run.path.name, filter=chosen, links=links,
+            **status_line, row=row, blind=row is not None and row.decision is None and self._is_drawn(row.id),
+            fields=_fields(row, typed), name=self._run.path.name, filter=chosen, links=links,
             reasons=REASONS, categories=self._rows.categories, place=_place(selected, here), choices=self._choices(),
             mine=progress(select(table, replace(chosen, state=""))["state"]), whole=progress(table.filter(part="set")["state"]),
             parts=by_category(table.filter(part="set")), lost=len(self._file.decisions) - len(valid),
